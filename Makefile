@@ -1,0 +1,65 @@
+# Every target sets up what it needs: `make book` and `make test` work in a fresh clone.
+#   PYTHON=python3.11 make book     another Python (3.9 to 3.11; the lock is tested with 3.11)
+#   PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make book     offline, after `make wheels` with a network
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+READY := $(VENV)/installed
+BIN := $(CURDIR)/$(VENV)/bin
+NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
+
+.PHONY: help book test test-all lab execute bench wheels lock clean distclean
+
+help:
+	@echo "make book      build the site"
+	@echo "make test      run every test and every notebook, small"
+	@echo "make test-all  the same with the slow tests"
+	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make execute   run the notebooks at lesson scale and store their outputs"
+	@echo "make bench     measure again what results/ holds (hours)"
+	@echo "make wheels    download all packages into wheels/, to install without a network later"
+	@echo "make lock      resolve requirements.lock anew from pyproject.toml"
+	@echo "make clean     remove what was built;  make distclean: the environment too"
+
+$(READY): requirements.lock pyproject.toml tools/venv.sh
+	sh tools/venv.sh "$(PYTHON)" $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(READY)
+	$(BIN)/jupyter-book build . --warningiserror --keep-going --quiet
+	@echo "The book is built. Open: file://$(CURDIR)/_build/html/index.html"
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest --nbval $(NOTEBOOKS)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest --nbval $(NOTEBOOKS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=book
+
+execute: $(READY)
+	$(BIN)/python tools/execute.py $(or $(ONLY),$(NOTEBOOKS))
+
+bench: $(READY)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+wheels: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps -r requirements.lock -w wheels
+	$(BIN)/python -m pip wheel --quiet pip -w wheels
+
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+		--extra cpu --extra book --extra test -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf _build .pytest_cache book/runs runs
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,86 @@
+"""Folders of pictures, one subfolder a class: the form in which most people hold their own data."""
+
+from pathlib import Path
+
+import numpy as np
+
+from d2lcls.data.datasets import Images
+from d2lcls.data.images import BrokenImage, is_image_name, read_image
+
+
+def list_folder(root):
+    """List the pictures under `root/<class>/`, in alphabetical order of classes and files.
+
+    Files whose name starts with a dot or an underscore are passed over (``.DS_Store``, ``._photo.jpg``).
+
+    Args:
+        root: the folder that holds one subfolder a class.
+
+    Returns:
+        (paths, labels, classes): a list of N `Path`, int64 array of shape (N,), tuple of class names.
+        Every other file is listed too, so that a non-image is noticed when it is read, not lost.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no subfolder, or a subfolder holds no file.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder. Expected one that holds one subfolder a class, "
+                                f"for example {root}/cats/1.jpg.")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+    if not folders:
+        raise ValueError(f"{root}: holds no subfolder. Expected one subfolder a class, "
+                         f"for example {root}/cats/1.jpg.")
+    paths, labels = [], []
+    for label, folder in enumerate(folders):
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] not in "._")
+        if not files:
+            raise ValueError(f"{folder}: the class {folder.name!r} holds no picture. "
+                             "Add some or remove the folder.")
+        paths += files
+        labels += [label] * len(files)
+    return paths, np.array(labels, dtype=np.int64), tuple(p.name for p in folders)
+
+
+def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
+    """Load a folder of pictures into memory, all cropped to one size.
+
+    Args:
+        root: the folder that holds one subfolder a class.
+        size: int or (height, width) that every picture is scaled to cover and then centre-cropped to.
+        on_broken: "raise" stops at the first file that is no readable image; "skip" leaves such files
+            out and prints one line with their number and the first of them.
+        interpolation: "nearest", "bilinear" or "bicubic".
+
+    Returns:
+        `Images` with images of shape (N, size, size, 3), named after the folder.
+
+    Raises:
+        BrokenImage: a file is no readable image and `on_broken` is "raise"; the message names the file.
+        ValueError: nothing, or nothing of some class, could be read; or as `list_folder`.
+    """
+    if on_broken not in ("raise", "skip"):
+        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
+    paths, labels, classes = list_folder(root)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = np.empty((len(paths), height, width, 3), dtype=np.uint8)
+    kept, broken = [], []
+    for index, path in enumerate(paths):
+        try:
+            if not is_image_name(path):
+                raise BrokenImage(f"{path}: the ending {path.suffix!r} is not that of an image. "
+                                  "Remove the file, or pass on_broken='skip'.")
+            images[index] = read_image(path, size, interpolation)
+            kept.append(index)
+        except BrokenImage as error:
+            if on_broken == "raise":
+                raise
+            broken.append(error)
+    if broken:
+        print(f"{root}: skipped {len(broken)} of {len(paths)} files; the first: {broken[0]}")
+    empty = np.setdiff1d(np.arange(len(classes)), labels[kept])
+    if len(empty):
+        raise ValueError(f"{root}: not one readable picture of the class {classes[empty[0]]!r}.")
+    images = images if len(kept) == len(paths) else images[kept]
+    return Images(images, labels[kept], classes, Path(root).name)

@@ -1,0 +1,89 @@
+"""Reading one picture, whatever it is, as the array a network expects."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is taken for a decompression bomb
+
+
+class BrokenImage(ValueError):
+    """A file that is no readable image; the message names the file and what is wrong with it."""
+
+
+def open_image(source):
+    """Open a picture upright and in RGB.
+
+    Photographs taken with a turned camera (EXIF orientation) are turned upright, transparent
+    pixels are laid on white, and greyscale, palette, 16-bit and CMYK pictures become RGB.
+
+    Args:
+        source: a path, or the encoded bytes of an image file.
+
+    Returns:
+        `PIL.Image.Image` in mode "RGB".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BrokenImage: the file is no image, is cut short, or claims more than `MAX_PIXELS` pixels.
+    """
+    name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
+    stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is our limit
+            with Image.open(stream) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels, "
+                                      f"more than the {MAX_PIXELS:,} that are read.")
+                picture.load()
+                return _as_rgb(ImageOps.exif_transpose(picture))
+    except (FileNotFoundError, PermissionError, BrokenImage):
+        raise
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError,
+            Image.DecompressionBombError) as error:
+        # Pillow's decoders raise all of these on damaged input.
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise BrokenImage(f"{name}: cannot be read as an image ({reason}). "
+                          "Repair, replace or remove it.") from error
+
+
+def _as_rgb(picture):
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16 bits: convert("RGB") would clip, not scale
+        values = np.asarray(picture, dtype=np.float64)
+        picture = Image.fromarray((values / max(values.max(), 65535) * 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        page = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(page, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def read_image(source, size=None, interpolation="bilinear"):
+    """Read one picture as an array, upright and in RGB.
+
+    Args:
+        source: a path, or the encoded bytes of an image file.
+        size: None for the picture as it is; an int `s` or `(height, width)` to scale the picture until it
+            covers that size and crop the centre.
+        interpolation: "nearest", "bilinear" or "bicubic".
+
+    Returns:
+        uint8 array of shape (H, W, 3), 0 to 255.
+
+    Raises:
+        BrokenImage, FileNotFoundError: as `open_image`.
+    """
+    picture = open_image(source)
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        picture = ImageOps.fit(picture, (width, height), getattr(Image.Resampling, interpolation.upper()))
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def is_image_name(path):
+    """Whether a file's ending is one of an image format that Pillow reads."""
+    return Path(path).suffix.lower() in Image.registered_extensions()

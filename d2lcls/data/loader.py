@@ -1,0 +1,87 @@
+"""From a set of images to the batches that a network eats."""
+
+import numpy as np
+
+from d2lcls.data.augment import mixup as blend
+
+
+class Batches:
+    """A set of images, cut into normalised batches; one pass over it is an epoch.
+
+    The images stay uint8 (N, H, W, C) until the last moment and are augmented a batch at a time. Order and
+    augmentation of an epoch depend on `seed` and the epoch's number only, so that any epoch, and any batch
+    in it, can be made again: that is what lets a killed training resume exactly.
+
+    Args:
+        data: `Images`.
+        batch_size: images a batch; the last batch of an epoch may be shorter.
+        mean, std: arrays of shape (C,) on the 0..1 scale, as `channel_statistics` returns;
+            batches are (x / 255 - mean) / std. None leaves the 0..1 scale.
+        shuffle: draw a new order every epoch.
+        augment: transforms of `d2lcls.data.augment`, applied in this order.
+        mixup: alpha of `augment.mixup`, applied last; 0 is off.
+        seed: int.
+
+    Raises:
+        ValueError: the set is empty, or an argument has the wrong range or shape; says which.
+    """
+
+    def __init__(self, data, batch_size=128, mean=None, std=None, shuffle=False, augment=(), mixup=0.0, seed=0):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
+        if len(data) == 0:
+            raise ValueError("The set of images is empty.")
+        channels = data.images.shape[3]
+        mean = np.zeros(channels) if mean is None else np.asarray(mean, dtype=np.float64)
+        std = np.ones(channels) if std is None else np.asarray(std, dtype=np.float64)
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != (channels,):
+                raise ValueError(f"{name} has shape {value.shape}; the images have {channels} channels, "
+                                 f"so ({channels},) is needed.")
+        if not (std > 0).all():
+            raise ValueError(f"std must be above 0 in every channel, not {std}.")
+        self.data, self.batch_size, self.mean, self.std = data, batch_size, mean, std
+        self.shuffle, self.augment, self.mixup, self.seed = shuffle, tuple(augment), mixup, seed
+        self._scale = (1 / (255 * std)).astype(np.float32)[:, None, None]  # (C, 1, 1)
+        self._shift = (-mean / std).astype(np.float32)[:, None, None]
+
+    def __len__(self):
+        """Number of batches an epoch."""
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def epoch(self, number, start=0):
+        """Yield the batches of one epoch.
+
+        Args:
+            number: the epoch, from 0.
+            start: the first batch wanted; earlier ones are skipped without being computed.
+
+        Yields:
+            (x, y): float32 (N, C, H, W), normalised; int32 (N,), or float32 (N, K) with mixup.
+        """
+        order = np.arange(len(self.data))
+        if self.shuffle:
+            np.random.default_rng([self.seed, number]).shuffle(order)
+        for batch in range(start, len(self)):
+            indices = order[batch * self.batch_size:(batch + 1) * self.batch_size]
+            images, labels = self.data.images[indices], self.data.labels[indices].astype(np.int32)
+            rng = np.random.default_rng([self.seed, number, batch])
+            for transform in self.augment:
+                images = transform(images, rng)
+            if self.mixup:
+                images, labels = blend(images, labels, len(self.data.classes), self.mixup, rng)
+            yield self.normalise(images), labels
+
+    def normalise(self, images):
+        """Turn uint8 images (N, H, W, C) into the network's float32 (N, C, H, W)."""
+        x = np.empty((len(images), images.shape[3], *images.shape[1:3]), dtype=np.float32)
+        np.multiply(images.transpose(0, 3, 1, 2), self._scale, out=x)
+        return np.add(x, self._shift, out=x)
+
+    def denormalise(self, x):
+        """Turn a network's input (N, C, H, W) back into uint8 images (N, H, W, C) to look at."""
+        pixels = (np.asarray(x) - self._shift) / self._scale
+        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)

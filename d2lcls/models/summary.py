@@ -1,0 +1,105 @@
+"""What a network is made of: layers, shapes, parameters and multiply-adds."""
+
+from dataclasses import dataclass
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network: its kind, output shape, learned numbers and multiply-adds an image."""
+
+    name: str
+    kind: str
+    shape: tuple
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layers of a network, printed as a table."""
+
+    layers: tuple
+
+    @property
+    def parameters(self):
+        """Numbers that training changes, in all layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def multiply_adds(self):
+        """Multiplications with addition in convolutions and dense layers, for one image."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    def __str__(self):
+        rows = [("layer", "output shape", "parameters", "multiply-adds")]
+        rows += [(layer.kind, " x ".join(map(str, layer.shape)), f"{layer.parameters:,}",
+                  f"{layer.multiply_adds:,}") for layer in self.layers]
+        rows += [("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    __repr__ = __str__
+
+
+def summarize(net, shape):
+    """Run one blank image through a network and note what each layer makes of it.
+
+    The network must be initialised. A hybridized network is run un-hybridized and hybridized again
+    by its next call.
+
+    Args:
+        net: `gluon.HybridBlock`.
+        shape: (C, H, W) of one image.
+
+    Returns:
+        `Summary`; shapes in it are those of one image, without the batch axis. Multiply-adds are counted in
+        convolutions and dense layers, where nearly all the work is.
+
+    Raises:
+        ValueError: the shape is not three positive integers.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape must be (channels, height, width), not {shape}.")
+    layers, handles, counted = [], [], set()
+
+    def visit(block):
+        if block._children:
+            for child in block._children.values():
+                visit(child)
+        else:
+            handles.append(block.register_forward_hook(note))
+
+    def note(block, inputs, output):
+        output = output[0] if isinstance(output, (list, tuple)) else output
+        mine = [p for p in block.params.values() if p.grad_req != "null" and p.name not in counted]
+        counted.update(p.name for p in mine)  # a parameter that two layers share counts once
+        layers.append(Layer(block.name, type(block).__name__, tuple(output.shape[1:]),
+                            sum(int(np.prod(p.shape)) for p in mine), _multiply_adds(block, output)))
+
+    context = next(iter(net.collect_params().values())).list_ctx()[0]
+    hybridized = getattr(net, "_active", False)
+    if hybridized:
+        net.hybridize(False)
+    visit(net)
+    try:
+        net(mx.nd.zeros((1, *shape), ctx=context)).wait_to_read()
+    finally:
+        for handle in handles:
+            handle.detach()
+        if hybridized:
+            net.hybridize(static_alloc=True, static_shape=True)
+    return Summary(tuple(layers))
+
+
+def _multiply_adds(block, output):
+    if isinstance(block, nn.Dense):
+        return int(np.prod(block.weight.shape)) * int(np.prod(output.shape[1:-1]))
+    if isinstance(block, (nn.Conv1D, nn.Conv2D, nn.Conv3D)):
+        return int(np.prod(block.weight.shape)) * int(np.prod(output.shape[2:]))
+    return 0

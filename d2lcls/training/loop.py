@@ -1,0 +1,194 @@
+"""`fit`, the training loop of the book."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import mxnet as mx
+
+from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays,
+                                         parameters_to_arrays, save_checkpoint)
+from d2lcls.training.curves import Curves
+from d2lcls.training.evaluation import as_contexts, check_labels, evaluate
+from d2lcls.training.interrupts import StopAfterStep
+from d2lcls.training.metrics import Tally
+from d2lcls.training.progress import Progress
+from d2lcls.training.schedules import SCHEDULES
+from d2lcls.training.steps import (average_running_statistics, is_finite, make_trainer, settle_shapes,
+                                   train_step)
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a parameter became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training set came to; losses are means an image, accuracies shares of 1."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    valid_loss: float
+    valid_accuracy: float
+    images_per_second: float
+    seconds: float
+
+    def __str__(self):
+        text = f"epoch {self.epoch:3d}  lr {self.lr:.4f}  train {self.train_loss:.3f} {self.train_accuracy:6.2%}"
+        if self.valid_loss is not None:
+            text += f"  valid {self.valid_loss:.3f} {self.valid_accuracy:6.2%}"
+        return text + f"  {self.images_per_second:,.0f} images/s"
+
+
+@dataclass
+class _Standing:
+    """Where a run stands: all that a checkpoint holds besides parameters and optimizer state."""
+
+    recipe: dict
+    step: int = 0
+    sums: tuple = ()  # of the epoch under way: see Tally
+    records: list = field(default_factory=list)
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+
+def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
+        optimizer="sgd", optimizer_params=None, wd=5e-4, clip_norm=None, loss=None, ctx=None, seed=0,
+        patience=None, checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None,
+        verbose=True):
+    """Train a network and return what every epoch came to.
+
+    With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
+    of the last step. The same seed, data and machine give the same numbers, interrupted or not.
+
+    Args:
+        net: initialised `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, K).
+        train, valid: `Batches`; `valid` may be None.
+        num_epochs: passes over the training set.
+        lr: highest learning rate, for a loss that is the mean over the batch.
+        schedule: "constant", "cosine", "exponential", "step", or a function from the step to the rate.
+        warmup_epochs: length of the linear warm-up; unused when `schedule` is a function.
+        optimizer, optimizer_params: MXNet's name and arguments; momentum is 0.9 for "sgd" and "nag".
+        wd: weight decay, of weights only: biases and normalisation parameters are spared.
+        clip_norm: largest allowed norm of the mean gradient over all parameters; None never clips.
+        loss: function of (logits, labels) that returns one loss an image, shape (N,); None is cross-entropy.
+        ctx: context or list of contexts, each of which gets an equal share of every batch; None is the CPU.
+        seed: decides initial parameters not yet drawn, and dropout. (`Batches` has its own.)
+        patience: stop after so many epochs without a better validation accuracy.
+        checkpoint_dir: folder for `last.npz` and `best.npz`.
+        checkpoint_steps: write `last.npz` every so many steps, besides after every epoch.
+        resume: go on from `last.npz` in `checkpoint_dir`, if it is there.
+        tensorboard: folder for TensorBoard's event files.
+        verbose: print a line an epoch and show progress.
+
+    Returns:
+        list of `Epoch`, those before a resume included.
+
+    Raises:
+        TrainingDiverged: the loss or a parameter became NaN or infinite; names step, rate and checkpoint.
+        KeyboardInterrupt: Ctrl-C; the step was finished and, with `checkpoint_dir`, saved first.
+        FileExistsError: `checkpoint_dir` holds a run and `resume` is False.
+        CheckpointError: the checkpoint is damaged, or of another network or recipe.
+        ValueError: an argument does not fit; says which.
+    """
+    if patience is not None and valid is None:
+        raise ValueError("patience needs a validation set, valid=...")
+    ctx, steps = as_contexts(ctx), len(train)
+    rate = schedule if callable(schedule) else _named_schedule(schedule)(
+        lr, num_epochs * steps, round(warmup_epochs * steps))
+    check_labels(train.data, settle_shapes(net, train.normalise(train.data.images[:1]), ctx, seed))
+    if optimizer_params is None:
+        optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
+    trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params})
+    at = _Standing(recipe=dict(
+        num_epochs=num_epochs, lr=lr, schedule=schedule if isinstance(schedule, str) else "a function",
+        warmup_epochs=warmup_epochs, optimizer=optimizer, optimizer_params=optimizer_params, wd=wd,
+        clip_norm=clip_norm, seed=seed, devices=len(ctx), images=len(train.data),
+        batch_size=train.batch_size, mixup=train.mixup, data_seed=train.seed))
+    last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
+    best = None  # parameters of the best epoch, as arrays
+    if last and last.exists():
+        if not resume:
+            raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
+                                  "it, or name another folder.")
+        at, best = _resume(last, net, trainer, at)
+
+    def settle(tally):
+        bad = tally.settle()
+        if bad is not None:
+            raise _diverged(f"The loss of step {bad} is not a finite number", rate(bad), last)
+
+    def save(tally):
+        settle(tally)
+        if not is_finite(net):
+            raise _diverged(f"A parameter is not a finite number after step {at.step - 1}", rate(at.step - 1), last)
+        if last:
+            at.sums = (tally.loss, tally.hits, tally.images)
+            save_checkpoint(last, net, trainer, asdict(at))
+
+    curves = Curves(tensorboard) if tensorboard else None
+    with Progress(num_epochs * steps, at.step, verbose) as progress, StopAfterStep() as stop:
+        while at.step < num_epochs * steps and (patience is None or len(at.records) - at.best_epoch < patience):
+            tally, begun, images = Tally(*at.sums), time.perf_counter(), 0
+            for x, y in train.epoch(at.step // steps, start=at.step % steps):
+                mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
+                trainer.set_learning_rate(rate(at.step))
+                waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm))
+                at.step, images = at.step + 1, images + len(x)
+                if waiting == 8:
+                    settle(tally)
+                    speed = images / (time.perf_counter() - begun)
+                    progress.update(at.step, f"loss {tally.mean_loss:.3f}, {speed:,.0f} images/s")
+                if at.step % steps and (stop.wanted or checkpoint_steps and at.step % checkpoint_steps == 0):
+                    save(tally)
+                    stop.check(at.step, last)
+            settle(tally)
+            seconds = time.perf_counter() - begun
+            average_running_statistics(net)
+            score = evaluate(net, valid, ctx) if valid is not None else None
+            record = Epoch(at.step // steps, rate(at.step - 1), tally.mean_loss, tally.accuracy,
+                           score and score.loss, score and score.accuracy, images / seconds, seconds)
+            at.records.append(asdict(record))
+            if score and score.accuracy > at.best_accuracy:
+                at.best_accuracy, at.best_epoch, best = score.accuracy, record.epoch, parameters_to_arrays(net)
+                if last:
+                    save_checkpoint(last.with_name("best.npz"), net, progress=asdict(at))
+            if curves:
+                curves.write(record)
+            save(Tally())
+            progress.line(record)
+            stop.check(at.step, last)
+    if curves:
+        curves.close()
+    if best is not None:
+        parameters_from_arrays(net, best)
+    return [Epoch(**record) for record in at.records]
+
+
+def _named_schedule(name):
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a function, not {name!r}.")
+    return SCHEDULES[name]
+
+
+def _resume(last, net, trainer, at):
+    found = load_checkpoint(last, net, trainer)
+    for name, value in at.recipe.items():
+        if found.get("recipe", {}).get(name) != value:
+            raise CheckpointError(f"{last}: belongs to another recipe: {name} is "
+                                  f"{found.get('recipe', {}).get(name)!r} there and {value!r} here.")
+    best = None
+    if found["best_epoch"]:
+        current = parameters_to_arrays(net)
+        load_checkpoint(last.with_name("best.npz"), net)
+        best = parameters_to_arrays(net)
+        parameters_from_arrays(net, current)
+    return _Standing(**found), best
+
+
+def _diverged(what, lr, last):
+    saved = f"The last good checkpoint is {last}." if last and last.exists() else "No checkpoint was written."
+    return TrainingDiverged(f"{what}, at a learning rate of {lr:.3g}. {saved} "
+                            "Try a lower lr, a longer warm-up or clip_norm=1.0.")

@@ -1,0 +1,103 @@
+"""A training run's folder: the parameters, and all that is needed to use them later.
+
+`run.json` names the network, the classes and how images are brought into its form; `best.npz` holds the
+parameters. Nothing about a picture has to be guessed when the run is loaded again.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+
+from d2lcls.data import Batches, Images, read_image
+from d2lcls.models import get_model
+from d2lcls.training.checkpoints import load_checkpoint, write_atomically
+from d2lcls.training.evaluation import as_contexts, predict, softmax
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says of itself; sizes in pixels, mean and std on the 0..1 scale."""
+
+    model: str
+    dataset: str
+    classes: tuple
+    image_shape: tuple  # (H, W, C)
+    mean: tuple
+    std: tuple
+    validation_size: float
+    seed: int
+
+    def save(self, folder):
+        """Write `run.json` into a folder."""
+        text = json.dumps(asdict(self), indent=1)
+        write_atomically(Path(folder, "run.json"), lambda file: file.write(text.encode()))
+
+    def batches(self, data, batch_size=256, **kwargs):
+        """Cut `Images` into batches normalised as in training.
+
+        Raises:
+            ValueError: the images or classes are not those the run was trained on.
+        """
+        if tuple(data.images.shape[1:]) != tuple(self.image_shape):
+            raise ValueError(f"The run was trained on images of shape {tuple(self.image_shape)}, "
+                             f"these are {data.images.shape[1:]}.")
+        if tuple(data.classes) != tuple(self.classes):
+            raise ValueError(f"The run was trained on the classes {', '.join(self.classes)}; "
+                             f"this set has {', '.join(data.classes)}.")
+        return Batches(data, batch_size, self.mean, self.std, **kwargs)
+
+
+def load_run(folder, ctx=None):
+    """Load a run and its best parameters.
+
+    Args:
+        folder: as `checkpoint_dir` of `fit`, with `run.json` beside the checkpoints.
+        ctx: context or list of contexts for the network; None is the CPU.
+
+    Returns:
+        (`Run`, network), the network ready for use.
+
+    Raises:
+        FileNotFoundError: the folder holds no run, or no epoch of it was finished.
+        CheckpointError: a file is damaged.
+    """
+    file = Path(folder, "run.json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: holds no run.json, so it is no training run. "
+                                "Train one with: d2lcls train --out " + str(folder))
+    try:
+        run = Run(**{key: tuple(value) if isinstance(value, list) else value
+                     for key, value in json.loads(file.read_text()).items()})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
+    best = Path(folder, "best.npz")
+    if not best.is_file():
+        raise FileNotFoundError(f"{folder}: no epoch of this run was finished yet. "
+                                "Finish it with: d2lcls train --resume --out " + str(folder))
+    net = get_model(run.model, classes=len(run.classes))
+    net.initialize(ctx=as_contexts(ctx))
+    height, width, channels = run.image_shape
+    for device in as_contexts(ctx):
+        net(mx.nd.zeros((1, channels, height, width), ctx=device))
+    load_checkpoint(best, net)
+    net.hybridize(static_alloc=True, static_shape=True)
+    return run, net
+
+
+def classify(run, net, paths):
+    """Return the probabilities (N, K) that a run's network gives to picture files.
+
+    Each picture is scaled to cover the size of the training images and its centre is taken.
+
+    Raises:
+        BrokenImage, FileNotFoundError: as `read_image`.
+    """
+    height, width, channels = run.image_shape
+    images = np.stack([read_image(path, (height, width)) for path in paths])
+    if channels == 1:
+        images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    data = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
+    return softmax(predict(net, run.batches(data)))

@@ -1,0 +1,111 @@
+"""One training step, on one device or several, and what must be true before the first."""
+
+import mxnet as mx
+from mxnet import autograd, gluon, nd
+
+from d2lcls.training.evaluation import split_and_load
+
+
+def make_trainer(net, optimizer, optimizer_params):
+    """Return a `gluon.Trainer` that decays weights and leaves biases and normalisation parameters alone.
+
+    Args:
+        net: `gluon.Block` whose shapes are known.
+        optimizer, optimizer_params: as for `gluon.Trainer`.
+    """
+    parameters = net.collect_params()
+    for parameter in parameters.values():
+        parameter.wd_mult = 1.0 if len(parameter.shape) > 1 else 0.0
+    # Running statistics stay outside: at its first step a Trainer copies all that it holds from the first
+    # device to the others, in a race with BatchNorm's update of them.
+    learned = {name: parameter for name, parameter in parameters.items() if parameter.grad_req != "null"}
+    return gluon.Trainer(learned, optimizer, optimizer_params, update_on_kvstore=False)
+
+
+def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None):
+    """Make one step: forward, backward, update.
+
+    Every device computes the gradient of its share of the batch; the sum of all, divided by the size of
+    the batch, is the mean gradient, whatever the number of devices.
+
+    Args:
+        net, trainer: the network and its trainer, as `make_trainer` makes it.
+        x: float32 (N, C, H, W).
+        y: int (N,), or float32 (N, K) with the share of each class.
+        ctx: list of contexts that hold the network.
+        loss: function of (logits, labels) that returns (N,); None is cross-entropy.
+        clip_norm: largest allowed norm of the mean gradient; None never clips.
+
+    Returns:
+        (losses, hits): on each context the sum of its losses and its number of hits, NDArrays of shape (1,)
+        that may still be being computed.
+    """
+    loss = loss or gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=y.ndim == 1)
+    shares = list(zip(split_and_load(x, ctx), split_and_load(y, ctx)))
+    with autograd.record():
+        outputs = [net(images) for images, _ in shares]
+        losses = [loss(logits, labels) for logits, (_, labels) in zip(outputs, shares)]
+    autograd.backward(losses)
+    if ctx[0].device_type == "cpu":
+        # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs the
+        # last bits then depend on which was quicker. Waiting makes a run repeatable and costs nothing here.
+        nd.waitall()
+    for idle in ctx[len(shares):]:  # more devices than images: these add nothing to the gradient
+        for parameter in trainer._params:
+            parameter.grad(idle)[:] = 0
+            parameter.data(idle)._fresh_grad = True
+    trainer.allreduce_grads()
+    if clip_norm is not None:
+        for device in ctx:
+            gradients = [p.grad(device) for p in trainer._params]
+            gluon.utils.clip_global_norm(gradients, clip_norm * len(x), check_isfinite=False)
+    trainer.update(len(x))
+    return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
+
+
+def settle_shapes(net, x, ctx, seed):
+    """Put a network on its devices, draw the parameters that wait for a shape, and hybridize it.
+
+    Args:
+        net: initialised `gluon.HybridBlock`.
+        x: float32 (N, C, H, W), any batch.
+        ctx: list of contexts.
+        seed: for the parameters still to be drawn.
+
+    Returns:
+        int, the number of logits.
+
+    Raises:
+        ValueError: the network was not initialised.
+    """
+    parameters = net.collect_params()
+    for parameter in parameters.values():
+        if parameter._data is None and not parameter._deferred_init:
+            raise ValueError(f"The parameter {parameter.name} was not initialised. "
+                             "Call net.initialize(mx.init.MSRAPrelu()) before fit.")
+    parameters.reset_ctx(ctx)
+    mx.random.seed(seed)
+    for part in split_and_load(x[:1].repeat(len(ctx), axis=0), ctx):
+        logits = net(part)
+    net.hybridize(static_alloc=True, static_shape=True)
+    return logits.shape[1]
+
+
+def average_running_statistics(net):
+    """Give every device the mean of the BatchNorm statistics that the devices gathered apart."""
+    nd.waitall()  # MXNet does not count BatchNorm's update of them as a write that a read must wait for
+    for parameter in net.collect_params().values():
+        copies = parameter.list_data()
+        if parameter.grad_req == "null" and len(copies) > 1:
+            parameter.set_data(sum(copy.as_in_context(mx.cpu()) for copy in copies) / len(copies))
+
+
+def is_finite(net):
+    """Whether every parameter is a finite number everywhere."""
+    arrays = [p.list_data()[0].astype("float32", copy=False) for p in net.collect_params().values()]
+    return bool(nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar())
+
+
+def _hits(logits, share):
+    labels = share[1] if share[1].ndim == 1 else share[1].argmax(axis=1)
+    return (logits.argmax(axis=1) == labels.astype("float32")).sum()

@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+import d2lcls  # noqa: F401  before mxnet, which some tests import
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setenv("D2LCLS_PROGRESS", "off")
+
+
+@pytest.fixture
+def shapes():
+    """A set that a small network can learn: 3 classes of noisy 12 x 12 images, told apart by a bright band."""
+    from d2lcls.data import Images
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    images = rng.integers(0, 120, size=(150, 12, 12, 3)).astype(np.uint8)
+    for image, label in zip(images, labels):
+        image[4 * label:4 * label + 4] += 100
+    return Images(images, labels.astype(np.int64), ("top", "middle", "bottom"), "shapes")

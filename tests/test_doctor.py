@@ -1,0 +1,275 @@
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+from d2lcls import compat, devices, doctor
+from d2lcls.devices import Gpu
+
+T4, H100 = Gpu("Tesla T4", (7, 5)), Gpu("NVIDIA H100 PCIe", (9, 0))
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Make distributions that exist only as the folders an installer would have left."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+
+    def make(name, version, requires=()):
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        folder.joinpath("METADATA").write_text("\n".join(lines) + "\n")
+    return make
+
+
+def only(findings, status, *parts):
+    """Check that there is one finding, its status, these parts of its text, and that trouble has a remedy."""
+    finding, = findings
+    assert finding.status == status, finding
+    for part in parts:
+        assert part in finding.message + "\n" + finding.remedy, finding
+    assert bool(finding.remedy) == (status != "ok")
+    return finding
+
+
+@pytest.mark.parametrize("version, status", [
+    ((3, 8), "problem"), ((3, 9), "note"), ((3, 10), "note"), ((3, 11), "ok"), ((3, 12), "problem")])
+def test_python(version, status):
+    only(doctor.python(version), status, "3.%d" % version[1])
+
+
+@pytest.mark.parametrize("version, status", [
+    ("1.22.4", "problem"), ("1.23.5", "ok"), ("1.26.4", "ok"), ("2.0.0rc1", "note"), ("2.2.6", "note"),
+    ("2.3.0", "problem"), ("2.10.1", "problem")])
+def test_numpy(version, status):
+    only(doctor.numpy(version), status, version)
+
+
+def test_one_wheel(install):
+    install("mxnet", "1.9.1")
+    only(doctor.wheels(), "ok", "mxnet")
+
+
+def test_two_wheels(install):
+    install("mxnet", "1.9.1")
+    install("mxnet-cu117", "1.9.1")
+    only(doctor.wheels(), "problem", "mxnet and mxnet-cu117", "pip uninstall -y mxnet mxnet-cu117")
+
+
+def test_mxnet_imports_here():
+    only(doctor.mxnet(), "ok", "MXNet")
+
+
+@pytest.mark.parametrize("wheel, error, remedy", [
+    (None, 'MXNet is not installed: pip install "d2lcls[cpu]"', 'pip install "d2lcls[cpu]"'),
+    ("mxnet-cu117", "libcudnn.so.8: cannot open shared object file", 'force-reinstall "d2lcls[cu118]"'),
+    ("mxnet-cu117", "libcuda.so.1: cannot open shared object file", "pip uninstall -y mxnet-cu117"),
+    ("mxnet", "undefined symbol: MXLoadLib", "pip uninstall -y mxnet"),
+])
+def test_mxnet_does_not_import(install, monkeypatch, wheel, error, remedy):
+    if wheel:
+        install(wheel, "1.9.1")
+    start = devices.start_child
+    monkeypatch.setattr(devices, "start_child", lambda code: start(f"raise ImportError({error!r})"))
+    only(doctor.mxnet(), "problem", error, remedy)
+
+
+def test_import_order():
+    only(doctor.import_order(False), "ok")
+    only(doctor.import_order(True), "note", "mxnet was imported before d2lcls", "import d2lcls")
+
+
+def test_cuda_libraries_do_not_matter_to_the_cpu_wheel(install):
+    install("mxnet", "1.9.1")
+    only(doctor.cuda_libraries(), "ok", "not needed")
+
+
+def test_missing_cuda_libraries(install, monkeypatch):
+    install("mxnet-cu117", "1.9.1")
+    monkeypatch.setattr(compat, "unloadable", {"libcudnn.so.8": "libcudnn.so.8: file too short"})
+    only(doctor.cuda_libraries(required=["libc.so.6", "libmissing.so.11", "libcudnn-not.so.8"]), "problem",
+         "mxnet-cu117 cannot load libmissing.so.11, libcudnn-not.so.8", "file too short", "d2lcls[cu118]")
+    only(doctor.cuda_libraries(required=["libc.so.6"]), "ok", "all 1 load")
+
+
+def test_missing_driver(monkeypatch):
+    monkeypatch.setattr(doctor, "_loads", lambda library: library != "libcuda.so.1")
+    only(doctor.cuda_libraries("mxnet-cu117"), "problem", "libcuda.so.1", "NVIDIA driver", 'd2lcls[cpu]"')
+
+
+def test_gpu(monkeypatch):
+    monkeypatch.setattr(devices, "gpu_failures", lambda: ("", ""))
+    only(doctor.gpu([T4, T4], "mxnet-cu117"), "ok", "Tesla T4, compute capability 7.5")
+    only(doctor.gpu([H100], "mxnet-cu117"), "problem", "NVIDIA H100 PCIe has compute capability 9.0", "ONNX")
+    only(doctor.gpu([H100], "mxnet"), "note", "NVIDIA H100 PCIe has compute capability 9.0")
+    only(doctor.gpu([T4], "mxnet"), "note", "Tesla T4 lies idle", "pip uninstall -y mxnet", "d2lcls[cu118]")
+    only(doctor.gpu([], "mxnet-cu117"), "problem", "reports no GPU", "d2lcls[cpu]")
+    only(doctor.gpu([], "mxnet"), "ok", "CPU")
+
+
+def test_gpu_whose_kernel_fails(monkeypatch):
+    monkeypatch.setattr(devices, "gpu_failures", lambda: ("", "out of memory"))
+    known, failed = doctor.gpu([T4, T4], "mxnet-cu117")
+    only([known], "ok")
+    only([failed], "problem", "an MXNet kernel failed: out of memory", "nvidia-smi")
+
+
+def test_idle_gpu_is_seen_through_nvidia_smi(install, tmp_path, monkeypatch):
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho 'Tesla T4, 7.5'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    install("mxnet", "1.9.1")
+    only(doctor.gpu(), "note", "Tesla T4 lies idle")
+
+
+def test_amx():
+    only(doctor.amx("absent"), "ok", "none")
+    only(doctor.amx("open"), "ok", "in use")
+    only(doctor.amx("refused"), "note", "did not grant")
+    only(doctor.amx("off"), "note", "unset DNNL_MAX_CPU_ISA")
+
+
+@pytest.mark.parametrize("cores, setting, status, part", [
+    ((8, 8), "", "ok", "8 on 8"), ((8, 2), "2", "ok", "2 on 2"), ((8, 8), "8,2", "ok", "8 on 8"),
+    ((8, 2), "", "note", "8 threads on 2 usable cores (OMP_NUM_THREADS is not set): they wait"),
+    ((4, 4), "16", "note", "16 threads on 4 usable cores (OMP_NUM_THREADS=16): they wait"),
+    ((4, 4), "1", "note", "1 threads on 4 usable cores (OMP_NUM_THREADS=1): the other cores lie idle"),
+    ((4, 4), "all", "note", "OMP_NUM_THREADS=all is not a number"), ((4, 4), "0", "note", "not a number"),
+])
+def test_threads(cores, setting, status, part):
+    finding = only(doctor.threads(cores, setting), status, part)
+    assert status == "ok" or finding.remedy == f"export OMP_NUM_THREADS={cores[1]}"
+
+
+@pytest.mark.parametrize("files, paid", [
+    ({"cpu.max": "150000 100000\n"}, 2), ({"cpu.max": "max 100000\n"}, 8),
+    ({"cpu.max": "1600000 100000\n"}, 8),
+    ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8), ({}, 8)])
+def test_usable_cores(tmp_path, monkeypatch, files, paid):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert doctor.usable_cores(tmp_path) == (8, paid)
+
+
+def test_shared_memory(tmp_path, monkeypatch):
+    for blocks, status in ((2 ** 14, "note"), (2 ** 18, "ok")):  # 64 MiB, as Docker gives, and 1 GiB
+        monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_blocks=blocks, f_frsize=4096))
+        only(doctor.shared_memory(tmp_path), status, "64 MiB" if status == "note" else "1 GiB")
+    only(doctor.shared_memory(tmp_path / "none"), "ok", "no ")
+
+
+def test_packages(install):
+    assert [finding.status for finding in doctor.packages()] == ["ok"] * 3  # none is installed
+    for name, version in (("protobuf", "4.21.0"), ("onnx", "1.19.0"), ("jupyter-book", "2.0.1")):
+        install(name, version)
+    protobuf, onnx, book = doctor.packages()
+    only([protobuf], "problem", "4.21.0", "mxboard", "protobuf<3.21")
+    only([onnx], "problem", "1.19.0", "exporter", "onnx==1.16.2")
+    only([book], "problem", "2.0.1", "_config.yml", "jupyter-book==1.0.4.post1")
+
+
+def test_packages_that_work(install):
+    for name, version in (("protobuf", "3.20.3"), ("onnx", "1.16.2"), ("jupyter-book", "1.0.4.post1")):
+        install(name, version)
+    assert [(finding.status, finding.message) for finding in doctor.packages()] == [
+        ("ok", "3.20.3"), ("ok", "1.16.2"), ("ok", "1.0.4.post1")]
+
+
+def test_extras(install):
+    install("d2lcls", "0.1.0", [
+        "numpy<2,>=1.23", 'mxnet==1.9.1; extra == "cpu"', 'mxnet-cu117==1.9.1; extra == "cu118"',
+        'nvidia-cudnn-cu11<9; extra == "cu118"', 'jupyterlab>=4; extra == "book"',
+        'nbclient[x]; extra == "book"',
+        'tomli; python_version < "3.11" and extra == "book"', "pytest>=8 ; extra == 'test'"])
+    for name in ("mxnet", "jupyterlab"):
+        install(name, "1.9.1")
+    cpu, cu118, book, test = doctor.extras()
+    only([cpu], "ok", "installed")
+    only([cu118], "ok", "not installed, as mxnet is")
+    only([book], "note", "lacks nbclient\n", 'pip install "d2lcls[book]"')
+    only([test], "note", "lacks pytest\n", 'pip install "d2lcls[test]"')
+
+
+def test_extras_without_any_mxnet(install):
+    install("d2lcls", "0.1.0", ['mxnet==1.9.1; extra == "cpu"'])
+    only(doctor.extras(), "note", "lacks mxnet\n", 'pip install "d2lcls[cpu]"')
+
+
+def test_extras_of_a_checkout(install):
+    only(doctor.extras(), "note", "not installed", "pip install -e")
+
+
+def test_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("D2LCLS_HOME", str(tmp_path / "new" / "folder"))
+    for free, status, room in ((10 * doctor.GIB, "ok", "10 GiB"), (100 * 2 ** 20, "problem", "100 MiB")):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+        only(doctor.cache(), status, str(tmp_path / "new" / "folder"), room)
+    assert not (tmp_path / "new").exists()  # looking leaves nothing behind
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    only(doctor.cache(tmp_path / "file" / "cache"), "problem", "cannot be written", "export D2LCLS_HOME=")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write anywhere
+    only(doctor.cache(tmp_path), "problem", "cannot be written")
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """A network in which every host answers, with an error page, except those named "gone...."."""
+    def head(address, timeout):
+        if "//gone." in address:
+            raise requests.ConnectTimeout(address)
+        return SimpleNamespace(status_code=403)
+    monkeypatch.delenv("D2LCLS_OFFLINE", raising=False)
+    monkeypatch.setattr(requests, "head", head)
+
+
+def test_data_hosts(network, monkeypatch):
+    from d2lcls.data import catalog
+
+    sources = [SimpleNamespace(host=host) for host in ("there.example", "gone.example", None)]
+    monkeypatch.setattr(catalog, "DATASETS", {"one": SimpleNamespace(sources=sources),
+                                              "two": SimpleNamespace(sources=sources[:1])})
+    only(doctor.data_hosts(), "note", "no answer from gone.example:", "HTTPS_PROXY")
+    only(doctor.data_hosts(["there.example"]), "ok", "1 of 1 answer")
+    monkeypatch.setenv("D2LCLS_OFFLINE", "1")
+    only(doctor.data_hosts(), "ok", "not asked")
+
+
+def test_examine_makes_every_check(monkeypatch, network):
+    """All checks run on this machine, and one that cannot be made does not hide the others."""
+    monkeypatch.setattr(doctor, "mxnet", lambda: [doctor.Finding("import mxnet", "ok", "skipped")])
+
+    def amx():
+        raise OSError("no /proc")
+    monkeypatch.setattr(doctor, "amx", amx)
+    findings = doctor.examine()
+    names = [finding.name for finding in findings]
+    assert {"Python", "numpy", "MXNet wheels", "import mxnet", "import order", "CUDA libraries", "GPU",
+            "threads", "shared memory", "protobuf", "onnx", "jupyter-book", "data cache",
+            "data hosts"} <= set(names)
+    only([findings[names.index("amx")]], "problem", "could not be checked: OSError('no /proc')")
+    assert all(finding.remedy for finding in findings if finding.status != "ok")
+
+
+def test_report_and_json():
+    findings = [doctor.Finding("GPU", "ok", "none"),
+                doctor.Finding("numpy", "problem", "too old", "first\nsecond")]
+    assert doctor.report(findings) == """\
+ok       GPU    none
+problem  numpy  too old
+                first
+                second
+
+problems: 1, notes: 0, ok: 1"""
+    assert json.loads(doctor.as_json(findings))[1] == {
+        "name": "numpy", "status": "problem", "message": "too old", "remedy": "first\nsecond"}

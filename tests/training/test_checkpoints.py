@@ -1,0 +1,210 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+from mxnet.gluon import nn
+
+from d2lcls.data import Batches, flip, pad_crop
+from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
+from d2lcls.training.checkpoints import parameters_to_arrays, write_atomically
+
+
+class Net(gluon.HybridBlock):
+    """With BatchNorm and dropout: running statistics and random states must survive too."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.layers = nn.HybridSequential()
+        self.layers.add(nn.Conv2D(width, 3), nn.BatchNorm(), nn.Activation("relu"), nn.Dropout(0.3), nn.Dense(3))
+
+    def hybrid_forward(self, F, x):
+        return self.layers(x)
+
+
+def train(data, folder=None, devices=1, optimizer="nag", **kwargs):
+    net = Net()
+    net.initialize()
+    batches = Batches(data, 16, shuffle=True, augment=(pad_crop(1), flip()), seed=3)
+    records = fit(net, batches, Batches(data, 64), num_epochs=3, lr=0.02, seed=5, optimizer=optimizer,
+                  ctx=[mx.cpu(i) for i in range(devices)], checkpoint_dir=folder, verbose=False, **kwargs)
+    return parameters_to_arrays(net), records
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nag", "adam"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices):
+    whole, records = train(shapes, tmp_path / "whole", devices, optimizer)
+    update, steps = gluon.Trainer.update, []
+
+    def update_until_killed(trainer, batch_size):
+        steps.append(batch_size)
+        if len(steps) == 18:  # an epoch has 10 steps: in the middle of the second
+            raise Killed
+        update(trainer, batch_size)
+
+    monkeypatch.setattr(gluon.Trainer, "update", update_until_killed)
+    with pytest.raises(Killed):
+        train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4)
+    monkeypatch.setattr(gluon.Trainer, "update", update)
+    assert json.loads(str(np.load(tmp_path / "cut/last.npz")["progress"]))["step"] == 16
+    resumed, again = train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4, resume=True)
+    assert_same(whole, resumed)
+    for a, b in zip(records, again):
+        assert (a.train_loss, a.train_accuracy, a.valid_accuracy) == (b.train_loss, b.train_accuracy, b.valid_accuracy)
+
+
+CHILD = """
+import sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+import d2lcls
+from d2lcls.data import Images
+from test_checkpoints import train
+data = Images(np.load({images!r}), np.load({labels!r}), ("a", "b", "c"), "shapes")
+arrays, _ = train(data, {folder!r}, checkpoint_steps=1, resume=True)
+np.savez({result!r}, **arrays)
+"""
+
+
+def test_kill_9_in_the_middle_and_resume(shapes, tmp_path):
+    np.save(tmp_path / "images.npy", shapes.images)
+    np.save(tmp_path / "labels.npy", shapes.labels)
+
+    def start(folder):
+        code = CHILD.format(tests=os.path.dirname(__file__), images=str(tmp_path / "images.npy"), folder=str(folder),
+                            labels=str(tmp_path / "labels.npy"), result=str(tmp_path / f"{folder.name}.npz"))
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    assert start(tmp_path / "whole").wait(timeout=120) == 0
+    last, kills = tmp_path / "cut/last.npz", 0
+    for wanted in (3, 14):  # once in the first epoch, once in the second
+        child = start(tmp_path / "cut")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and child.poll() is None:
+            if last.exists() and load_step(last) >= wanted:
+                child.send_signal(signal.SIGKILL)
+                kills += child.wait() == -signal.SIGKILL
+                break
+    assert kills == 2
+    assert start(tmp_path / "cut").wait(timeout=120) == 0
+    assert_same(dict(np.load(tmp_path / "whole.npz")), dict(np.load(tmp_path / "cut.npz")))
+    assert sorted(p.name for p in (tmp_path / "cut").glob("*.npz")) == ["best.npz", "last.npz"]
+
+
+def load_step(path):
+    return json.loads(str(np.load(path)["progress"]))["step"]
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(shapes, tmp_path, monkeypatch):
+    whole, _ = train(shapes)
+    update, steps = gluon.Trainer.update, []
+
+    def update_and_interrupt(trainer, batch_size):
+        steps.append(batch_size)
+        if len(steps) == 13:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(trainer, batch_size)
+
+    monkeypatch.setattr(gluon.Trainer, "update", update_and_interrupt)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 13.*last.npz.*resume=True"):
+        train(shapes, tmp_path)
+    monkeypatch.setattr(gluon.Trainer, "update", update)
+    assert load_step(tmp_path / "last.npz") == 13
+    resumed, _ = train(shapes, tmp_path, resume=True)
+    assert_same(whole, resumed)
+
+
+def test_a_finished_run_resumes_to_itself(shapes, tmp_path):
+    done, records = train(shapes, tmp_path)
+    again, same = train(shapes, tmp_path, resume=True)
+    assert_same(done, again)
+    assert records == same
+
+
+def test_an_old_run_is_not_overwritten(shapes, tmp_path):
+    train(shapes, tmp_path)
+    with pytest.raises(FileExistsError, match="holds a training run already.*resume=True"):
+        train(shapes, tmp_path)
+
+
+def test_another_recipe_is_named(shapes, tmp_path):
+    train(shapes, tmp_path)
+    with pytest.raises(CheckpointError, match="another recipe: wd is 0.0005 there and 0.1 here"):
+        train(shapes, tmp_path, resume=True, wd=0.1)
+
+
+def initialised(net):
+    net.initialize()
+    net(mx.nd.zeros((1, 3, 12, 12)))
+    return net
+
+
+def test_another_network_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "net.npz"
+    save_checkpoint(path, initialised(Net(8)))
+    other = initialised(Net(9))
+    before = parameters_to_arrays(other)
+    with pytest.raises(CheckpointError, match=r"another network: 'layers.0.bias' has the shape \(8,\) there and \(9,\)"):
+        load_checkpoint(path, other)
+    assert_same(before, parameters_to_arrays(other))
+    dense = nn.HybridSequential()
+    dense.add(nn.Dense(3))
+    with pytest.raises(CheckpointError, match="no parameter '0.bias'"):
+        load_checkpoint(path, initialised(dense))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_damaged_files_are_named(tmp_path, damage):
+    path = tmp_path / "net.npz"
+    save_checkpoint(path, initialised(Net()))
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[:len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"empty": b"", "text": b"not a checkpoint"}.get(damage, bytes(content)))
+    with pytest.raises(CheckpointError, match=f"{path}: damaged, or not a checkpoint"):
+        load_checkpoint(path, initialised(Net()))
+
+
+def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    path = tmp_path / "net.npz"
+    np.savez(path, progress=np.array([Harmful()], dtype=object))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path, initialised(Net()))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "last.npz"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="cannot be written .No space left on device"):
+        write_atomically(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,56 @@
+import io
+import sys
+
+import pytest
+
+from d2lcls.training.progress import Progress, display_mode
+
+
+def test_terminal_line_shows_time_left_text_and_memory_and_is_cleared(monkeypatch, capsys):
+    monkeypatch.setenv("D2LCLS_PROGRESS", "terminal")
+    with Progress(10) as progress:
+        progress.update(10, "loss 1.500, 900 images/s")
+        progress.line("epoch 1")
+    out, err = capsys.readouterr()
+    assert out == "epoch 1\n"
+    assert "10/10" in err and "<00:00" in err and "loss 1.500, 900 images/s" in err and "GiB" in err
+    assert err.rstrip(" ").endswith("\r")
+
+
+def test_a_resumed_run_is_timed_from_where_it_resumed(monkeypatch, capsys):
+    monkeypatch.setenv("D2LCLS_PROGRESS", "terminal")
+    with Progress(100, done=90) as progress:
+        progress.begun -= 10  # ten seconds for one step
+        progress.shown = 0
+        progress.update(91, "")
+    assert "<01:" in capsys.readouterr().err  # nine steps are left: a minute and a half
+
+
+@pytest.mark.parametrize("mode", ["off", "terminal"])
+def test_not_verbose_shows_nothing(monkeypatch, capsys, mode):
+    monkeypatch.setenv("D2LCLS_PROGRESS", mode)
+    with Progress(10, verbose=False) as progress:
+        progress.update(10, "loss")
+        progress.line("epoch 1")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_off_still_prints_lines_that_stay(capsys):
+    with Progress(10) as progress:
+        progress.update(10, "loss")
+        progress.line("epoch 1")
+    assert capsys.readouterr() == ("epoch 1\n", "")
+
+
+def test_where_progress_can_be_shown(monkeypatch):
+    monkeypatch.delenv("D2LCLS_PROGRESS")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert display_mode() == "off"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert display_mode() == "terminal"
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    assert display_mode() == "notebook"
+    monkeypatch.setenv("D2LCLS_PROGRESS", "loud")
+    with pytest.raises(ValueError, match="off, terminal or notebook, not 'loud'"):
+        display_mode()

@@ -1,0 +1,57 @@
+import mxnet as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2lcls.data import Images, channel_statistics
+from d2lcls.models import SmallCNN
+from d2lcls.training import evaluate, fit
+from d2lcls.training.runs import Run, classify, load_run
+
+
+@pytest.fixture
+def trained(shapes, tmp_path):
+    mean, std = channel_statistics(shapes.images)
+    run = Run("cnn", "shapes", shapes.classes, shapes.images.shape[1:], tuple(mean), tuple(std), 0.1, 0)
+    run.save(tmp_path / "run")
+    net = SmallCNN(3)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    fit(net, run.batches(shapes, 32, shuffle=True), run.batches(shapes), num_epochs=3, lr=0.05, verbose=False,
+        checkpoint_dir=tmp_path / "run")
+    return tmp_path / "run", run, net
+
+
+def test_a_loaded_run_is_the_trained_one(trained, shapes):
+    folder, run, net = trained
+    loaded, again = load_run(folder)
+    assert loaded == run
+    assert evaluate(again, loaded.batches(shapes)) == evaluate(net, run.batches(shapes))
+
+
+def test_pictures_are_classified_like_the_arrays_they_hold(trained, shapes, tmp_path):
+    folder, run, net = trained
+    paths = []
+    for index in range(4):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(shapes.images[index]).save(paths[-1])
+    probabilities = classify(run, net, paths)
+    assert probabilities.shape == (4, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    from d2lcls.training import predict, softmax
+    np.testing.assert_allclose(probabilities, softmax(predict(net, run.batches(shapes.subset(np.arange(4))))), rtol=1e-5)
+
+
+def test_what_does_not_fit_is_named(trained, shapes, tmp_path):
+    folder, run, _ = trained
+    with pytest.raises(ValueError, match="trained on the classes top, middle, bottom; this set has a, b, c"):
+        run.batches(Images(shapes.images, shapes.labels, ("a", "b", "c"), "other"))
+    with pytest.raises(ValueError, match=r"images of shape \(12, 12, 3\), these are \(11, 12, 3\)"):
+        run.batches(Images(shapes.images[:, 1:], shapes.labels, shapes.classes, "other"))
+    with pytest.raises(FileNotFoundError, match="holds no run.json"):
+        load_run(tmp_path / "nothing")
+    (folder / "best.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="no epoch of this run was finished"):
+        load_run(folder)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json: damaged"):
+        load_run(folder)

@@ -1,0 +1,62 @@
+"""Run notebooks and store their outputs: `python tools/execute.py book/data/loading-images.ipynb ...`
+
+Only what a reader or nbval needs is kept: no kernel paths, no times, so that a diff shows what changed.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+CELL_KEYS = ("tags", "mystnb", "jupyter")
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"}}
+
+
+def tidy(notebook):
+    """Reduce the metadata to what is kept, merge neighbouring streams and number cells and executions anew."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:03d}"
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
+        for output in cell.get("outputs", []):
+            output.pop("transient", None)
+            if "metadata" in output:
+                output.metadata = nbformat.from_dict({})
+        if "outputs" in cell:
+            cell.outputs = _merged([o for o in cell.outputs if not _blank(o)])
+    return notebook
+
+
+def _blank(output):
+    """Whether an output is the moving progress line, which is blank once its run is over."""
+    return output.output_type == "display_data" and set(output.data) == {"text/plain"} \
+        and not output.data["text/plain"].strip()
+
+
+def _merged(outputs):
+    merged = []
+    for output in outputs:
+        if merged and output.output_type == "stream" == merged[-1].output_type and output.name == merged[-1].name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def main(paths):
+    """Execute each notebook in its own folder and write it back."""
+    for path in map(Path, paths):
+        notebook = nbformat.read(path, as_version=4)
+        begun = time.monotonic()
+        NotebookClient(notebook, timeout=3600, kernel_name="python3",
+                       resources={"metadata": {"path": str(path.parent)}}).execute()
+        nbformat.write(tidy(notebook), path)
+        print(f"{path}: {time.monotonic() - begun:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
