@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,12 +19,14 @@ def main(arguments=None):
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()  # here, where a closed pipe can be caught
+        return code
     except KeyboardInterrupt as stop:
-        print(f"\nd2lcls: {stop or 'stopped'}", file=sys.stderr)
+        print(f"\nd2lcls: {_one_line(stop) if stop.args else 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `d2lcls ... | head` closed its end
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
         return 1
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         print(f"d2lcls: {_one_line(error)}", file=sys.stderr)
@@ -34,6 +37,7 @@ def _one_line(error):
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {text}"
+    text = text.replace("resume=True", "--resume")  # what a caller of `fit` passes is an option here
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -115,6 +119,10 @@ def _evaluate(options):
 
     ctx = devices.parse(options.ctx)
     run, net = load_run(options.run_folder, ctx)
+    if options.split == "validation" and not run.validation_size:
+        raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
+    if options.split == "test" and not options.dataset and Path(run.dataset).suffix == ".rec":
+        raise ValueError(f"{run.dataset} holds the training images. Name the test images with --dataset TEST.rec.")
     split = "train" if options.split == "validation" else options.split
     images = data.load(options.dataset or run.dataset, split, size=run.image_shape[:2])
     if options.split != "test" and run.validation_size:
@@ -136,7 +144,7 @@ def _predict(options):
 
 
 def _newest_run():
-    runs = sorted(Path("runs").glob("*/best.npz"), key=lambda file: file.stat().st_mtime)
+    runs = sorted(Path("runs").glob("*/last.npz"), key=lambda file: file.stat().st_mtime)
     if not runs:
         raise FileNotFoundError("There is no trained run in ./runs. Train one with: d2lcls train --dataset cifar10, "
                                 "or name its folder with --run.")
@@ -176,7 +184,7 @@ def _parser():
     add = train.add_argument
     add("--dataset", default="cifar10", help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
     add("--model", default="cnn", help="cnn, or a name of GluonCV's zoo such as cifar_resnet20_v1")
-    add("--size", type=int, default=None, metavar="PIXELS", help="side that folder and .rec images are cropped to")
+    add("--size", type=_positive(int), default=None, metavar="PIXELS", help="side that folder and .rec images are cropped to")
     add("--epochs", type=_positive(int), default=12, metavar="N", help="passes over the training set")
     add("--batch-size", type=_positive(int), default=128, metavar="N", help="images a step")
     add("--lr", type=_positive(float), default=0.1, help="highest learning rate")

@@ -16,6 +16,8 @@ def show_images(images, titles=None, columns=8, size=1.1):
         size: inches of an image's side.
     """
     images = np.asarray(images)
+    if images.ndim not in (3, 4) or images.size == 0:
+        raise ValueError(f"images must be (N, H, W, C) or (N, H, W), at least one, not {images.shape}.")
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(columns * size, rows * (size + (0.25 if titles is not None else 0))),
@@ -24,7 +26,9 @@ def show_images(images, titles=None, columns=8, size=1.1):
     for place, axis in enumerate(axes.flat):
         axis.axis("off")
         if place < len(images):
-            image = images[place].squeeze()
+            image = images[place]
+            if image.ndim == 3 and image.shape[2] == 1:
+                image = image[:, :, 0]
             axis.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0,
                         vmax=255 if image.dtype == np.uint8 else None)
             if titles is not None:

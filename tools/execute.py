@@ -24,6 +24,8 @@ def tidy(notebook):
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
         for output in cell.get("outputs", []):
             output.pop("transient", None)
+            if output.output_type == "error":  # the traceback holds paths of this machine
+                output.traceback = [f"{output.ename}: {output.evalue}"]
             if "metadata" in output:
                 output.metadata = nbformat.from_dict({})
         if "outputs" in cell:

@@ -53,6 +53,8 @@ def cutout(size=8, fill=128):
     """
     if size < 1:
         raise ValueError(f"size must be 1 pixel or more, not {size}.")
+    if not 0 <= fill <= 255:
+        raise ValueError(f"fill must lie between 0 and 255, not {fill}.")
 
     def transform(images, rng):
         n, h, w, _ = images.shape

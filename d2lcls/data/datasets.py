@@ -98,6 +98,9 @@ def load(name, split="train", fallback=True, size=None):
         from d2lcls.data.folders import load_folder
 
         return load_folder(path / split, size or 32)
+    if path.parent != Path(".") and str(name) not in catalog.DATASETS:
+        raise FileNotFoundError(f"{name}: no such folder. Expected one that holds train/CLASS/*.jpg, a .rec file, "
+                                f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}.")
     dataset = catalog.find(name)
     if split not in dataset.splits:
         raise ValueError(f"{dataset.title} has no split {split!r}, only {' and '.join(dataset.splits)}.")

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from d2lcls.data.datasets import Images
-from d2lcls.data.images import BrokenImage, is_image_name, read_image
+from d2lcls.data.images import BrokenImage, height_and_width, is_image_name, read_image
 
 
 def list_folder(root):
     """List the pictures under `root/<class>/`, in alphabetical order of classes and files.
 
-    Files whose name starts with a dot or an underscore are passed over (``.DS_Store``, ``._photo.jpg``).
+    Files and folders whose name starts with a dot or an underscore are passed over (``.DS_Store``,
+    ``._photo.jpg``, ``.ipynb_checkpoints``).
 
     Args:
         root: the folder that holds one subfolder a class.
@@ -34,13 +35,17 @@ def list_folder(root):
                          f"for example {root}/cats/1.jpg.")
     paths, labels = [], []
     for label, folder in enumerate(folders):
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] not in "._")
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder)))
         if not files:
             raise ValueError(f"{folder}: the class {folder.name!r} holds no picture. "
                              "Add some or remove the folder.")
         paths += files
         labels += [label] * len(files)
     return paths, np.array(labels, dtype=np.int64), tuple(p.name for p in folders)
+
+
+def _is_hidden(path):
+    return any(part[0] in "._" for part in path.parts)
 
 
 def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
@@ -54,7 +59,7 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
         interpolation: "nearest", "bilinear" or "bicubic".
 
     Returns:
-        `Images` with images of shape (N, size, size, 3), named after the folder.
+        `Images` with images of shape (N, height, width, 3), named after the folder.
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise"; the message names the file.
@@ -63,8 +68,7 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
     if on_broken not in ("raise", "skip"):
         raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
     paths, labels, classes = list_folder(root)
-    height, width = (size, size) if isinstance(size, int) else size
-    images = np.empty((len(paths), height, width, 3), dtype=np.uint8)
+    images = np.empty((len(paths), *height_and_width(size), 3), dtype=np.uint8)
     kept, broken = [], []
     for index, path in enumerate(paths):
         try:
@@ -83,4 +87,4 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
     if len(empty):
         raise ValueError(f"{root}: not one readable picture of the class {classes[empty[0]]!r}.")
     images = images if len(kept) == len(paths) else images[kept]
-    return Images(images, labels[kept], classes, Path(root).name)
+    return Images(images, labels[kept], classes, Path(root).resolve().name)

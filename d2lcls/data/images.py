@@ -2,11 +2,13 @@
 
 import io
 import warnings
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is taken for a decompression bomb
 
 
@@ -34,7 +36,7 @@ def open_image(source):
     stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is our limit
+            warnings.simplefilter("ignore")  # of size, where MAX_PIXELS is our limit, and of damaged metadata
             with Image.open(stream) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels, "
@@ -43,9 +45,7 @@ def open_image(source):
                 return _as_rgb(ImageOps.exif_transpose(picture))
     except (FileNotFoundError, PermissionError, BrokenImage):
         raise
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError,
-            Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these on damaged input.
+    except Exception as error:  # damaged input makes Pillow raise a dozen kinds, struct.error among them
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise BrokenImage(f"{name}: cannot be read as an image ({reason}). "
                           "Repair, replace or remove it.") from error
@@ -76,12 +76,28 @@ def read_image(source, size=None, interpolation="bilinear"):
 
     Raises:
         BrokenImage, FileNotFoundError: as `open_image`.
+        ValueError: `size` or `interpolation` is none of these.
     """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}.")
+    if size is not None:
+        height, width = height_and_width(size)
     picture = open_image(source)
     if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-        picture = ImageOps.fit(picture, (width, height), getattr(Image.Resampling, interpolation.upper()))
-    return np.asarray(picture, dtype=np.uint8)
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling[interpolation.upper()])
+    return np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to
+
+
+def height_and_width(size):
+    """Return (height, width) for a size given as one int or as a pair of them.
+
+    Raises:
+        ValueError: it is neither, or not above 0.
+    """
+    pair = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
+        raise ValueError(f"size must be a number of pixels or (height, width), above 0, not {size!r}.")
+    return int(pair[0]), int(pair[1])
 
 
 def is_image_name(path):

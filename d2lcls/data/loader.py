@@ -29,6 +29,8 @@ class Batches:
     def __init__(self, data, batch_size=128, mean=None, std=None, shuffle=False, augment=(), mixup=0.0, seed=0):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
+        if mixup < 0:
+            raise ValueError(f"mixup must be 0 (off) or above, not {mixup}.")
         if len(data) == 0:
             raise ValueError("The set of images is empty.")
         channels = data.images.shape[3]
@@ -82,6 +84,6 @@ class Batches:
         return np.add(x, self._shift, out=x)
 
     def denormalise(self, x):
-        """Turn a network's input (N, C, H, W) back into uint8 images (N, H, W, C) to look at."""
-        pixels = (np.asarray(x) - self._shift) / self._scale
+        """Turn a network's input (N, C, H, W), numpy's or MXNet's, back into uint8 images (N, H, W, C)."""
+        pixels = ((x.asnumpy() if hasattr(x, "asnumpy") else np.asarray(x)) - self._shift) / self._scale
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)

@@ -5,6 +5,7 @@ A record set is three files: `name.rec` holds the records, `name.idx` says where
 """
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def write_records(root, prefix, on_broken="raise"):
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise".
-        ValueError, FileNotFoundError: as `list_folder`.
+        ValueError: no picture of some class can be read; or as `list_folder`.
+        FileNotFoundError: as `list_folder`.
     """
     from mxnet import recordio
 
@@ -40,7 +42,7 @@ def write_records(root, prefix, on_broken="raise"):
     rec, idx, names = (Path(f"{prefix}{ending}") for ending in (".rec", ".idx", ".classes"))
     rec.parent.mkdir(parents=True, exist_ok=True)
     partial = [Path(f"{file}.part{os.getpid()}") for file in (rec, idx, names)]
-    broken, written = [], 0
+    broken, written, kept = [], 0, set()
     try:
         writer = recordio.MXIndexedRecordIO(str(partial[1]), str(partial[0]), "w")
         try:
@@ -52,11 +54,15 @@ def write_records(root, prefix, on_broken="raise"):
                         raise
                     broken.append(error)
                     continue
+                kept.add(int(label))
                 header = recordio.IRHeader(flag=0, label=float(label), id=written, id2=0)
                 writer.write_idx(written, recordio.pack(header, path.read_bytes()))
                 written += 1
         finally:
             writer.close()
+        for label, name in enumerate(classes):
+            if label not in kept:
+                raise ValueError(f"{root}: not one readable picture of the class {name!r}.")
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, (rec, idx, names)):
             os.replace(part, file)
@@ -84,7 +90,8 @@ def read_records(prefix, size=32, interpolation="bilinear"):
     Raises:
         FileNotFoundError: the `.rec` file is missing.
         BrokenImage: the file is damaged or a record holds no readable image; names the record.
-        ValueError: a record has several labels, or one without a name in `.classes`.
+        ValueError: a record has several labels, one that is no whole number, or one without a name in
+            `.classes`.
     """
     import mxnet as mx
     from mxnet import recordio
@@ -97,7 +104,11 @@ def read_records(prefix, size=32, interpolation="bilinear"):
     reader = recordio.MXRecordIO(str(rec), "r")
     try:
         while (record := reader.read()) is not None:
-            header, content = recordio.unpack(record)
+            try:
+                header, content = recordio.unpack(record)
+            except (ValueError, struct.error) as error:
+                raise BrokenImage(f"{rec}: record {len(images)} is damaged ({error}). "
+                                  "Write the file anew.") from error
             if np.size(header.label) != 1:
                 raise ValueError(f"{rec}: record {len(images)} has {np.size(header.label)} labels; "
                                  "a classifier needs one a picture.")
@@ -105,16 +116,26 @@ def read_records(prefix, size=32, interpolation="bilinear"):
                 images.append(read_image(content, size, interpolation))
             except BrokenImage as error:
                 raise BrokenImage(f"{rec}: record {len(images)}: {error}") from error
-            labels.append(int(np.ravel(header.label)[0]))
+            labels.append(_class_of(np.ravel(header.label)[0], rec, len(images) - 1))
     except mx.base.MXNetError as error:
-        raise BrokenImage(f"{rec}: damaged after record {len(images) - 1}. Write the file anew.") from error
+        raise BrokenImage(f"{rec}: damaged after {len(images)} records. Write the file anew.") from error
     finally:
         reader.close()
     if not images:
         raise BrokenImage(f"{rec}: holds no record.")
+    index = Path(f"{prefix}.idx")
+    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(images):
+        raise BrokenImage(f"{rec}: holds {len(images)} records, but {index.name} lists {listed}. "
+                          "Write both anew.")
     names = Path(f"{prefix}.classes")
     if names.is_file():
         classes = tuple(names.read_text(encoding="utf-8").splitlines())
     else:
         classes = tuple(str(label) for label in range(max(labels) + 1))
     return Images(np.stack(images), np.array(labels, dtype=np.int64), classes, rec.stem)
+
+
+def _class_of(label, rec, record):
+    if not 0 <= label < 2**24 or label != int(label):  # labels are float32, exact up to 2**24
+        raise ValueError(f"{rec}: record {record} has the label {label}; a class is a whole number from 0.")
+    return int(label)

@@ -1,6 +1,6 @@
 """The book's own convolutional network."""
 
-from mxnet import gluon
+from mxnet import gluon, nd
 from mxnet.gluon import nn
 
 
@@ -8,8 +8,8 @@ class GlobalMean(gluon.HybridBlock):
     """Average every channel over all its pixels: (N, C, H, W) -> (N, C).
 
     It computes what `nn.GlobalAvgPool2D` computes. That layer returns (N, C, 1, 1), a shape whose memory
-    layout oneDNN cannot tell apart from another, and the backward pass then falls to a reference kernel that
-    costs half the training time; a mean over two axes does not.
+    layout oneDNN cannot always tell from another; where it cannot, as in residual networks, the backward pass
+    falls to a reference kernel that costs nearly half the training time. A mean over two axes never does.
     """
 
     def hybrid_forward(self, F, x):
@@ -29,6 +29,10 @@ class SmallCNN(gluon.HybridBlock):
     Args:
         classes: number of logits.
         widths: channels of each stage, one stage an entry.
+
+    Raises:
+        ValueError: no class or no stage is asked for; or, when called, the images have another number of axes
+            or channels than the network, or are too small for its stages.
     """
 
     def __init__(self, classes=10, widths=(32, 64, 128, 256), **kwargs):
@@ -36,6 +40,7 @@ class SmallCNN(gluon.HybridBlock):
         if classes < 1 or not widths:
             raise ValueError(f"Expected classes of 1 or more and at least one width, "
                              f"not classes={classes}, widths={widths}.")
+        self.smallest = 2 ** (len(widths) - 1)
         with self.name_scope():
             self.features = nn.HybridSequential()
             for stage, width in enumerate(widths):
@@ -45,6 +50,18 @@ class SmallCNN(gluon.HybridBlock):
                 self.features.add(nn.BatchNorm(), nn.Activation("relu"))
             self.features.add(GlobalMean())
             self.output = nn.Dense(classes)
+
+    def forward(self, x, *args):
+        """Check the shape of a batch before MXNet does, whose message would be a page of C++."""
+        if isinstance(x, nd.NDArray):
+            channels = self.features[0].weight.shape[1]  # 0 until the first batch
+            if x.ndim != 4 or channels not in (0, x.shape[1]):
+                raise ValueError(f"Expected images of shape (N, {channels or 'C'}, H, W), got {x.shape}. "
+                                 "Images as (N, H, W, C) must be transposed first, as `Batches` does.")
+            if min(x.shape[2:]) < self.smallest:
+                raise ValueError(f"Expected images of at least {self.smallest} x {self.smallest} pixels, "
+                                 f"got {x.shape[2]} x {x.shape[3]}. Enlarge them or leave out a stage.")
+        return super().forward(x, *args)
 
     def hybrid_forward(self, F, x):
         """Return logits (N, classes) for images x (N, C, H, W)."""

@@ -54,7 +54,7 @@ def summarize(net, shape):
     by its next call.
 
     Args:
-        net: `gluon.HybridBlock`.
+        net: `gluon.Block`.
         shape: (C, H, W) of one image.
 
     Returns:
@@ -66,14 +66,15 @@ def summarize(net, shape):
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be (channels, height, width), not {shape}.")
-    layers, handles, counted = [], [], set()
+    layers, handles, hybrid, counted = [], [], [], set()
 
     def visit(block):
-        if block._children:
-            for child in block._children.values():
-                visit(child)
-        else:
+        for child in block._children.values():
+            visit(child)
+        if not block._children or block.params.keys():  # a block of blocks may have parameters of its own
             handles.append(block.register_forward_hook(note))
+        if getattr(block, "_active", False):
+            hybrid.append((block, block._flags, block._backend))
 
     def note(block, inputs, output):
         output = output[0] if isinstance(output, (list, tuple)) else output
@@ -82,18 +83,17 @@ def summarize(net, shape):
         layers.append(Layer(block.name, type(block).__name__, tuple(output.shape[1:]),
                             sum(int(np.prod(p.shape)) for p in mine), _multiply_adds(block, output)))
 
-    context = next(iter(net.collect_params().values())).list_ctx()[0]
-    hybridized = getattr(net, "_active", False)
-    if hybridized:
-        net.hybridize(False)
+    parameters = list(net.collect_params().values())
+    context = parameters[0].list_ctx()[0] if parameters else mx.cpu()
     visit(net)
+    net.hybridize(False)  # hybridized blocks run without calling the blocks in them
     try:
         net(mx.nd.zeros((1, *shape), ctx=context)).wait_to_read()
     finally:
         for handle in handles:
             handle.detach()
-        if hybridized:
-            net.hybridize(static_alloc=True, static_shape=True)
+        for block, flags, backend in hybrid:
+            block._active, block._flags, block._backend = True, flags, backend
     return Summary(tuple(layers))
 
 

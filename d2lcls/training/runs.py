@@ -73,7 +73,7 @@ def load_run(folder, ctx=None):
                      for key, value in json.loads(file.read_text()).items()})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
-    best = Path(folder, "best.npz")
+    best = Path(folder, "best.npz" if run.validation_size else "last.npz")  # without validation none is best
     if not best.is_file():
         raise FileNotFoundError(f"{folder}: no epoch of this run was finished yet. "
                                 "Finish it with: d2lcls train --resume --out " + str(folder))
