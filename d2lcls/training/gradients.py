@@ -18,7 +18,7 @@ def check_gradients(net, x, y, loss=None, eps=1e-5, samples=5, seed=0):
         seed: of that draw.
 
     Returns:
-        dict from parameter name to its largest error, |backpropagated - numeric| divided by the largest
+        dict from parameter name to its largest error: the distance of both divided by the largest
         gradient of that parameter, so that 1e-6 means six digits agree.
 
     Raises:

@@ -1,0 +1,16 @@
+"""How nbval runs the notebooks: small, quiet, and lenient where the sample stands in for CIFAR-10."""
+
+import os
+
+os.environ.setdefault("D2LCLS_SCALE", "smoke")
+os.environ.setdefault("D2LCLS_PROGRESS", "off")
+
+
+def pytest_collection_modifyitems(items):
+    """Do not compare what is only the same with real CIFAR-10 where that cannot be had."""
+    from d2lcls.data import is_sample, load
+
+    cells = [item for item in items if "cifar10" in getattr(getattr(item, "cell", None), "metadata", {}).get("tags", [])]
+    if cells and is_sample(load("cifar10", "test")):
+        for item in cells:
+            item.options["check"] = False
