@@ -73,6 +73,9 @@ def prepare():
         forget_failed_import()
     restore_numpy_names()
     if sys.platform == "linux":
+        own = Path(sys.prefix, "lib", "libgomp.so.1")  # where the system has none: see tools/venv.sh
+        if own.exists():
+            preload([own])
         if any(wheel.startswith("mxnet-cu11") for wheel in mxnet_wheels()):
             unloadable = preload(cuda_libraries())
         if platform.machine() == "x86_64":

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Make a virtual environment: venv.sh PYTHON FOLDER
-# Debian and Ubuntu keep the pip that `python3 -m venv` needs in a package of its own, python3-venv. Where that is
-# missing, take pip from Debian's wheel package, which a user without root rights can download and unpack.
+# Make a virtual environment that can hold MXNet: venv.sh PYTHON FOLDER
+# A bare Debian or Ubuntu lacks two things. The pip that `python3 -m venv` needs is in a package of its own,
+# python3-venv; and MXNet needs the system's libgomp.so.1. Where one is missing, its package is downloaded and
+# unpacked into the environment, for which nobody has to be root.
 set -eu
 python=$1
 folder=$2
@@ -13,17 +14,26 @@ if not (3, 9) <= sys.version_info[:2] <= (3, 11):
              "Install Python 3.11 and run: make PYTHON=python3.11 ...")
 PY
 
+unpacked=$(mktemp -d)
+trap 'rm -rf "$unpacked"' EXIT
+
+unpack() { # package, what it is for
+    if ! (cd "$unpacked" && apt-get download -q "$1" >/dev/null 2>&1 && dpkg-deb -x "$1"_*.deb .); then
+        rm -rf "$folder"
+        echo "$2 is missing and could not be downloaded. Run: sudo apt-get update && sudo apt-get install $3" >&2
+        exit 1
+    fi
+}
+
 rm -rf "$folder"
 if "$python" -c "import ensurepip" 2>/dev/null; then
     "$python" -m venv "$folder"
-    exit
+else
+    unpack python3-pip-whl "Python's venv" python3-venv
+    "$python" -m venv --without-pip "$folder"
+    "$folder/bin/python" "$(ls "$unpacked"/usr/share/python-wheels/pip-*.whl)/pip" install --quiet pip setuptools wheel
 fi
-"$python" -m venv --without-pip "$folder"
-unpack=$(mktemp -d)
-trap 'rm -rf "$unpack"' EXIT
-if ! (cd "$unpack" && apt-get download -q python3-pip-whl >/dev/null && dpkg-deb -x python3-pip-whl_*.deb .); then
-    rm -rf "$folder"
-    echo "This Python cannot make virtual environments. Run: sudo apt-get install python3-venv" >&2
-    exit 1
+if [ "$(uname)" = Linux ] && ! "$python" -c "import ctypes; ctypes.CDLL('libgomp.so.1')" 2>/dev/null; then
+    unpack libgomp1 "libgomp.so.1" libgomp1
+    find "$unpacked" -name 'libgomp.so.1*' -exec cp -P {} "$folder/lib/" \; # d2lcls.compat loads it from there
 fi
-"$folder/bin/python" "$(ls "$unpack"/usr/share/python-wheels/pip-*.whl)/pip" install --quiet pip setuptools wheel
