@@ -73,9 +73,7 @@ def prepare():
         forget_failed_import()
     restore_numpy_names()
     if sys.platform == "linux":
-        own = Path(sys.prefix, "lib", "libgomp.so.1")  # where the system has none: see tools/venv.sh
-        if own.exists():
-            preload([own])
+        preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # what tools/venv.sh found missing
         if any(wheel.startswith("mxnet-cu11") for wheel in mxnet_wheels()):
             unloadable = preload(cuda_libraries())
         if platform.machine() == "x86_64":

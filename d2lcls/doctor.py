@@ -122,8 +122,8 @@ def mxnet():
     remedy = 'pip install "d2lcls[cpu]"'
     if _is_gpu(wheel) and ".so" in failure and "libcuda.so.1" not in failure:
         remedy = 'pip install --force-reinstall "d2lcls[cu118]"'
-    elif "libgomp.so.1" in failure:
-        remedy = "sudo apt-get install libgomp1"
+    elif "libgomp.so.1" in failure or "libquadmath.so.0" in failure:
+        remedy = "sudo apt-get install libgomp1 libquadmath0"
     elif wheel:
         remedy = _USE_CPU_WHEEL.format(wheel)
     return [_problem("import mxnet", f"fails: {failure}", remedy)]

@@ -69,6 +69,7 @@ def test_mxnet_imports_here():
     ("mxnet-cu117", "libcudnn.so.8: cannot open shared object file", 'force-reinstall "d2lcls[cu118]"'),
     ("mxnet-cu117", "libcuda.so.1: cannot open shared object file", "pip uninstall -y mxnet-cu117"),
     ("mxnet", "undefined symbol: MXLoadLib", "pip uninstall -y mxnet"),
+    ("mxnet", "libgomp.so.1: cannot open shared object file", "sudo apt-get install libgomp1 libquadmath0"),
 ])
 def test_mxnet_does_not_import(install, monkeypatch, wheel, error, remedy):
     if wheel:

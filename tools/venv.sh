@@ -1,8 +1,8 @@
 #!/bin/sh
 # Make a virtual environment that can hold MXNet: venv.sh PYTHON FOLDER
 # A bare Debian or Ubuntu lacks two things. The pip that `python3 -m venv` needs is in a package of its own,
-# python3-venv; and MXNet needs the system's libgomp.so.1. Where one is missing, its package is downloaded and
-# unpacked into the environment, for which nobody has to be root.
+# python3-venv; and MXNet needs two libraries of the system's compiler. Where one is missing, its package is downloaded
+# and unpacked into the environment, for which nobody has to be root.
 set -eu
 python=$1
 folder=$2
@@ -33,7 +33,13 @@ else
     "$python" -m venv --without-pip "$folder"
     "$folder/bin/python" "$(ls "$unpacked"/usr/share/python-wheels/pip-*.whl)/pip" install --quiet pip setuptools wheel
 fi
-if [ "$(uname)" = Linux ] && ! "$python" -c "import ctypes; ctypes.CDLL('libgomp.so.1')" 2>/dev/null; then
-    unpack libgomp1 "libgomp.so.1" libgomp1
-    find "$unpacked" -name 'libgomp.so.1*' -exec cp -P {} "$folder/lib/" \; # d2lcls.compat loads it from there
+if [ "$(uname)" = Linux ]; then
+    for pair in libgomp.so.1:libgomp1 libquadmath.so.0:libquadmath0; do
+        library=${pair%:*} package=${pair#*:}
+        if ! "$python" -c "import ctypes; ctypes.CDLL('$library')" 2>/dev/null; then
+            unpack "$package" "$library" "$package"
+            mkdir -p "$folder/lib/system" # d2lcls.compat loads them from there
+            find "$unpacked" -name "$library*" -exec cp -P {} "$folder/lib/system/" \;
+        fi
+    done
 fi
