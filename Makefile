@@ -33,11 +33,11 @@ book: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest --nbval $(NOTEBOOKS)
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest -W ignore --nbval $(NOTEBOOKS)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest --nbval $(NOTEBOOKS)
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest -W ignore --nbval $(NOTEBOOKS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book

@@ -180,7 +180,7 @@ def _parser():
     check.add_argument("name", metavar="NAME", nargs="?", help="one data set; all if not given")
 
     train = command(commands, "train", _train, "Train a network.",
-                    "d2lcls train --dataset cifar10 --model cnn   (about 80%% test accuracy and more)")
+                    "d2lcls train --dataset cifar10 --model cnn   (about 80% test accuracy and more)")
     add = train.add_argument
     add("--dataset", default="cifar10", help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
     add("--model", default="cnn", help="cnn, or a name of GluonCV's zoo such as cifar_resnet20_v1")

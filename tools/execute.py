@@ -3,6 +3,7 @@
 Only what a reader or nbval needs is kept: no kernel paths, no times, so that a diff shows what changed.
 """
 
+import base64
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+PICTURE = Path(__file__).resolve().parent.parent / "book/_static/mistakes.png"
 CELL_KEYS = ("tags", "mystnb", "jupyter")
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"}}
@@ -49,6 +51,12 @@ def _merged(outputs):
     return merged
 
 
+def readme_picture(notebook):
+    """Return the pictures that cells tagged `readme-picture` made, as PNG files."""
+    return [base64.b64decode(output.data["image/png"]) for cell in notebook.cells
+            if "readme-picture" in cell.metadata.get("tags", []) for output in cell.outputs]
+
+
 def main(paths):
     """Execute each notebook in its own folder and write it back."""
     for path in map(Path, paths):
@@ -57,6 +65,8 @@ def main(paths):
         NotebookClient(notebook, timeout=3600, kernel_name="python3",
                        resources={"metadata": {"path": str(path.parent)}}).execute()
         nbformat.write(tidy(notebook), path)
+        for png in readme_picture(notebook):
+            PICTURE.write_bytes(png)
         print(f"{path}: {time.monotonic() - begun:.0f} s", flush=True)
 
 

@@ -14,7 +14,7 @@ def confusion_matrix(labels, predicted, num_classes):
         int64 (K, K); row i, column j: images of class i taken for class j.
 
     Raises:
-        ValueError: the lengths differ or a class is out of range.
+        ValueError: the lengths differ, or a class is no whole number or out of range.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or labels.ndim != 1:
@@ -23,7 +23,11 @@ def confusion_matrix(labels, predicted, num_classes):
         if len(values) and not (0 <= values.min() and values.max() < num_classes):
             raise ValueError(f"{name} must lie between 0 and {num_classes - 1}; "
                              f"they lie between {values.min()} and {values.max()}.")
-    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes ** 2)
+        if (values != np.floor(values)).any():  # MXNet's argmax returns whole numbers as floats
+            raise ValueError(f"{name} must be whole numbers, not such as {values[values != np.floor(values)][0]}.")
+    # int64, or small types such as uint8 would overflow here without a word
+    counts = np.bincount(labels.astype(np.int64) * num_classes + predicted.astype(np.int64),
+                         minlength=num_classes ** 2)
     return counts.reshape(num_classes, num_classes)
 
 

@@ -63,10 +63,10 @@ def load_checkpoint(path, net, trainer=None):
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         progress = json.loads(str(arrays.pop("progress")))
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError) as error:
+    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "

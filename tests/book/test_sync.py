@@ -83,6 +83,12 @@ def test_a_changed_source_would_be_noticed():
     assert repr(Source("def fit(): pass")) != repr(show_source(d2lcls.notebook.check))
 
 
+def test_the_readme_shows_the_chapter_s_picture():
+    pictures = [png for path in NOTEBOOKS for png in execute.readme_picture(read(path))]
+    assert pictures == [execute.PICTURE.read_bytes()], "run: make execute"
+    assert str(execute.PICTURE.relative_to(ROOT)) in (ROOT / "README.md").read_text()
+
+
 MEASURED = re.compile(
     r"(?<![\w.,/-])(\d[\d,]*(?:\.\d+)?)(\s*<!--[\w.]+-->)?\s*"
     r"(%|percent|points|images/s|requests/s|seconds?|minutes?|hours?|ms|MB|GB|GiB|times (?:as|fewer|more|faster|slower))(?!\w)")

@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+
+from d2lcls.data import Batches, Images, channel_statistics, colour_jitter, cutout, flip, pad_crop
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def make(n=23, height=6, width=5, channels=3, classes=4):
+    """Random images, whose label follows from their number."""
+    images = np.random.default_rng(0).integers(0, 256, (n, height, width, channels), dtype=np.uint8)
+    return Images(images, np.arange(n, dtype=np.int64) % classes, tuple("abcdefgh"[:classes]), "made")
+
+
+def numbered(n=23):
+    """Images that hold their own number, so that order can be read from a batch."""
+    images = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), dtype=np.uint8)
+    return Images(images, np.arange(n, dtype=np.int64) % 2, ("even", "odd"), "numbered")
+
+
+def order(batches, number):
+    return [int(i) for x, _ in batches.epoch(number) for i in batches.denormalise(x)[:, 0, 0, 0]]
+
+
+def same(first, second):
+    first, second = list(first), list(second)
+    assert len(first) == len(second)
+    for (x1, y1), (x2, y2) in zip(first, second):
+        np.testing.assert_array_equal(x1, x2)
+        np.testing.assert_array_equal(y1, y2)
+
+
+def test_values_are_those_of_a_float64_reference():
+    data = make(256)
+    x, y = next(iter(Batches(data, 256, MEAN, STD)))
+    expected = ((data.images.astype(np.float64) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+    assert x.dtype == np.float32 and y.dtype == np.int32 and x.shape == (256, 3, 6, 5)
+    assert x.flags.c_contiguous
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(y, data.labels)
+
+
+def test_without_statistics_the_scale_is_0_to_1():
+    data = make()
+    x, _ = next(iter(Batches(data, 23)))
+    np.testing.assert_allclose(x, data.images.transpose(0, 3, 1, 2) / 255.0, atol=1e-7)
+
+
+def test_normalised_with_its_own_statistics_a_set_has_mean_0_and_std_1():
+    data = make(200)
+    x = np.concatenate([x for x, _ in Batches(data, 64, *channel_statistics(data.images))])
+    np.testing.assert_allclose(x.mean(axis=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(axis=(0, 2, 3)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_denormalise_inverts(channels):
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(channels, axis=3)
+    data = Images(every, np.zeros(1, dtype=np.int64), ("a",), "every value")
+    batches = Batches(data, 1, np.linspace(0.1, 0.5, channels), np.linspace(0.01, 0.3, channels))
+    np.testing.assert_array_equal(batches.denormalise(batches.normalise(every)), every)
+
+
+def test_denormalise_takes_mxnets_arrays_and_clips():
+    import mxnet as mx
+
+    batches = Batches(make(), 4, MEAN, STD)
+    x, _ = next(iter(batches))
+    np.testing.assert_array_equal(batches.denormalise(mx.nd.array(x)), batches.data.images[:4])
+    assert set(np.unique(batches.denormalise(np.full((1, 3, 2, 2), 1e3)))) == {255}
+    assert set(np.unique(batches.denormalise(np.full((1, 3, 2, 2), -1e3)))) == {0}
+
+
+def test_every_image_comes_exactly_once():
+    for shuffle in (False, True):
+        batches = Batches(numbered(), 5, shuffle=shuffle)
+        for number in range(3):
+            assert sorted(order(batches, number)) == list(range(23))
+    assert order(Batches(numbered(), 5), 7) == list(range(23))
+
+
+def test_labels_follow_their_images():
+    for x, y in Batches(numbered(), 5, shuffle=True).epoch(3):
+        np.testing.assert_array_equal(np.rint(x[:, 0, 0, 0] * 255) % 2, y)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    batches = Batches(numbered(), 5, shuffle=True, seed=1)
+    second = order(batches, 2)
+    assert order(batches, 0) != order(batches, 1) != second  # out of turn and after other epochs:
+    assert order(Batches(numbered(), 5, shuffle=True, seed=1), 2) == second
+    assert order(Batches(numbered(), 7, shuffle=True, seed=1, augment=(flip(),)), 2) == second
+    assert order(Batches(numbered(), 5, shuffle=True, seed=2), 2) != second
+
+
+AUGMENTED = {"plain": {}, "augmented": {"augment": (pad_crop(1), flip(), cutout(2), colour_jitter())},
+             "mixup": {"augment": (flip(),), "mixup": 0.4}}
+
+
+@pytest.mark.parametrize("options", AUGMENTED.values(), ids=AUGMENTED)
+def test_an_epoch_from_the_middle_is_the_tail_of_the_whole(options):
+    batches = Batches(make(), 5, MEAN, STD, shuffle=True, seed=3, **options)
+    whole = list(batches.epoch(4))
+    for start in range(len(batches) + 1):
+        same(batches.epoch(4, start=start), whole[start:])
+
+
+@pytest.mark.parametrize("options", AUGMENTED.values(), ids=AUGMENTED)
+def test_the_same_seed_gives_the_same_batches_and_another_does_not(options):
+    first, again, other = (Batches(make(), 5, shuffle=True, seed=seed, **options) for seed in (1, 1, 2))
+    same(first.epoch(1), again.epoch(1))
+    assert any((a != b).any() for (a, _), (b, _) in zip(first.epoch(1), other.epoch(1)))
+
+
+def test_augmentation_differs_between_epochs_and_batches():
+    data = Images(np.repeat(make(1).images, 8, axis=0), np.zeros(8, dtype=np.int64), ("a",), "eight alike")
+    batches = Batches(data, 4, augment=(pad_crop(3),))
+    (a, _), (b, _) = batches.epoch(0)
+    (c, _), _ = batches.epoch(1)
+    assert (a != b).any() and (a != c).any()
+
+
+def test_transforms_are_applied_in_their_order():
+    data = make()
+    double, add = (lambda images, rng: images // 2), (lambda images, rng: images // 4 + 100)
+    x, _ = next(iter(Batches(data, 23, augment=(double, add))))
+    np.testing.assert_allclose(x.transpose(0, 2, 3, 1) * 255, data.images // 2 // 4 + 100, atol=1e-3)
+
+
+def test_the_data_is_never_changed():
+    data = make()
+    before = data.images.copy()
+    data.images.setflags(write=False)
+    for _ in Batches(data, 5, MEAN, STD, shuffle=True, augment=(pad_crop(1), flip(), cutout(2)), mixup=0.2):
+        pass
+    np.testing.assert_array_equal(data.images, before)
+
+
+@pytest.mark.parametrize("batch_size, sizes", [(5, [5, 5, 5, 5, 3]), (23, [23]), (22, [22, 1]), (100, [23]), (1, [1] * 23)])
+def test_the_last_batch_may_be_shorter(batch_size, sizes):
+    batches = Batches(make(), batch_size)
+    assert len(batches) == len(sizes) and [len(x) for x, _ in batches] == sizes
+    assert [len(y) for _, y in batches] == sizes
+
+
+def test_a_single_image():
+    batches = Batches(make(1), shuffle=True, augment=(pad_crop(1), flip()), mixup=0.5)
+    assert len(batches) == 1 and [x.shape for x, _ in batches] == [(1, 3, 6, 5)]
+
+
+def test_mixup_gives_a_share_of_each_class():
+    for x, y in Batches(make(), 5, mixup=0.5, seed=1):
+        assert y.dtype == np.float32 and y.shape == (len(x), 4)
+        np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+        assert ((y > 0).sum(axis=1) <= 2).all()
+
+
+def test_real_statistics_of_one_channel():
+    batches = Batches(make(channels=1), 8, [0.5], [0.25])
+    x, _ = next(iter(batches))
+    np.testing.assert_allclose(x[:, 0], (batches.data.images[:8, ..., 0] / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+    ({"mixup": -0.1}, r"mixup must be 0 \(off\) or above, not -0.1"),
+    ({"mean": (0.5,)}, r"mean has shape \(1,\); the images have 3 channels, so \(3,\) is needed"),
+    ({"std": (0.5, 0.5, 0.5, 0.5)}, r"std has shape \(4,\); the images have 3 channels"),
+    ({"mean": 0.5}, r"mean has shape \(\)"),
+    ({"std": (0.5, 0.0, 0.5)}, "std must be above 0 in every channel, not .0.5 0.  0.5."),
+    ({"std": (0.5, float("nan"), 0.5)}, "std must be above 0")])
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(make(), **options)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="The set of images is empty"):
+        Batches(make().subset([]))
