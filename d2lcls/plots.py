@@ -53,6 +53,7 @@ def show_curves(records, title="Loss and accuracy"):
                 axis.plot(epochs, [scale * v for v in values], style, color=colour, markersize=4,
                           label={"train": "training", "valid": "validation"}[split])
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     left.set_ylabel("mean cross-entropy an image (nats)")
     right.set_ylabel("top-1 accuracy (%)")

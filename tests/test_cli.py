@@ -284,7 +284,7 @@ def test_without_data_and_network_the_sample_stands_in(capsys, tmp_path):
 # processes
 
 def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, capsys):
-    arguments = ["train", "--dataset", photos, "--epochs", 40, "--out", tmp_path / "run", *TINY]
+    arguments = ["train", "--dataset", photos, "--epochs", 10, "--out", tmp_path / "run", *TINY, "--batch-size", 2]
     child = process(*arguments, cwd=tmp_path)
     for line in child.stdout:
         if line.startswith("epoch   2"):
@@ -293,12 +293,12 @@ def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, caps
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and "Traceback" not in err, err
     stopped = re.search(r"d2lcls: stopped after step (\d+); \S+/run/last\.npz holds it, --resume goes on from there", err)
-    assert stopped and 8 <= int(stopped[1]) < 160, err
+    assert stopped and 32 <= int(stopped[1]) < 160, err
 
     code, out, _ = call(capsys, *arguments, "--resume")
-    assert code == 0 and "Done." in out and "epoch   1 " not in out and "epoch  40 " in out
+    assert code == 0 and "Done." in out and "epoch   1 " not in out and "epoch  10 " in out
     progress = json.loads(str(np.load(tmp_path / "run" / "last.npz")["progress"]))
-    assert progress["step"] == 160 and [r["epoch"] for r in progress["records"]] == list(range(1, 41))
+    assert progress["step"] == 160 and [r["epoch"] for r in progress["records"]] == list(range(1, 11))
     assert call(capsys, "evaluate", tmp_path / "run")[0] == 0
 
 

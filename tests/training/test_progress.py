@@ -54,3 +54,21 @@ def test_where_progress_can_be_shown(monkeypatch):
     monkeypatch.setenv("D2LCLS_PROGRESS", "loud")
     with pytest.raises(ValueError, match="off, terminal or notebook, not 'loud'"):
         display_mode()
+
+
+def test_a_notebook_shows_the_line_and_clears_it():
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in (
+        "import os; os.environ['D2LCLS_PROGRESS'] = 'notebook'\n"
+        "from d2lcls.training.progress import Progress\n"
+        "progress = Progress(10)\nprogress.update(9, 'loss 1.500')\nprogress.shown = 0\nprogress.update(10, 'loss 1.400')",
+        "progress.__exit__()")])
+    client = NotebookClient(notebook, kernel_name="python3")
+    with client.setup_kernel():
+        client.execute_cell(notebook.cells[0], 0)
+        (shown,) = notebook.cells[0].outputs
+        assert "10/10" in shown.data["text/plain"] and "loss 1.400" in shown.data["text/plain"]
+        client.execute_cell(notebook.cells[1], 1)
+    assert [o.data["text/plain"] for o in notebook.cells[0].outputs] == [""]
