@@ -96,8 +96,10 @@ def _train(options):
     mx.random.seed(options.seed)
     net = get_model(options.model, classes=len(images.classes))
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    out = Path(options.out or f"runs/{Path(options.dataset).name}-{options.model}")
-    run = Run(options.model, options.dataset, images.classes, images.images.shape[1:], tuple(mean), tuple(std),
+    out = Path(options.out or f"runs/{Path(options.dataset).stem}-{options.model}")
+    source = Path(options.dataset)
+    named = options.dataset in data.DATASETS
+    run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes, images.images.shape[1:], tuple(mean), tuple(std),
               options.validation, options.seed)
     print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
           f"{len(images.classes)} classes; writing to {out}")

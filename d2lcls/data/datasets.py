@@ -72,8 +72,8 @@ def load(name, split="train", fallback=True, size=None):
     """Load one split of a data set, fetching it first if it is not in the cache.
 
     Args:
-        name: a name in `DATASETS`; or a folder that holds `train/<class>/*.jpg` and perhaps `test/...`; or the
-            `.rec` file of a record set.
+        name: a name in `DATASETS`; or a folder that holds `train/<class>/*.jpg` and perhaps `test/...` (one that
+            is called like a data set: as `./cifar10`); or the `.rec` file of a record set.
         split: "train" or "test".
         fallback: where no source can be reached, print a line and return the sample of Fashion-MNIST that
             comes with the package, in the data set's image shape; `is_sample` tells. False raises instead.
@@ -94,7 +94,7 @@ def load(name, split="train", fallback=True, size=None):
         from d2lcls.data.records import read_records
 
         return read_records(path, size or 32)
-    if path.is_dir():
+    if path.is_dir() and name not in catalog.DATASETS:
         from d2lcls.data.folders import load_folder
 
         return load_folder(path / split, size or 32)

@@ -128,6 +128,18 @@ def test_saturation_leaves_grey_pictures_alone():
         np.testing.assert_array_equal(colour_jitter(0, 0, 1)(images, rng()), images)
 
 
+def test_colour_jitter_is_the_naive_loop():
+    images, grey_of = noise(), np.array([0.299, 0.587, 0.114])
+    brightness, contrast, saturation = rng(5).uniform(-1, 1, size=(3, 16)) * [[0.1], [0.2], [0.3]]
+    made = colour_jitter(0.1, 0.2, 0.3)(images, rng(5))
+    for i, image in enumerate(images):
+        x = image * (1 + brightness[i])
+        grey = (x @ grey_of)[..., None]
+        x = grey + (x - grey) * (1 + saturation[i])
+        x = grey.mean() + (x - grey.mean()) * (1 + contrast[i])
+        np.testing.assert_allclose(made[i], x.clip(0, 255), atol=0.51)
+
+
 def test_colour_jitter_clips_instead_of_wrapping():
     images = np.full((200, 2, 2, 3), 250, dtype=np.uint8)
     assert colour_jitter(0.2, 0, 0)(images, rng()).min() >= 200

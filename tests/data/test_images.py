@@ -81,6 +81,10 @@ def test_sixteen_bits_are_scaled_not_clipped(kind):
     assert read_image(encoded(wide, kind))[0, :, 0].tolist() == [0, 0, 127, 255]
 
 
+def test_a_dark_picture_of_sixteen_bits_stays_dark():
+    assert read_image(encoded(np.array([[0, 2570]], dtype=np.uint16)))[0, :, 0].tolist() == [0, 10]
+
+
 def test_cmyk_jpeg_becomes_rgb():
     cmyk = Image.fromarray(picture()).convert("CMYK")
     read = read_image(encoded(cmyk, "JPEG", quality=95))
@@ -221,22 +225,6 @@ def test_flipped_bits_give_an_array_or_broken_image(kind):
         except BrokenImage:
             outcomes["broken"] += 1
     assert outcomes["array"] and outcomes["broken"]
-
-
-def test_damaged_exif_of_a_turned_photograph():
-    """Its orientation can be read, but rewriting the rest makes Pillow raise struct.error."""
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    exif[0x010E] = "hello"
-    whole = encoded(picture(), "JPEG", exif=exif)
-    entry = whole.index(struct.pack(">HH", 0x010E, 2))
-    for kind in range(16):  # 2 is text; whatever else the description claims to be
-        damaged = bytearray(whole)
-        damaged[entry + 3] = kind
-        try:
-            assert read_image(bytes(damaged)).shape in [(16, 24, 3), (24, 16, 3)]
-        except BrokenImage as error:
-            assert "cannot be read" in str(error)
 
 
 # size
