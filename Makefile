@@ -43,7 +43,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book
 
 execute: $(READY)
-	$(BIN)/python tools/execute.py $(or $(ONLY),$(NOTEBOOKS))
+	D2LCLS_SCALE=lesson $(BIN)/python tools/execute.py $(or $(ONLY),$(NOTEBOOKS))
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

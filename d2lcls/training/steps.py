@@ -47,8 +47,8 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None):
         losses = [loss(logits, labels) for logits, (_, labels) in zip(outputs, shares)]
     autograd.backward(losses)
     if ctx[0].device_type == "cpu":
-        # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs the
-        # last bits then depend on which was quicker. Waiting makes a run repeatable and costs nothing here.
+        # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs
+        # the last bits then depend on which was quicker.
         nd.waitall()
     for idle in ctx[len(shares):]:  # more devices than images: these add nothing to the gradient
         for parameter in trainer._params:
