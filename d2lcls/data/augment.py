@@ -37,7 +37,9 @@ def flip(probability=0.5):
 
     def transform(images, rng):
         mirrored = rng.random(len(images)) < probability
-        return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        result = images.copy()
+        result[mirrored] = images[mirrored, :, ::-1]
+        return result
 
     return transform
 
@@ -63,7 +65,9 @@ def cutout(size=8, fill=128):
         rows = (np.arange(h) >= top[:, None]) & (np.arange(h) < top[:, None] + size)  # (N, H)
         columns = (np.arange(w) >= left[:, None]) & (np.arange(w) < left[:, None] + size)  # (N, W)
         hidden = rows[:, :, None] & columns[:, None, :]
-        return np.where(hidden[..., None], np.uint8(fill), images)
+        result = images.copy()
+        result[hidden] = fill
+        return result
 
     return transform
 
