@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 import d2lcls
 from d2lcls import results
@@ -136,6 +137,12 @@ def test_every_public_name_is_in_a_chapter_or_on_the_api_page():
         if thing.__module__ != "d2lcls.cli":  # a command, documented by its --help
             assert name in documented or re.search(rf"\b{name}\b", chapters), \
                 f"{thing.__module__}.{name} stands neither in a chapter nor on the API page"
+
+
+def test_the_site_shows_defaults_as_they_are_written():
+    """Otherwise the API page would hold the value of os.environ on the machine that built it."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["sphinx"]["config"]["autodoc_preserve_defaults"] is True
 
 
 def test_every_public_name_has_a_docstring():
