@@ -1,5 +1,5 @@
 # Every target sets up what it needs: `make book` and `make test` work in a fresh clone.
-#   PYTHON=python3.11 make book     another Python (3.9 to 3.11; the lock is tested with 3.11)
+#   PYTHON=python3.11 make book     another place of Python 3.11, for which the lock is made
 #   PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make book     offline, after `make wheels` with a network
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

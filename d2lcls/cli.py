@@ -82,7 +82,7 @@ def _train(options):
 
     from d2lcls import data, devices, training
     from d2lcls.models import get_model
-    from d2lcls.training.runs import Run
+    from d2lcls.training.runs import Run, read_run
 
     images = data.load(options.dataset, "train", size=options.size)
     validation = None
@@ -99,18 +99,30 @@ def _train(options):
     out = Path(options.out or f"runs/{Path(options.dataset).stem}-{options.model}")
     source = Path(options.dataset)
     named = options.dataset in data.DATASETS
-    run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes, images.images.shape[1:], tuple(mean), tuple(std),
-              options.validation, options.seed)
+    run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes,
+              images.images.shape[1:], tuple(mean), tuple(std), options.validation, options.seed)
     print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
           f"{len(images.classes)} classes; writing to {out}")
     if not (out / "last.npz").exists():
+        if options.resume:
+            print(f"{out} holds no checkpoint: starting anew")
         run.save(out)
+    elif options.resume and (begun := read_run(out)) != run:
+        raise ValueError(f"{out} was begun with {_difference(begun, run)}; it goes on with that only.")
     training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr, schedule=options.schedule,
                  warmup_epochs=min(options.warmup_epochs, options.epochs), optimizer=options.optimizer,
                  wd=options.wd, clip_norm=options.clip_norm, ctx=devices.parse(options.ctx), seed=options.seed,
                  patience=options.patience, checkpoint_dir=out, checkpoint_steps=options.checkpoint_steps,
                  resume=options.resume, tensorboard=options.tensorboard)
-    print(f"Done. Score it once on the test set with: d2lcls evaluate {out}")
+    tested = named or (source / "test").is_dir()
+    print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
+          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}")
+
+
+def _difference(begun, run):
+    """Name the first field in which two runs differ, and its value in the first of them."""
+    name = next(name for name in vars(begun) if getattr(begun, name) != getattr(run, name))
+    return f"{name}={getattr(begun, name)!r}, not {getattr(run, name)!r}"
 
 
 def _evaluate(options):
@@ -153,15 +165,22 @@ def _newest_run():
     return runs[-1].parent
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show a default only where there is one to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="d2lcls", description="One image classifier from raw pixels to deployment, in Apache MXNet/Gluon.",
+        prog="d2lcls", description="Train and use image classifiers in Apache MXNet/Gluon.",
         epilog="Begin with: d2lcls doctor")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(parent, name, run, summary, example):
         made = parent.add_parser(name, help=summary, description=summary, epilog=f"Example: {example}",
-                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                 formatter_class=_HelpFormatter)
         made.set_defaults(run=run)
         return made
 
@@ -175,18 +194,18 @@ def _parser():
             "d2lcls data list")
     get = command(data_commands, "get", _data_get, "Get a data set into the cache and print its folder.",
                   "d2lcls data get cifar10")
-    get.add_argument("name", metavar="NAME")
+    get.add_argument("name", metavar="NAME", help="a name that `d2lcls data list` shows")
     get.add_argument("--force", action="store_true", help="get it again even if it is here")
     check = command(data_commands, "check", _data_check, "Compare cached files with their checksums.",
                     "d2lcls data check cifar10")
     check.add_argument("name", metavar="NAME", nargs="?", help="one data set; all if not given")
 
     train = command(commands, "train", _train, "Train a network.",
-                    "d2lcls train --dataset cifar10 --model cnn   (about 80% test accuracy and more)")
+                    "d2lcls train --dataset cifar10 --model cnn")
     add = train.add_argument
     add("--dataset", default="cifar10", help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
     add("--model", default="cnn", help="cnn, or a name of GluonCV's zoo such as cifar_resnet20_v1")
-    add("--size", type=_positive(int), default=None, metavar="PIXELS", help="side that folder and .rec images are cropped to")
+    add("--size", type=_positive(int), default=None, metavar="PIXELS", help="side that folder and .rec images are cropped to (default: 32)")
     add("--epochs", type=_positive(int), default=12, metavar="N", help="passes over the training set")
     add("--batch-size", type=_positive(int), default=128, metavar="N", help="images a step")
     add("--lr", type=_positive(float), default=0.1, help="highest learning rate")
@@ -199,7 +218,7 @@ def _parser():
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=_positive(int), metavar="N", help="stop after N epochs without a better validation")
-    add("--seed", type=int, default=0, help="of everything random")
+    add("--seed", type=_whole, default=0, help="of everything random")
     add("--ctx", default="auto", help="auto, cpu, cpu*2, gpu or gpu:0,1")
     add("--out", metavar="FOLDER", help="the run's folder (default: runs/DATASET-MODEL)")
     add("--resume", action="store_true", help="go on with the run in that folder")
@@ -220,6 +239,12 @@ def _parser():
     predict.add_argument("--run", dest="run_folder", metavar="RUN", help="a run's folder (default: the newest in runs/)")
     predict.add_argument("--top", type=_positive(int), default=5, metavar="N", help="how many classes")
     return parser
+
+
+def _whole(text):
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, not {text}")
+    return int(text)
 
 
 def _positive(kind):

@@ -27,8 +27,8 @@ CUDA_LIBRARIES = (
     "libcuda.so.1",
 )
 
-_USE_CPU_WHEEL = 'pip uninstall -y {}\npip install --force-reinstall "d2lcls[cpu]"'
-_USE_GPU_WHEEL = 'pip uninstall -y {}\npip install --force-reinstall "d2lcls[cu118]"'
+_USE_CPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cpu]"'
+_USE_GPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cu118]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,13 @@ def examine():
         except Exception as error:  # one check that cannot be made must not hide the others
             name = check.__name__.replace("_", " ")
             findings.append(_problem(name, f"could not be checked: {error!r}", "pip check"))
-    return findings
+    return [dataclasses.replace(finding, remedy=_here(finding.remedy)) for finding in findings]
+
+
+def _here(remedy, root=Path(__file__).resolve().parent.parent):
+    """Turn `pip` into this Python's pip and, in a checkout, the package's name into its folder."""
+    remedy = re.sub(r"^pip ", f"{sys.executable} -m pip ", remedy, flags=re.M)
+    return remedy.replace('"d2lcls[', f'"{root}[') if (root / "pyproject.toml").is_file() else remedy
 
 
 def report(findings):
@@ -121,7 +127,7 @@ def mxnet():
         return [_ok("import mxnet", f"works (MXNet {installed(wheel) if wheel else 'without a wheel'})")]
     remedy = 'pip install "d2lcls[cpu]"'
     if _is_gpu(wheel) and ".so" in failure and "libcuda.so.1" not in failure:
-        remedy = 'pip install --force-reinstall "d2lcls[cu118]"'
+        remedy = 'pip install "d2lcls[cu118]"'
     elif "libgomp.so.1" in failure or "libquadmath.so.0" in failure:
         remedy = "sudo apt-get install libgomp1 libquadmath0"
     elif wheel:
@@ -145,7 +151,7 @@ def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
     missing = [library for library in required if not _loads(library)]
     if not missing:
         return [_ok("CUDA libraries", f"all {len(required)} load")]
-    remedy = 'pip install --force-reinstall "d2lcls[cu118]"'
+    remedy = 'pip install "d2lcls[cu118]"'
     if missing == ["libcuda.so.1"]:  # that one comes with the driver
         remedy = f"# install the NVIDIA driver, or use the CPU:\n{_USE_CPU_WHEEL.format(wheel)}"
     errors = "".join(f"; {error}" for error in compat.unloadable.values())

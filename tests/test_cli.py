@@ -104,6 +104,7 @@ def test_help_does_not_wait_for_mxnet():
     (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
     (["train", "--lr", "-1"], "argument --lr: must be above 0"),
     (["train", "--size", "0"], "argument --size: must be above 0"),
+    (["train", "--seed", "-1"], "argument --seed: must be a whole number of 0 or more, not -1"),
     (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
     (["train", "--augment", "blur"], "argument --augment: invalid choice: 'blur'"),
     (["evaluate"], "required: RUN"), (["predict"], "required: IMAGE"),
@@ -247,8 +248,7 @@ def test_the_default_folder_is_named_after_data_and_model(capsys, photos, tmp_pa
     (["--optimizer", "sdg"], "Cannot find optimizer sdg"),
     (["--warmup-epochs", "-1"], "warmup_steps must lie between 0 and"),
     (["--mixup", "-1"], "mixup must be 0"),
-    (["--ctx", "tpu"], "tpu"),
-    (["--seed", "-1"], "non-negative")])
+    (["--ctx", "tpu"], "tpu")])
 def test_bad_input_to_train_is_one_readable_line(capsys, photos, tmp_path, arguments, message):
     line = fails(capsys, "train", "--dataset", photos, "--epochs", 1, "--out", tmp_path / "run", *TINY, *arguments)
     assert message in line and len(line) < 400
@@ -282,6 +282,14 @@ def test_without_data_and_network_the_sample_stands_in(capsys, tmp_path):
 
 
 # processes
+
+def test_a_run_goes_on_only_as_it_was_begun(capsys, photos, tmp_path):
+    arguments = ["train", "--dataset", photos, "--epochs", 1, "--out", tmp_path / "run", *TINY]
+    code, out, _ = call(capsys, *arguments, "--resume")
+    assert code == 0 and f"{tmp_path / 'run'} holds no checkpoint: starting anew" in out
+    line = fails(capsys, *arguments, "--resume", "--validation", 0.2)
+    assert "was begun with" in line and "goes on with that only" in line
+
 
 def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, capsys):
     arguments = ["train", "--dataset", photos, "--epochs", 10, "--out", tmp_path / "run", *TINY, "--batch-size", 2]

@@ -66,7 +66,7 @@ def test_mxnet_imports_here():
 
 @pytest.mark.parametrize("wheel, error, remedy", [
     (None, 'MXNet is not installed: pip install "d2lcls[cpu]"', 'pip install "d2lcls[cpu]"'),
-    ("mxnet-cu117", "libcudnn.so.8: cannot open shared object file", 'force-reinstall "d2lcls[cu118]"'),
+    ("mxnet-cu117", "libcudnn.so.8: cannot open shared object file", 'pip install "d2lcls[cu118]"'),
     ("mxnet-cu117", "libcuda.so.1: cannot open shared object file", "pip uninstall -y mxnet-cu117"),
     ("mxnet", "undefined symbol: MXLoadLib", "pip uninstall -y mxnet"),
     ("mxnet", "libgomp.so.1: cannot open shared object file", "sudo apt-get install libgomp1 libquadmath0"),
@@ -274,3 +274,11 @@ problem  numpy  too old
 problems: 1, notes: 0, ok: 1"""
     assert json.loads(doctor.as_json(findings))[1] == {
         "name": "numpy", "status": "problem", "message": "too old", "remedy": "first\nsecond"}
+
+
+def test_remedies_can_be_pasted_where_the_doctor_stands(tmp_path):
+    remedy = 'pip uninstall -y mxnet\npip install "d2lcls[cpu]"'
+    assert doctor._here(remedy, tmp_path) == (f"{sys.executable} -m pip uninstall -y mxnet\n"
+                                              f'{sys.executable} -m pip install "d2lcls[cpu]"')
+    (tmp_path / "pyproject.toml").touch()
+    assert doctor._here(remedy, tmp_path).endswith(f' -m pip install "{tmp_path}[cpu]"')

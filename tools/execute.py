@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from d2lcls.data import load
+
 PICTURE = Path(__file__).resolve().parent.parent / "book/_static/mistakes.png"
 CELL_KEYS = ("tags", "mystnb", "jupyter")
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -59,6 +61,7 @@ def readme_picture(notebook):
 
 def main(paths):
     """Execute each notebook in its own folder and write it back."""
+    load("cifar10", "test", fallback=False)  # the stored outputs are of the real data or not stored
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)
         begun = time.monotonic()

@@ -9,8 +9,8 @@ folder=$2
 
 "$python" - <<'PY'
 import sys
-if not (3, 9) <= sys.version_info[:2] <= (3, 11):
-    sys.exit(f"MXNet 1.9.1 needs Python 3.9 to 3.11; {sys.executable} is {sys.version.split()[0]}. "
+if sys.version_info[:2] != (3, 11):
+    sys.exit(f"requirements.lock is for Python 3.11; {sys.executable} is {sys.version.split()[0]}. "
              "Install Python 3.11 and run: make PYTHON=python3.11 ...")
 PY
 

@@ -37,6 +37,8 @@ def save_checkpoint(path, net, trainer=None, progress=None):
     if trainer is not None:
         # Gluon's own save_states writes a pickle; the same state as arrays is as short and safe to load.
         counts = trainer.optimizer._index_update_count
+        if hasattr(trainer.optimizer, "m_schedule"):  # Nadam's, the only state that is not in arrays
+            arrays["m_schedule"] = np.array(trainer.optimizer.m_schedule)
         for index, parameter in enumerate(trainer._params):
             for slot, state in enumerate(_flat(trainer._updaters[0].states.get(index))):
                 arrays[f"state/{names[id(parameter)]}/{slot}"] = state.asnumpy()
@@ -66,9 +68,10 @@ def load_checkpoint(path, net, trainer=None):
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         progress = json.loads(str(arrays.pop("progress")))
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, NotImplementedError,
+            RuntimeError, OSError) as error:  # zipfile and numpy raise all of these on damaged bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # missing, not permitted, a failing disk: the file itself may be whole
         raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "
                               "Delete it and start the run again.") from error
     parameters = net._collect_params_with_prefix()
@@ -153,6 +156,8 @@ def _load_trainer(path, trainer, names, arrays):
     for device in range(len(trainer._updaters)):
         optimizer._all_index_update_counts[device] = dict(counts)
     optimizer._index_update_count = optimizer._all_index_update_counts[0]
+    if "m_schedule" in arrays:
+        optimizer.m_schedule = float(arrays["m_schedule"])
     optimizer.num_update = max(counts.values(), default=0)
 
 

@@ -1,5 +1,6 @@
 """`fit`, the training loop of the book."""
 
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,7 +78,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         ctx: context or list of contexts, each of which gets an equal share of every batch; None is the CPU.
         seed: decides initial parameters not yet drawn, and dropout. (`Batches` has its own.)
         patience: stop after so many epochs without a better validation accuracy.
-        checkpoint_dir: folder for `last.npz` and `best.npz`.
+        checkpoint_dir: folder for `last.npz` and `best.npz`. A run is resumed only with the recipe it was begun
+            with; augmentation, loss and validation set cannot be compared and are yours to keep.
         checkpoint_steps: write `last.npz` every so many steps, besides after every epoch.
         resume: go on from `last.npz` in `checkpoint_dir`, if it is there.
         tensorboard: folder for TensorBoard's event files.
@@ -95,14 +97,22 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     """
     if patience is not None and valid is None:
         raise ValueError("patience needs a validation set, valid=...")
+    if checkpoint_dir is None and (resume or checkpoint_steps):
+        raise ValueError("resume and checkpoint_steps need a folder, checkpoint_dir=...")
     ctx, steps = as_contexts(ctx), len(train)
+    if optimizer == "nadam" and len(ctx) > 1:
+        raise ValueError("MXNet's nadam keeps one schedule for all devices, so that their copies of the network "
+                         "drift apart. Use adam, or one device.")
     rate = schedule if callable(schedule) else _named_schedule(schedule)(
         lr, num_epochs * steps, round(warmup_epochs * steps))
-    check_labels(train.data, settle_shapes(net, train.normalise(train.data.images[:1]), ctx, seed))
+    outputs = settle_shapes(net, train.normalise(train.data.images[:1]), ctx, seed)
+    check_labels(train.data, outputs)
+    if train.mixup and outputs != len(train.data.classes):
+        raise ValueError(f"mixup needs a network with one output a class: {len(train.data.classes)}, not {outputs}.")
     if optimizer_params is None:
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
     trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params})
-    at = _Standing(recipe=dict(
+    at = _Standing(recipe=_plain(
         num_epochs=num_epochs, lr=lr, schedule=schedule if isinstance(schedule, str) else "a function",
         warmup_epochs=warmup_epochs, optimizer=optimizer, optimizer_params=optimizer_params, wd=wd,
         clip_norm=clip_norm, seed=seed, devices=len(ctx), images=len(train.data),
@@ -118,12 +128,14 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     def settle(tally):
         bad = tally.settle()
         if bad is not None:
-            raise _diverged(f"The loss of step {bad} is not a finite number", rate(bad), last)
+            raise _diverged(f"The loss of step {bad + 1} is not a finite number", rate(bad), last)
 
-    def save(tally):
+    def check(tally):
         settle(tally)
         if not is_finite(net):
-            raise _diverged(f"A parameter is not a finite number after step {at.step - 1}", rate(at.step - 1), last)
+            raise _diverged(f"A parameter is not a finite number after step {at.step}", rate(at.step - 1), last)
+
+    def save(tally):
         if last:
             at.sums = (tally.loss, tally.hits, tally.images)
             save_checkpoint(last, net, trainer, asdict(at))
@@ -142,9 +154,10 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
                     speed = images / (time.perf_counter() - begun)
                     progress.update(at.step, f"loss {tally.mean_loss:.3f}, {speed:,.0f} images/s")
                 if at.step % steps and (stop.wanted or checkpoint_steps and at.step % checkpoint_steps == 0):
+                    check(tally)
                     save(tally)
                     stop.check(at.step, last)
-            settle(tally)
+            check(tally)
             seconds = time.perf_counter() - begun
             average_running_statistics(net)
             score = evaluate(net, valid, ctx) if valid is not None else None
@@ -165,6 +178,11 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     if best is not None:
         parameters_from_arrays(net, best)
     return [Epoch(**record) for record in at.records]
+
+
+def _plain(**recipe):
+    """The recipe as JSON gives it back: numpy's numbers become Python's, anything else its description."""
+    return json.loads(json.dumps(recipe, default=lambda value: value.item() if hasattr(value, "item") else repr(value)))
 
 
 def _named_schedule(name):
@@ -190,5 +208,5 @@ def _resume(last, net, trainer, at):
 
 def _diverged(what, lr, last):
     saved = f"The last good checkpoint is {last}." if last and last.exists() else "No checkpoint was written."
-    return TrainingDiverged(f"{what}, at a learning rate of {lr:.3g}. {saved} "
-                            "Try a lower lr, a longer warm-up or clip_norm=1.0.")
+    return TrainingDiverged(f"{what}, at a learning rate of {lr:.3g}. {saved} Start again in another folder with a "
+                            "lower lr, a longer warm-up or clip_norm=1.0: a run goes on with its own recipe only.")

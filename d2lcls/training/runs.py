@@ -50,6 +50,24 @@ class Run:
         return Batches(data, batch_size, self.mean, self.std, **kwargs)
 
 
+def read_run(folder):
+    """Return the `Run` that a run folder describes.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its `run.json` is damaged.
+    """
+    file = Path(folder, "run.json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: holds no run.json, so it is no training run. "
+                                "Train one with: d2lcls train --out " + str(folder))
+    try:
+        return Run(**{key: tuple(value) if isinstance(value, list) else value
+                      for key, value in json.loads(file.read_text()).items()})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
+
+
 def load_run(folder, ctx=None):
     """Load a run and its best parameters.
 
@@ -64,15 +82,7 @@ def load_run(folder, ctx=None):
         FileNotFoundError: the folder holds no run, or no epoch of it was finished.
         CheckpointError: a file is damaged.
     """
-    file = Path(folder, "run.json")
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder}: holds no run.json, so it is no training run. "
-                                "Train one with: d2lcls train --out " + str(folder))
-    try:
-        run = Run(**{key: tuple(value) if isinstance(value, list) else value
-                     for key, value in json.loads(file.read_text()).items()})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
+    run = read_run(folder)
     best = Path(folder, "best.npz" if run.validation_size else "last.npz")  # without validation none is best
     if not best.is_file():
         raise FileNotFoundError(f"{folder}: no epoch of this run was finished yet. "

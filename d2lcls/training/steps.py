@@ -76,7 +76,7 @@ def settle_shapes(net, x, ctx, seed):
         int, the number of logits.
 
     Raises:
-        ValueError: the network was not initialised.
+        ValueError: the network was not initialised, or cannot take such images.
     """
     parameters = net.collect_params()
     for parameter in parameters.values():
@@ -85,8 +85,13 @@ def settle_shapes(net, x, ctx, seed):
                              "Call net.initialize(mx.init.MSRAPrelu()) before fit.")
     parameters.reset_ctx(ctx)
     mx.random.seed(seed)
-    for part in split_and_load(x[:1].repeat(len(ctx), axis=0), ctx):
-        logits = net(part)
+    try:
+        for part in split_and_load(x[:1].repeat(len(ctx), axis=0), ctx):
+            logits = net(part)
+            logits.wait_to_read()
+    except mx.MXNetError as error:
+        raise ValueError(f"{type(net).__name__} cannot take images of {x.shape[2]} x {x.shape[3]} pixels with "
+                         f"{x.shape[1]} channels. Use larger images or another network.") from error
     net.hybridize(static_alloc=True, static_shape=True)
     return logits.shape[1]
 

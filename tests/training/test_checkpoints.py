@@ -47,8 +47,8 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nag", "adam"])
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("optimizer, devices", [("sgd", 1), ("sgd", 2), ("nag", 1), ("nag", 2), ("adam", 1),
+                                                ("adam", 2), ("nadam", 1), ("rmsprop", 1)])
 def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices):
     whole, records = train(shapes, tmp_path / "whole", devices, optimizer)
     update, steps = gluon.Trainer.update, []
@@ -194,6 +194,27 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(CheckpointError):
         load_checkpoint(path, initialised(Net()))
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "net.npz").mkdir()  # reading modes mean nothing to root; a folder cannot be read by anybody
+    with pytest.raises(IsADirectoryError):
+        load_checkpoint(tmp_path / "net.npz", initialised(Net()))
+
+
+def test_any_flipped_bit_is_found_or_harmless(tmp_path):
+    path = tmp_path / "net.npz"
+    save_checkpoint(path, initialised(Net()))
+    content = path.read_bytes()
+    net = initialised(Net())
+    for place in np.random.default_rng(0).integers(0, len(content), size=150):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(bytes(damaged))
+        try:
+            load_checkpoint(path, net)
+        except CheckpointError:
+            pass  # the only exception there may be
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):

@@ -20,6 +20,13 @@ def network(classes=3, widths=(8, 16)):
     return net
 
 
+def alexnet():
+    from d2lcls.models import get_model
+    net = get_model("alexnet", classes=3)
+    net.initialize()
+    return net
+
+
 def weights(net):
     return [p.data(p.list_ctx()[0]).asnumpy() for p in net._collect_params_with_prefix().values()]
 
@@ -183,7 +190,7 @@ def test_nan_stops_with_step_rate_and_checkpoint(shapes, tmp_path):
         value = gluon.loss.SoftmaxCrossEntropyLoss()(logits, labels)
         return value * (float("nan") if poison["step"] == 8 else 1.0)
 
-    with pytest.raises(TrainingDiverged, match=rf"step 7 .* rate of 0\.05.*{tmp_path}/last.npz") as caught:
+    with pytest.raises(TrainingDiverged, match=rf"step 8 .* rate of 0\.05.*{tmp_path}/last.npz") as caught:
         fit(network(), batches(shapes, 32), num_epochs=3, lr=0.05, warmup_epochs=0, schedule="constant", loss=loss,
             checkpoint_dir=tmp_path, verbose=False)
     assert "clip_norm" in str(caught.value)
@@ -192,9 +199,9 @@ def test_nan_stops_with_step_rate_and_checkpoint(shapes, tmp_path):
 def test_infinite_parameters_never_reach_a_checkpoint(shapes, tmp_path):
     with pytest.raises(TrainingDiverged, match="No checkpoint was written"):
         # The first step's loss is fine; its update is not, and there is no second step to show it.
-        fit(network(), batches(shapes, 150), num_epochs=1, lr=1e38, warmup_epochs=0, wd=100, verbose=False,
+        fit(network(), batches(shapes, 150), batches(shapes), num_epochs=1, lr=1e38, warmup_epochs=0, wd=100, verbose=False,
             checkpoint_dir=tmp_path)
-    assert not (tmp_path / "last.npz").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_mixup_targets_and_custom_loss(shapes):
@@ -224,10 +231,24 @@ def test_bad_arguments_are_named(shapes):
         fit(SmallCNN(), batches(shapes))
     with pytest.raises(ValueError, match="schedule must be one of .*cosine.*'cosin'"):
         fit(network(), batches(shapes), schedule="cosin")
+    with pytest.raises(ValueError, match="nadam keeps one schedule for all devices.*Use adam"):
+        fit(network(), batches(shapes), optimizer="nadam", ctx=[mx.cpu(0), mx.cpu(1)])
+    with pytest.raises(ValueError, match="resume and checkpoint_steps need a folder"):
+        fit(network(), batches(shapes), resume=True)
+    with pytest.raises(ValueError, match="one output a class: 3, not 5"):
+        fit(network(5), batches(shapes, mixup=0.2))
+    with pytest.raises(ValueError, match="AlexNet cannot take images of 12 x 12 pixels with 3 channels"):
+        fit(alexnet(), batches(shapes))
     with pytest.raises(ValueError, match="patience needs a validation set"):
         fit(network(), batches(shapes), patience=2)
     with pytest.raises(ValueError, match="different contexts"):
         fit(network(), batches(shapes), ctx=[mx.cpu(0), mx.cpu(0)])
+
+
+def test_numpy_numbers_are_numbers(shapes, tmp_path):
+    records = fit(network(), batches(shapes), num_epochs=np.int64(1), lr=np.float32(0.01), seed=np.int64(3),
+                  checkpoint_dir=tmp_path, verbose=False)
+    assert len(records) == 1 and (tmp_path / "last.npz").exists()
 
 
 def test_split_and_load_shares_out_everything():
