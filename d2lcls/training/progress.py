@@ -75,9 +75,5 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        if self.mode == "terminal":
+        if self.mode == "terminal" or self.handle is not None:
             self._show("")
-        elif self.handle is not None:
-            from IPython.display import Pretty
-
-            self.handle.update(Pretty(""))
