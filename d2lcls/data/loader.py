@@ -3,6 +3,7 @@
 import numpy as np
 
 from d2lcls.data.augment import mixup as blend
+from d2lcls.data.images import height_and_width
 
 
 class Batches:
@@ -10,7 +11,8 @@ class Batches:
 
     The images stay uint8 (N, H, W, C) until the last moment and are augmented a batch at a time. Order and
     augmentation of an epoch depend on `seed` and the epoch's number only, so that any epoch, and any batch
-    in it, can be made again: that is what lets a killed training resume exactly.
+    in it, can be made again: that is what lets a killed training resume exactly. The images are only ever
+    indexed by arrays of positions or by a slice, so they need not be in memory as a whole.
 
     Args:
         data: `Images`.
@@ -21,16 +23,25 @@ class Batches:
         augment: transforms of `d2lcls.data.augment`, applied in this order.
         mixup: alpha of `augment.mixup`, applied last; 0 is off.
         seed: int.
+        size: side or (height, width) in pixels that the network wants; images of another size are scaled to
+            it after augmentation and mixup, which are cheaper on small images: bicubic, or by averaging areas
+            where they shrink. None leaves them as they are.
+        balanced: draw each epoch's len(data) images with replacement, first a class, then an image of it, so
+            that every class that has images comes equally often on average. Needs `shuffle`. Source: Kang et
+            al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (2020).
 
     Raises:
         ValueError: the set is empty, or an argument has the wrong range or shape; says which.
     """
 
-    def __init__(self, data, batch_size=128, mean=None, std=None, shuffle=False, augment=(), mixup=0.0, seed=0):
+    def __init__(self, data, batch_size=128, mean=None, std=None, shuffle=False, augment=(), mixup=0.0, seed=0,
+                 size=None, balanced=False):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
         if mixup < 0:
             raise ValueError(f"mixup must be 0 (off) or above, not {mixup}.")
+        if balanced and not shuffle:
+            raise ValueError("balanced draws its images at random: it needs shuffle=True.")
         if len(data) == 0:
             raise ValueError("The set of images is empty.")
         channels = data.images.shape[3]
@@ -44,6 +55,7 @@ class Batches:
             raise ValueError(f"std must be above 0 in every channel, not {std}.")
         self.data, self.batch_size, self.mean, self.std = data, batch_size, mean, std
         self.shuffle, self.augment, self.mixup, self.seed = shuffle, tuple(augment), mixup, seed
+        self.size, self.balanced = None if size is None else height_and_width(size), balanced
         self._scale = (1 / (255 * std)).astype(np.float32)[:, None, None]  # (C, 1, 1)
         self._shift = (-mean / std).astype(np.float32)[:, None, None]
 
@@ -64,9 +76,7 @@ class Batches:
         Yields:
             (x, y): float32 (N, C, H, W), normalised; int32 (N,), or float32 (N, K) with mixup.
         """
-        order = np.arange(len(self.data))
-        if self.shuffle:
-            np.random.default_rng([self.seed, number]).shuffle(order)
+        order = self._order(number)
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size:(batch + 1) * self.batch_size]
             images, labels = self.data.images[indices], self.data.labels[indices].astype(np.int32)
@@ -75,7 +85,27 @@ class Batches:
                 images = transform(images, rng)
             if self.mixup:
                 images, labels = blend(images, labels, len(self.data.classes), self.mixup, rng)
-            yield self.normalise(images), labels
+            yield self._for_network(images), labels
+
+    def example(self):
+        """Return the first image as the network sees it, float32 (1, C, H, W): scaled, but not augmented."""
+        return self._for_network(self.data.images[:1])
+
+    def _for_network(self, images):
+        return self.normalise(images if self.size is None else _resize(images, self.size))
+
+    def _order(self, number):
+        """Positions of the images of one epoch, int (N,)."""
+        rng = np.random.default_rng([self.seed, number])
+        if self.balanced:
+            by_class = np.argsort(self.data.labels, kind="stable")
+            _, first, counts = np.unique(self.data.labels[by_class], return_index=True, return_counts=True)
+            drawn = rng.integers(len(counts), size=len(by_class))  # classes that have images, from 0
+            return by_class[first[drawn] + rng.integers(counts[drawn])]
+        order = np.arange(len(self.data))
+        if self.shuffle:
+            rng.shuffle(order)
+        return order
 
     def normalise(self, images):
         """Turn uint8 images (N, H, W, C) into the network's float32 (N, C, H, W)."""
@@ -84,6 +114,25 @@ class Batches:
         return np.add(x, self._shift, out=x)
 
     def denormalise(self, x):
-        """Turn a network's input (N, C, H, W), numpy's or MXNet's, back into uint8 images (N, H, W, C)."""
+        """Turn a network's input (N, C, H, W), numpy's or MXNet's, back into uint8 images (N, H, W, C).
+
+        With `size` these are the scaled images: scaling is not undone.
+        """
         pixels = ((x.asnumpy() if hasattr(x, "asnumpy") else np.asarray(x)) - self._shift) / self._scale
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _resize(images, size):
+    """Scale uint8 images (N, H, W, C) to size (height, width)."""
+    import cv2  # here, for a quick import of the package
+
+    n, height, width, channels = images.shape
+    if (height, width) == size:
+        return images
+    shrinks = size[0] <= height and size[1] <= width
+    # Plane by plane: cv2 would drop the axis of a lone channel, and does not shrink more than four.
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(-1, height, width)
+    scaled = np.empty((n * channels, *size), dtype=np.uint8)
+    for plane, result in zip(planes, scaled):
+        cv2.resize(plane, size[::-1], dst=result, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return scaled.reshape(n, channels, *size).transpose(0, 2, 3, 1)

@@ -177,3 +177,161 @@ def test_bad_arguments(options, message):
 def test_an_empty_set_is_refused():
     with pytest.raises(ValueError, match="The set of images is empty"):
         Batches(make().subset([]))
+
+
+def test_the_random_numbers_are_those_that_published_results_were_made_with():
+    draws, expected = [], np.arange(23)
+
+    def note(images, rng):
+        draws.append(rng.integers(1 << 40))
+        return images
+
+    batches = Batches(numbered(), 5, shuffle=True, seed=6, augment=(note,))
+    np.random.default_rng([6, 2]).shuffle(expected)
+    assert order(batches, 2) == expected.tolist()
+    assert draws == [np.random.default_rng([6, 2, batch]).integers(1 << 40) for batch in range(5)]
+
+
+class Lazy:
+    """Images that are not in memory: they know their shape, and give those at an array of positions or a slice."""
+
+    def __init__(self, images):
+        self._images, self.shape = images, images.shape
+
+    def __len__(self):
+        return len(self._images)
+
+    def __getitem__(self, index):
+        assert isinstance(index, slice) or isinstance(index, np.ndarray) and index.dtype.kind == "i", index
+        return self._images[index]
+
+
+def test_images_need_not_be_in_memory():
+    data = make()
+    lazy = make()
+    object.__setattr__(lazy, "images", Lazy(data.images))
+    options = {"shuffle": True, "augment": (flip(),), "mixup": 0.3, "size": 9, "balanced": True}
+    same(Batches(lazy, 5, **options).epoch(2), Batches(data, 5, **options).epoch(2))
+    np.testing.assert_array_equal(Batches(lazy, 5, size=9).example(), Batches(data, 5, size=9).example())
+
+
+def scaled(data, size, **kwargs):
+    """The images of a set as its batches show them, uint8 (N, H, W, C)."""
+    batches = Batches(data, 8, size=size, **kwargs)
+    return np.concatenate([batches.denormalise(x) for x, _ in batches])
+
+
+def area_weights(before, after):
+    """Matrix (after, before) whose rows average the pixels that a larger pixel covers."""
+    edges = np.arange(after + 1) * before / after
+    overlap = np.minimum(edges[1:, None], np.arange(before) + 1) - np.maximum(edges[:-1, None], np.arange(before))
+    return overlap.clip(0) * after / before
+
+
+def bicubic_weights(before, after, a=-0.75):
+    """Matrix (after, before) of Keys's cubic kernel; the outermost pixels go on beyond the border."""
+    weights = np.zeros((after, before))
+    for i in range(after):
+        centre = (i + 0.5) * before / after - 0.5
+        for j in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            t = abs(centre - j)
+            near, far = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * (t**3 - 5 * t**2 + 8 * t - 4)
+            weights[i, min(max(j, 0), before - 1)] += near if t <= 1 else far
+    return weights
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("size, weights", [
+    ((20, 31), bicubic_weights), ((6, 12), bicubic_weights), ((3, 25), bicubic_weights),
+    ((4, 2), area_weights), ((3, 5), area_weights), ((6, 2), area_weights)])
+def test_images_grow_by_bicubic_interpolation_and_shrink_by_averaging(size, weights, channels):
+    data = make(channels=channels)  # 6 x 5 pixels
+    expected = np.einsum("ih,nhwc,jw->nijc", weights(6, size[0]), data.images, weights(5, size[1]))
+    made = scaled(data, size)
+    assert made.shape == (23, *size, channels)
+    np.testing.assert_allclose(made, expected.clip(0, 255), atol=1.01)
+
+
+def test_a_size_the_images_have_changes_nothing():
+    np.testing.assert_array_equal(scaled(make(), (6, 5)), make().images)
+    np.testing.assert_array_equal(scaled(make(), None), make().images)
+
+
+def test_one_number_is_a_square_and_the_batch_is_normalised():
+    x, _ = next(iter(Batches(make(), 7, MEAN, STD, size=10)))
+    assert x.shape == (7, 3, 10, 10) and x.dtype == np.float32 and x.flags.c_contiguous
+    plain, _ = next(iter(Batches(make(), 7, size=10)))
+    np.testing.assert_allclose(x, (plain - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1)), atol=1e-5)
+
+
+def test_scaling_comes_after_augmentation_and_mixup():
+    seen = []
+
+    def note(images, rng):
+        seen.append(images.shape[1:])
+        return images
+
+    options = {"shuffle": True, "seed": 1, "augment": (pad_crop(1), flip(), note), "mixup": 0.5}
+    small, large = Batches(make(), 5, **options), Batches(make(), 5, size=(12, 10), **options)
+    for (x, y), (x2, y2) in zip(small.epoch(3), large.epoch(3)):
+        images = Images(small.denormalise(x), np.zeros(len(x), dtype=np.int64), ("a",), "augmented")
+        np.testing.assert_array_equal(scaled(images, (12, 10)), large.denormalise(x2))
+        np.testing.assert_array_equal(y, y2)
+    assert set(seen) == {(6, 5, 3)}
+
+
+@pytest.mark.parametrize("options", AUGMENTED.values(), ids=AUGMENTED)
+@pytest.mark.parametrize("size", [None, 9])
+def test_the_example_is_the_first_image_unaugmented(size, options):
+    batches = Batches(make(), 5, MEAN, STD, shuffle=True, size=size, **options)
+    x, _ = next(iter(Batches(make(), 5, MEAN, STD, size=size)))
+    example = batches.example()
+    assert example.dtype == np.float32
+    np.testing.assert_array_equal(example, x[:1])
+
+
+def rare(counts=(200, 20, 0, 2)):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].repeat(2, axis=1)
+    return Images(images, labels, tuple("abcd"), "rare")
+
+
+def test_balanced_draws_classes_and_their_images_evenly():
+    data = rare()
+    batches = Batches(data, 50, shuffle=True, balanced=True)
+    assert len(batches) == 5
+    drawn = np.concatenate([order(batches, number) for number in range(60)])
+    assert len(drawn) == 60 * 222
+    classes = np.bincount(data.labels[drawn], minlength=4)
+    assert classes[2] == 0 and (abs(classes[[0, 1, 3]] - 60 * 74) < 5 * np.sqrt(60 * 74)).all()
+    images = np.bincount(drawn, minlength=222)
+    expected = 60 * 74 / data.counts()[data.labels]
+    assert (abs(images - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_balanced_labels_follow_their_images():
+    data = rare()
+    batches = Batches(data, 50, shuffle=True, balanced=True)
+    for x, y in batches.epoch(1):
+        np.testing.assert_array_equal(data.labels[batches.denormalise(x)[:, 0, 0, 0]], y)
+
+
+def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
+    options = {"shuffle": True, "balanced": True, "augment": (pad_crop(1),)}
+    batches = Batches(make(), 5, seed=1, **options)
+    whole = list(batches.epoch(2))
+    for start in range(len(batches) + 1):
+        same(Batches(make(), 5, seed=1, **options).epoch(2, start=start), whole[start:])
+    balanced = Batches(rare(), 50, shuffle=True, balanced=True, seed=1)
+    assert order(balanced, 0) != order(balanced, 1)
+    assert order(balanced, 0) != order(Batches(rare(), 50, shuffle=True, balanced=True, seed=2), 0)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"balanced": True}, "balanced draws its images at random: it needs shuffle=True"),
+    ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
+    ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
+    ({"size": 4.5}, "size must be .* not 4.5")])
+def test_bad_size_or_balance(options, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(make(), **options)
