@@ -6,6 +6,8 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 
+from d2lcls.training.progress import Progress
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -20,27 +22,56 @@ class Evaluation:
         return f"loss {self.loss:.4f}, top-1 {self.accuracy:.2%}, top-5 {self.top5:.2%} on {self.images:,} images"
 
 
-def evaluate(net, batches, ctx=None):
+def evaluate(net, batches, ctx=None, verbose=False):
     """Score a network; every image counts once, the short last batch included.
+
+    No more than two batches are in memory at a time, so a set that is read lazily may be as large as it likes.
 
     Args:
         net: initialised `gluon.Block` that maps (N, C, H, W) to logits (N, K).
         batches: `Batches` with labels, not mixed up.
         ctx: context or list of contexts; None is where the network's parameters are.
+        verbose: show progress.
 
     Returns:
         `Evaluation`. With five classes or fewer, top-5 is 1.
+
+    Raises:
+        ValueError: a label is beyond the network's outputs.
     """
-    loss, hits, hits5, images = 0.0, 0, 0, 0
-    for logits, labels in _outputs(net, batches, ctx):
-        check_labels(batches.data, logits.shape[1])
-        own = logits[np.arange(len(labels)), labels]
-        highest = logits.max(axis=1)
-        loss += float((highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)) - own).sum())
-        hits += int((logits.argmax(axis=1) == labels).sum())
-        hits5 += int(((logits > own[:, None]).sum(axis=1) < 5).sum())
-        images += len(labels)
-    return Evaluation(loss / images, hits / images, hits5 / images, images)
+    return evaluate_classes(net, batches, ctx, verbose)[0]
+
+
+def evaluate_classes(net, batches, ctx=None, verbose=False):
+    """Score a network as `evaluate` does, and on each class by itself.
+
+    Args:
+        net, batches, ctx, verbose: as for `evaluate`.
+
+    Returns:
+        (`Evaluation`, accuracies): float64 (K,), top-1 of the images of each class of the set as a share of 1; NaN
+        for a class without images.
+
+    Raises:
+        ValueError: a label is beyond the network's outputs.
+    """
+    classes = len(batches.data.classes)
+    loss, hits5, hits, counts = 0.0, 0, np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    with Progress(len(batches), verbose=verbose) as progress:
+        for step, (logits, labels) in enumerate(_outputs(net, batches, ctx), 1):
+            if step == 1:
+                check_labels(batches.data, logits.shape[1])
+            own = logits[np.arange(len(labels)), labels]
+            highest = logits.max(axis=1)
+            loss += float((highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)) - own).sum())
+            answered = ~np.isnan(highest)  # comparisons with NaN are False, which would make it a hit
+            hits += np.bincount(labels[answered & (logits.argmax(axis=1) == labels)], minlength=classes)
+            hits5 += int((answered & ((logits > own[:, None]).sum(axis=1) < 5)).sum())
+            counts += np.bincount(labels, minlength=classes)
+            progress.update(step, f"top-1 {hits.sum() / counts.sum():.2%}")
+    images = int(counts.sum())
+    accuracies = np.divide(hits, counts, out=np.full(classes, np.nan), where=counts > 0)
+    return Evaluation(loss / images, int(hits.sum()) / images, hits5 / images, images), accuracies
 
 
 def predict(net, batches, ctx=None):
@@ -93,6 +124,16 @@ def _outputs(net, batches, ctx):
     if ctx is None:
         ctx = next(iter(net.collect_params().values())).list_ctx()
     ctx = as_contexts(ctx)
+    waiting = None
     for x, labels in batches:
         outputs = [net(part) for part in split_and_load(x, ctx)]
-        yield np.concatenate([output.asnumpy() for output in outputs]).astype(np.float64), labels
+        # MXNet computes these while the next batch is read and decoded: only asnumpy waits.
+        if waiting:
+            yield _settled(*waiting)
+        waiting = outputs, labels
+    if waiting:
+        yield _settled(*waiting)
+
+
+def _settled(outputs, labels):
+    return np.concatenate([output.asnumpy() for output in outputs]).astype(np.float64), labels

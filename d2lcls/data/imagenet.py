@@ -1,0 +1,249 @@
+"""ImageNet, for those who have it: its 1000 classes, and image sets too large for memory.
+
+The pictures are decoded when a batch asks for them, so that the 50,000 of the validation set need no more
+memory than one batch of them. Nothing is downloaded: ImageNet's terms do not allow handing it on.
+"""
+
+import os
+import re
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Tuple
+
+import numpy as np
+
+from d2lcls.data.folders import list_folder
+from d2lcls.data.images import BrokenImage
+
+RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record in MXNet's RecordIO
+LAYOUTS = ("Expected {root}/{split}/n01440764/*.JPEG, a folder for each class; or {root}/{split}.rec; "
+           "or either of them itself.")
+
+
+@lru_cache(maxsize=None)
+def imagenet_classes():
+    """Return (wnids, names): the 1000 WordNet ids and English names, in the order of every ImageNet network.
+
+    Two names are not unique: "crane" is a bird and a machine, "maillot" stands there twice. The wnids are.
+    """
+    from gluoncv.data.imagenet.classification import ImageNet1kAttr
+
+    classes = ImageNet1kAttr()
+    return tuple(classes.synset), tuple(classes.classes)
+
+
+class Decoded:
+    """Pictures that look like an array of uint8 (N, side, side, 3) and are decoded, in threads, when indexed.
+
+    Args:
+        decode: function from a position to uint8 (side, side, 3); called from several threads.
+        positions: int array, the positions that make up the array.
+        side: pixels.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, decode, positions, side):
+        self.decode, self.positions, self.side = decode, positions, side
+        self.shape = (len(positions), side, side, 3)
+
+    def __len__(self):
+        return len(self.positions)
+
+    def __getitem__(self, index):
+        """Decode the pictures at an int, a slice, an int array or a bool mask."""
+        positions = self.positions[index]
+        if np.ndim(positions) == 0:
+            return self.decode(int(positions))
+        images = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
+        # Pillow lets other threads run while it decodes. `open_image` switches warnings off and on, which is
+        # the whole process's state: unless they are off around all threads, one could leave them off for good.
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            warnings.simplefilter("ignore")
+            for place, image in zip(images, pool.map(self.decode, positions.tolist())):
+                place[...] = image
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """What `Images` is, for a set that is not in memory: `Batches`, `evaluate` and `predict` take either.
+
+    Args:
+        images: `Decoded`, of shape (N, H, W, 3).
+        labels: int64 (N,), each a position in `classes`.
+        classes: tuple of the classes' names; a class may be without pictures.
+        name: what the set is called in titles and messages.
+    """
+
+    images: Decoded
+    labels: np.ndarray
+    classes: Tuple[str, ...]
+    name: str
+
+    def __len__(self):
+        """Number of images."""
+        return len(self.images)
+
+    def subset(self, indices):
+        """Return the `LazyImages` at these positions, or where this bool mask is True, in the order given."""
+        images = Decoded(self.images.decode, self.images.positions[indices], self.images.side)
+        return LazyImages(images, self.labels[indices], self.classes, self.name)
+
+    def counts(self):
+        """Return the number of images of each class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+
+def open_imagenet(root, preprocess, split="val"):
+    """Open a split of ImageNet without reading its pictures.
+
+    Labels are the standard positions 0 to 999, also where only some of the classes are there. The layouts:
+
+    - ``root/val/<class>/*.JPEG``, or `root` itself such a folder. Classes are called by wnid (``n01440764``), or
+      by name (``tench``) where that is unique.
+    - ``root/val/ILSVRC2012_val_00000001.JPEG``, as ImageNet's archive unpacks, with the development kit beside
+      it in ``root/ILSVRC2012_devkit_t12``.
+    - ``root/val.rec``, or `root` itself a .rec file, as `write_records`, MXNet's im2rec and GluonCV make them. Its
+      labels are taken for standard positions, unless a ``.classes`` file beside it names the classes.
+
+    Args:
+        root: folder or .rec file.
+        preprocess: `Preprocess` of the network to be fed.
+        split: name of the folder or record file in `root`, such as "val" or "train".
+
+    Returns:
+        `LazyImages` with all 1000 classes. Indexing it raises `BrokenImage`, which names file or record, where
+        a picture cannot be read: none is skipped, or the score would not be ImageNet's.
+
+    Raises:
+        FileNotFoundError: `root` does not exist or holds none of these.
+        ValueError: a folder or label is no class of ImageNet.
+        BrokenImage: a record file is damaged.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such file or folder. {LAYOUTS.format(root=root, split=split)}")
+    folder = root / split if (root / split).is_dir() else root
+    rec = root if root.is_file() else root / f"{split}.rec"
+    if folder is root and rec.is_file():
+        decode, labels = _open_records(rec, preprocess)
+    else:
+        paths, labels = _list_pictures(root, folder, split)
+
+        def decode(position):
+            return preprocess.image(paths[position])
+    images = Decoded(decode, np.arange(len(labels)), preprocess.crop)
+    return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}")
+
+
+def _standard_labels(names, where):
+    """Return the standard position of each class, given by wnid or unique name, int64 (len(names),)."""
+    wnids, titles = imagenet_classes()
+    known = {title: k for k, title in enumerate(titles) if titles.count(title) == 1}
+    known.update({wnid: k for k, wnid in enumerate(wnids)})
+    for name in names:
+        if name.replace("_", " ") not in known:
+            why = "the name of two classes" if name.replace("_", " ") in titles else "no class of ImageNet"
+            raise ValueError(f"{where}: {name!r} is {why}. Name classes by wnid, such as n01440764 for tench.")
+    return np.array([known[name.replace("_", " ")] for name in names], dtype=np.int64)
+
+
+def _list_pictures(root, folder, split):
+    """Return (paths, labels) of a folder with one subfolder a class, or of the validation archive as it unpacks."""
+    if any(path.is_dir() and path.name[0] not in "._" for path in folder.iterdir()):
+        paths, labels, names = list_folder(folder)
+        return paths, _standard_labels(names, folder)[labels]
+    numbered = {int(match[1]): path for path in sorted(folder.iterdir())
+                if (match := re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", path.name))}
+    if not numbered:
+        raise FileNotFoundError(f"{folder}: holds no pictures of ImageNet. {LAYOUTS.format(root=root, split=split)}")
+    truth = _ground_truth(root, folder)
+    if max(numbered) > len(truth) or min(numbered) < 1:
+        raise ValueError(f"{folder}: its pictures are numbered {min(numbered)} to {max(numbered)}, but the "
+                         f"development kit has {len(truth)} labels, for 1 to {len(truth)}.")
+    return list(numbered.values()), truth[np.array(list(numbered)) - 1]
+
+
+def _ground_truth(root, folder):
+    """Read the development kit: the standard position of each validation image, int64 (N,)."""
+    kit = root / "ILSVRC2012_devkit_t12" / "data"
+    labels, meta = kit / "ILSVRC2012_validation_ground_truth.txt", kit / "meta.mat"
+    if not labels.is_file() or not meta.is_file():
+        raise FileNotFoundError(f"{folder}: its pictures do not lie in folders of classes, so {labels} and "
+                                f"{meta.name} of ImageNet's development kit are needed to label them. Unpack the kit "
+                                f"there, or sort the pictures into folders such as {folder}/n01440764.")
+    from scipy.io import loadmat
+
+    synsets = loadmat(meta, squeeze_me=True)["synsets"]
+    wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()))
+    numbers = np.loadtxt(labels, dtype=np.int64, ndmin=1)  # the kit's own numbering of classes, from 1
+    kinds, inverse = np.unique(numbers, return_inverse=True)
+    if unknown := set(kinds.tolist()) - wnids.keys():
+        raise ValueError(f"{labels}: class {min(unknown)} is not in {meta.name}. Unpack the development kit anew.")
+    return _standard_labels([wnids[kind] for kind in kinds.tolist()], meta)[inverse]
+
+
+def _open_records(rec, preprocess):
+    """Scan a record file: return (decode, labels). Labels stand in the records, so an index would save nothing."""
+    offsets, labels, end, size = [], [], 0, rec.stat().st_size
+    try:
+        with open(rec, "rb") as file:
+            while end < size:
+                offsets.append(end)
+                content, end = _read_record(file, end, most=28)
+                several, label = struct.unpack_from("<If", content)
+                if several > 1:
+                    raise ValueError(f"{rec}: record {len(labels)} has {several} labels; a classifier needs one.")
+                labels.append(struct.unpack_from("<f", content, 24)[0] if several else label)
+    except (struct.error, EOFError) as error:
+        raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file anew.") from error
+    if end > size or not labels:
+        raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it anew." if labels else "holds no record."))
+    index = rec.with_suffix(".idx")
+    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(labels):
+        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both anew.")
+    names = rec.with_suffix(".classes")
+    classes = names.read_text(encoding="utf-8").splitlines() if names.is_file() else imagenet_classes()[0]
+    labels = np.array(labels)
+    wrong = np.flatnonzero(~((labels >= 0) & (labels < len(classes)) & (labels == np.floor(labels))))
+    if len(wrong):
+        raise ValueError(f"{rec}: record {wrong[0]} has the label {labels[wrong[0]]:g}; with {len(classes)} classes "
+                         f"it must be a whole number from 0 to {len(classes) - 1}.")
+
+    def decode(position):
+        with open(rec, "rb") as file:  # opened anew: threads would share a file's position
+            content, _ = _read_record(file, offsets[position])
+        several, = struct.unpack_from("<I", content)
+        try:
+            return preprocess.image(content[24 + 4 * several:])
+        except BrokenImage as error:
+            raise BrokenImage(f"{rec}: record {position}: {error}") from error
+
+    return decode, _standard_labels(classes, names)[labels.astype(np.int64)]
+
+
+def _read_record(file, offset, most=None):
+    """Return (content, offset of the next record); at most `most` bytes of the content where given.
+
+    A record's bytes are cut where they hold the magic number themselves: the upper three bits of the second word
+    are 0 for a whole record, 1, 2 and 3 for the first, middle and last part of a cut one.
+    """
+    parts = []
+    while True:
+        file.seek(offset)
+        head = file.read(8)
+        kind, length = divmod(struct.unpack_from("<I", head, 4)[0], 1 << 29)
+        if head[:4] != RECORD_MAGIC or kind not in ((2, 3) if parts else (0, 1)):
+            raise EOFError("no record begins here")
+        wanted = length if kind or most is None else min(length, most)
+        parts.append(file.read(wanted))
+        if len(parts[-1]) < wanted:
+            raise EOFError("the file ends within a record")
+        offset += 8 + (length + 3) // 4 * 4
+        if kind in (0, 3):
+            return RECORD_MAGIC.join(parts), offset
