@@ -6,12 +6,13 @@ its place and moved there when it is whole. Parameters are named by their place 
 """
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from mxnet import nd
+
+from d2lcls.files import write_atomically
 
 
 class CheckpointError(ValueError):
@@ -100,29 +101,6 @@ def parameters_from_arrays(net, arrays):
             value = arrays.get(f"param/{name}/{device}", arrays[f"param/{name}/0"])
             # Not copy[:] = value: that refuses a weight which oneDNN keeps in a layout of its own.
             nd.array(value, ctx=copy.context, dtype=value.dtype).copyto(copy)
-
-
-def write_atomically(path, write):
-    """Let `write(file)` fill a file opened for bytes that appears at `path` only when it is whole.
-
-    Raises:
-        OSError: it cannot be written, with what to do; nothing is left behind.
-    """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, f"{path}: cannot be written ({error.strerror}). "
-                                   "Free some space or choose another folder") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def _check_same_network(path, parameters, arrays):

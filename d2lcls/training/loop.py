@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mxnet as mx
 
+from d2lcls.models.surgery import train_last
 from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays,
                                          parameters_to_arrays, save_checkpoint)
 from d2lcls.training.curves import Curves
@@ -56,9 +57,9 @@ class _Standing:
 
 
 def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
-        optimizer="sgd", optimizer_params=None, wd=5e-4, clip_norm=None, loss=None, ctx=None, seed=0,
-        patience=None, checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None,
-        verbose=True):
+        optimizer="sgd", optimizer_params=None, wd=5e-4, l1=0.0, clip_norm=None, loss=None, unfreeze=None,
+        ctx=None, seed=0, patience=None, checkpoint_dir=None, checkpoint_steps=None, resume=False,
+        tensorboard=None, on_epoch=None, verbose=True):
     """Train a network and return what every epoch came to.
 
     With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
@@ -66,15 +67,18 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
 
     Args:
         net: initialised `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, K).
-        train, valid: `Batches`; `valid` may be None.
+        train, valid: `Batches`, or `FeatureBatches` for the tail of a network; `valid` may be None.
         num_epochs: passes over the training set.
         lr: highest learning rate, for a loss that is the mean over the batch.
         schedule: "constant", "cosine", "exponential", "step", or a function from the step to the rate.
         warmup_epochs: length of the linear warm-up; unused when `schedule` is a function.
         optimizer, optimizer_params: MXNet's name and arguments; momentum is 0.9 for "sgd" and "nag".
         wd: weight decay, of weights only: biases and normalisation parameters are spared.
+        l1: factor of the sum of all weights' absolute values, added to the loss; `wd` is the L2 penalty.
         clip_norm: largest allowed norm of the mean gradient over all parameters; None never clips.
         loss: function of (logits, labels) that returns one loss an image, shape (N,); None is cross-entropy.
+        unfreeze: dict from an epoch, counted from 0, to the number of last groups trained from then on, as
+            `gradual` plans it; None leaves frozen what is frozen.
         ctx: context or list of contexts, each of which gets an equal share of every batch; None is the CPU.
         seed: decides initial parameters not yet drawn, and dropout. (`Batches` has its own.)
         patience: stop after so many epochs without a better validation accuracy.
@@ -83,6 +87,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         checkpoint_steps: write `last.npz` every so many steps, besides after every epoch.
         resume: go on from `last.npz` in `checkpoint_dir`, if it is there.
         tensorboard: folder for TensorBoard's event files.
+        on_epoch: function called with the `Epoch` after each; what it raises ends the run.
         verbose: print a line an epoch and show progress.
 
     Returns:
@@ -105,18 +110,21 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
                          "drift apart. Use adam, or one device.")
     rate = schedule if callable(schedule) else _named_schedule(schedule)(
         lr, num_epochs * steps, round(warmup_epochs * steps))
-    outputs = settle_shapes(net, train.normalise(train.data.images[:1]), ctx, seed)
+    outputs = settle_shapes(net, train.example(), ctx, seed)
     check_labels(train.data, outputs)
     if train.mixup and outputs != len(train.data.classes):
         raise ValueError(f"mixup needs a network with one output a class: {len(train.data.classes)}, not {outputs}.")
     if optimizer_params is None:
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
     trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params})
+    if unfreeze:
+        _unfreeze(net, unfreeze, 0)
     at = _Standing(recipe=_plain(
         num_epochs=num_epochs, lr=lr, schedule=schedule if isinstance(schedule, str) else "a function",
         warmup_epochs=warmup_epochs, optimizer=optimizer, optimizer_params=optimizer_params, wd=wd,
         clip_norm=clip_norm, seed=seed, devices=len(ctx), images=len(train.data),
-        batch_size=train.batch_size, mixup=train.mixup, data_seed=train.seed))
+        batch_size=train.batch_size, mixup=train.mixup, data_seed=train.seed,
+        **_where_set(l1=l1, unfreeze=unfreeze, size=train.size, balanced=train.balanced, **_by_parameter(net))))
     last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
     best = None  # parameters of the best epoch, as arrays
     if last and last.exists():
@@ -143,11 +151,13 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     curves = Curves(tensorboard) if tensorboard else None
     with Progress(num_epochs * steps, at.step, verbose) as progress, StopAfterStep() as stop:
         while at.step < num_epochs * steps and (patience is None or len(at.records) - at.best_epoch < patience):
+            if unfreeze:
+                _unfreeze(net, unfreeze, at.step // steps)
             tally, begun, images = Tally(*at.sums), time.perf_counter(), 0
             for x, y in train.epoch(at.step // steps, start=at.step % steps):
                 mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
                 trainer.set_learning_rate(rate(at.step))
-                waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm))
+                waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm, l1))
                 at.step, images = at.step + 1, images + len(x)
                 if waiting == 8:
                     settle(tally)
@@ -172,6 +182,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
                 curves.write(record)
             save(Tally())
             progress.line(record)
+            if on_epoch:
+                on_epoch(record)
             stop.check(at.step, last)
     if curves:
         curves.close()
@@ -185,6 +197,26 @@ def _plain(**recipe):
     return json.loads(json.dumps(recipe, default=lambda value: value.item() if hasattr(value, "item") else repr(value)))
 
 
+def _where_set(**options):
+    """What a run does beyond the ordinary, as far as it does; a run of before these options existed can go on."""
+    return {name: value for name, value in options.items() if value}
+
+
+def _by_parameter(net):
+    """What is frozen, and which parameters have a rate of their own."""
+    parameters = net._collect_params_with_prefix().items()
+    return {"frozen": [name for name, p in parameters if p._differentiable and p.grad_req == "null"],
+            "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1}}
+
+
+def _unfreeze(net, plan, epoch):
+    """Train as many groups as the plan has for this epoch."""
+    due = [begin for begin in plan if begin <= epoch]
+    if not due:
+        raise ValueError(f"unfreeze must say how many groups to train from epoch 0 on, not only {plan}.")
+    train_last(net, plan[max(due)])
+
+
 def _named_schedule(name):
     if name not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a function, not {name!r}.")
@@ -193,10 +225,11 @@ def _named_schedule(name):
 
 def _resume(last, net, trainer, at):
     found = load_checkpoint(last, net, trainer)
-    for name, value in at.recipe.items():
-        if found.get("recipe", {}).get(name) != value:
+    begun = found.get("recipe", {})
+    for name in {**begun, **at.recipe}:
+        if begun.get(name) != at.recipe.get(name):
             raise CheckpointError(f"{last}: belongs to another recipe: {name} is "
-                                  f"{found.get('recipe', {}).get(name)!r} there and {value!r} here.")
+                                  f"{begun.get(name)!r} there and {at.recipe.get(name)!r} here.")
     best = None
     if found["best_epoch"]:
         current = parameters_to_arrays(net)

@@ -12,8 +12,9 @@ import mxnet as mx
 import numpy as np
 
 from d2lcls.data import Batches, Images, read_image
+from d2lcls.files import write_atomically
 from d2lcls.models import get_model
-from d2lcls.training.checkpoints import load_checkpoint, write_atomically
+from d2lcls.training.checkpoints import load_checkpoint
 from d2lcls.training.evaluation import as_contexts, predict, softmax
 
 

@@ -17,12 +17,13 @@ def make_trainer(net, optimizer, optimizer_params):
     for parameter in parameters.values():
         parameter.wd_mult = 1.0 if len(parameter.shape) > 1 else 0.0
     # Running statistics stay outside: at its first step a Trainer copies all that it holds from the first
-    # device to the others, in a race with BatchNorm's update of them.
-    learned = {name: parameter for name, parameter in parameters.items() if parameter.grad_req != "null"}
+    # device to the others, in a race with BatchNorm's update of them. Frozen parameters are inside, and
+    # passed over at every step, so that they can be unfrozen later.
+    learned = {name: parameter for name, parameter in parameters.items() if parameter._differentiable}
     return gluon.Trainer(learned, optimizer, optimizer_params, update_on_kvstore=False)
 
 
-def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None):
+def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0):
     """Make one step: forward, backward, update.
 
     Every device computes the gradient of its share of the batch; the sum of all, divided by the size of
@@ -35,6 +36,8 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None):
         ctx: list of contexts that hold the network.
         loss: function of (logits, labels) that returns (N,); None is cross-entropy.
         clip_norm: largest allowed norm of the mean gradient; None never clips.
+        l1: factor of the sum of all weights' absolute values, which is added to the mean loss; biases and
+            normalisation parameters are spared. (The L2 penalty is the optimizer's weight decay.)
 
     Returns:
         (losses, hits): on each context the sum of its losses and its number of hits, NDArrays of shape (1,)
@@ -50,14 +53,21 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None):
         # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs
         # the last bits then depend on which was quicker.
         nd.waitall()
+    trained = [parameter for parameter in trainer._params if parameter.grad_req != "null"]
     for idle in ctx[len(shares):]:  # more devices than images: these add nothing to the gradient
-        for parameter in trainer._params:
+        for parameter in trained:
             parameter.grad(idle)[:] = 0
             parameter.data(idle)._fresh_grad = True
     trainer.allreduce_grads()
+    if l1:
+        for parameter in trained:
+            if parameter.wd_mult:
+                for device in ctx:
+                    gradient = parameter.grad(device)
+                    gradient += l1 * len(x) * parameter.data(device).sign()
     if clip_norm is not None:
         for device in ctx:
-            gradients = [p.grad(device) for p in trainer._params]
+            gradients = [p.grad(device) for p in trained]
             gluon.utils.clip_global_norm(gradients, clip_norm * len(x), check_isfinite=False)
     trainer.update(len(x))
     return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
@@ -89,7 +99,9 @@ def settle_shapes(net, x, ctx, seed):
         for part in split_and_load(x[:1].repeat(len(ctx), axis=0), ctx):
             logits = net(part)
             logits.wait_to_read()
-    except mx.MXNetError as error:
+    except (mx.MXNetError, ValueError) as error:  # Gluon turns MXNet's error into the latter where shapes are deferred
+        if isinstance(error, ValueError) and "Deferred initialization failed" not in str(error):
+            raise
         raise ValueError(f"{type(net).__name__} cannot take images of {x.shape[2]} x {x.shape[3]} pixels with "
                          f"{x.shape[1]} channels. Use larger images or another network.") from error
     net.hybridize(static_alloc=True, static_shape=True)
@@ -101,7 +113,7 @@ def average_running_statistics(net):
     nd.waitall()  # MXNet does not count BatchNorm's update of them as a write that a read must wait for
     for parameter in net.collect_params().values():
         copies = parameter.list_data()
-        if parameter.grad_req == "null" and len(copies) > 1:
+        if not parameter._differentiable and len(copies) > 1:
             parameter.set_data(sum(copy.as_in_context(mx.cpu()) for copy in copies) / len(copies))
 
 

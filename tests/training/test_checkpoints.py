@@ -13,7 +13,8 @@ from mxnet.gluon import nn
 
 from d2lcls.data import Batches, flip, pad_crop
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
-from d2lcls.training.checkpoints import parameters_to_arrays, write_atomically
+from d2lcls.files import write_atomically
+from d2lcls.training.checkpoints import parameters_to_arrays
 
 
 class Net(gluon.HybridBlock):

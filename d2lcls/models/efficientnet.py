@@ -1,0 +1,227 @@
+"""EfficientNet, a family of networks scaled in width, depth and image size together (Tan and Le, 2019)."""
+
+import math
+from dataclasses import dataclass
+
+from mxnet import gluon, nd
+from mxnet.gluon import nn
+
+from d2lcls.models.cnn import GlobalMean
+
+# Each stage at width 1 and depth 1: repeats, kernel, stride, expansion, channels.
+STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
+          (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What tells one member of the family from another; `size` is the side of its images in pixels."""
+
+    width: float
+    depth: float
+    size: int
+    dropout: float
+
+
+class Conv(gluon.HybridBlock):
+    """A convolution without bias whose output has ceil(input / stride) pixels a side.
+
+    PyTorch's networks pad k // 2 pixels on all sides. TensorFlow's ("SAME") pad as little as will do and put the
+    odd pixel at the end, so that a stride of 2 on an even side samples the pixels 1, 3, 5 ... where PyTorch samples
+    0, 2, 4 ... MXNet can only pad both sides alike; a kernel with a row of zeros before its own does the same.
+
+    Args:
+        channels, in_channels: of the output and the input.
+        kernel, stride: pixels.
+        groups: 1, or `in_channels` for a depthwise convolution.
+        same: pad as TensorFlow does.
+    """
+
+    def __init__(self, channels, kernel, stride, in_channels, groups=1, same=False, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel, self.stride, self.channels, self.groups = kernel, stride, channels, groups
+        self.shift = (int(same and stride == 2),) * 2  # rows and columns of zeros to put before the kernel
+        self.movable = same and stride == 2
+        with self.name_scope():
+            self.weight = self.params.get("weight", shape=(channels, in_channels // groups, kernel, kernel))
+
+    def see(self, height, width):
+        """Note the size of the images to come and return the size of the output; whether `shift` changed is third."""
+        before = self.shift
+        if self.movable:
+            self.shift = (1 - height % 2, 1 - width % 2)
+        return -(-height // self.stride), -(-width // self.stride), self.shift != before
+
+    def hybrid_forward(self, F, x, weight):
+        """Convolve x (N, C, H, W)."""
+        down, right = self.shift
+        if down or right:
+            weight = F.pad(weight, mode="constant", pad_width=(0, 0, 0, 0, down, 0, right, 0))
+        return F.Convolution(x, weight, kernel=(self.kernel + down, self.kernel + right), stride=(self.stride,) * 2,
+                             pad=(self.kernel // 2,) * 2, num_filter=self.channels, num_group=self.groups,
+                             no_bias=True)
+
+
+class ReLU6(gluon.HybridBlock):
+    """min(max(x, 0), 6): what rises above 6 is cut off, which keeps numbers in the range of 8 bits.
+
+    Args:
+        by_clip: one `clip`, which oneDNN can fuse with the convolution before it, or else a ReLU and a minimum, which
+            train about 1.5 times faster: oneDNN knows a ReLU's backward pass, and not that of `clip`.
+    """
+
+    def __init__(self, by_clip=True, **kwargs):
+        super().__init__(**kwargs)
+        self.by_clip = by_clip
+
+    def hybrid_forward(self, F, x):
+        """Return an array of x's shape."""
+        return F.clip(x, 0, 6) if self.by_clip else F.minimum(F.Activation(x, act_type="relu"), 6)
+
+
+class SqueezeExcite(gluon.HybridBlock):
+    """Weigh every channel by what the picture as a whole shows (Hu et al., 2018).
+
+    Args:
+        channels: of input and output.
+        squeezed: channels between the two 1x1 convolutions.
+    """
+
+    def __init__(self, channels, squeezed, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.reduce = nn.Conv2D(squeezed, 1, in_channels=channels)
+            self.act = nn.Swish()
+            self.expand = nn.Conv2D(channels, 1, in_channels=squeezed)
+
+    def hybrid_forward(self, F, x):
+        """Return x (N, C, H, W) with every channel scaled by a factor between 0 and 1."""
+        factors = F.sigmoid(self.expand(self.act(self.reduce(F.mean(x, axis=(2, 3), keepdims=True)))))
+        return F.broadcast_mul(x, factors)
+
+
+class Block(gluon.HybridBlock):
+    """An inverted bottleneck: widen, filter each channel by itself, narrow (Sandler et al., MobileNetV2, 2018).
+
+    Args:
+        in_channels, channels: of the input and the output; where they agree and `stride` is 1, the input is added.
+        kernel, stride: of the depthwise convolution.
+        expansion: how many times wider the inside is.
+        lite: ReLU6 and no squeeze-and-excite.
+        same, epsilon: as for `EfficientNet`.
+    """
+
+    def __init__(self, in_channels, channels, kernel, stride, expansion, lite, same, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.adds = stride == 1 and in_channels == channels
+        wide = in_channels * expansion
+        with self.name_scope():
+            self.expand = None
+            if expansion > 1:
+                self.expand = layer(wide, 1, 1, in_channels, epsilon=epsilon, act=activation(lite, in_channels))
+            self.depthwise = layer(wide, kernel, stride, wide, groups=wide, same=same, epsilon=epsilon,
+                                   act=activation(lite, channels))
+            self.squeeze = None if lite else SqueezeExcite(wide, max(1, in_channels // 4))
+            self.project = layer(channels, 1, 1, wide, epsilon=epsilon)
+
+    def hybrid_forward(self, F, x):
+        """Return maps (N, channels, H / stride, W / stride) for x (N, in_channels, H, W)."""
+        y = self.expand(x) if self.expand else x
+        y = self.depthwise(y)
+        y = self.squeeze(y) if self.squeeze else y
+        y = self.project(y)
+        return x + y if self.adds else y
+
+
+def layer(channels, kernel, stride, in_channels, groups=1, same=False, epsilon=1e-3, act=None):
+    """Return a convolution with its normalisation and activation, a `HybridSequential`."""
+    made = nn.HybridSequential()
+    made.add(Conv(channels, kernel, stride, in_channels, groups, same),
+             nn.BatchNorm(momentum=0.99, epsilon=epsilon, in_channels=channels))
+    if act:
+        made.add(act)
+    return made
+
+
+def activation(lite, neighbour=32):
+    """Return the activation between two layers; `neighbour` is the number of channels on the block's outer side.
+
+    Where that is no multiple of 16, oneDNN keeps the neighbour's arrays in another layout, and BatchNorm's backward
+    pass falls to a reference kernel that takes three quarters of a whole step. `clip` happens to prevent it.
+    """
+    return ReLU6(by_clip=neighbour % 16 != 0) if lite else nn.Swish()
+
+
+class EfficientNet(gluon.HybridBlock):
+    """An EfficientNet: a stem, seven stages of inverted bottlenecks, a head, the mean over all pixels, a dense layer.
+
+    `features` holds these in order, up to the mean and dropout; `output` is the dense layer.
+
+    Args:
+        scale: `Scale`.
+        classes: number of logits.
+        lite: EfficientNet-Lite: ReLU6 for swish, no squeeze-and-excite, stem and head as at width 1 and depth 1.
+        same: pad as TensorFlow does; networks whose weights come from there need it.
+        epsilon: of the normalisation; 1e-3 in TensorFlow, 1e-5 in PyTorch.
+
+    Raises:
+        ValueError: when called with what is no batch of colour images.
+    """
+
+    def __init__(self, scale, classes=1000, lite=False, same=True, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        if classes < 1:
+            raise ValueError(f"Expected classes of 1 or more, not {classes}.")
+        channels = 32 if lite else round_channels(32, scale.width)
+        last = 1280 if lite else round_channels(1280, scale.width)
+        with self.name_scope():
+            self.features = nn.HybridSequential()
+            self.features.add(layer(channels, 3, 2, 3, same=same, epsilon=epsilon, act=activation(lite)))
+            for number, (repeats, kernel, stride, expansion, wide) in enumerate(STAGES):
+                wide = round_channels(wide, scale.width)
+                unscaled = lite and number in (0, len(STAGES) - 1)
+                stage = nn.HybridSequential()
+                for place in range(repeats if unscaled else math.ceil(repeats * scale.depth)):
+                    stage.add(Block(channels, wide, kernel, 1 if place else stride, expansion, lite, same, epsilon))
+                    channels = wide
+                self.features.add(stage)
+            self.features.add(layer(last, 1, 1, channels, epsilon=epsilon, act=activation(lite)),
+                              GlobalMean(), nn.Dropout(scale.dropout))
+            self.output = nn.Dense(classes, in_units=last)
+        self.see(scale.size, scale.size)
+
+    def see(self, height, width):
+        """Set every padding for images of this size, which decides it where padding is TensorFlow's."""
+        changed = False
+        for conv in blocks_of(self, Conv):
+            height, width, moved = conv.see(height, width)
+            changed |= moved
+        if changed:  # what was compiled for another size is compiled anew
+            for block in blocks_of(self, gluon.HybridBlock):
+                block._clear_cached_op()
+
+    def forward(self, x, *args):
+        """Check the shape of a batch, set the paddings for its size and pass it on."""
+        if isinstance(x, nd.NDArray):
+            if x.ndim != 4 or x.shape[1] != 3:
+                raise ValueError(f"Expected colour images of shape (N, 3, H, W), got {x.shape}.")
+            self.see(*x.shape[2:])
+        return super().forward(x, *args)
+
+    def hybrid_forward(self, F, x):
+        """Return logits (N, classes) for images x (N, 3, H, W)."""
+        return self.output(self.features(x))
+
+
+def blocks_of(block, kind):
+    """List the blocks of one kind inside a block, in the order in which a picture passes them."""
+    found = []
+    block.apply(lambda child: found.append(child) if isinstance(child, kind) else None)
+    return found
+
+
+def round_channels(channels, width):
+    """Scale a number of channels and round it to a multiple of 8, by no more than a tenth downwards."""
+    scaled = channels * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
