@@ -40,7 +40,7 @@ def download(address, checksum, folder):
     for _ in range(ATTEMPTS):
         begun = part.stat().st_size if part.exists() else 0
         try:
-            _receive(address, part, begun)
+            receive(address, part, begun)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = explain(error)
             if part.exists() and part.stat().st_size > begun:
@@ -57,7 +57,7 @@ def download(address, checksum, folder):
     raise SourceFailed(reason)
 
 
-def _receive(address, part, begun):
+def receive(address, part, begun):
     """Append what `part` lacks; a server that ignores the request for a range makes it start over."""
     headers = {"Accept-Encoding": "identity"}  # the checksum is of the bytes as they are stored
     if begun:

@@ -1,7 +1,11 @@
-"""Networks by name: the book's own and GluonCV's."""
+"""Networks by name: the book's own, the EfficientNets and GluonCV's."""
 
 import difflib
 import fnmatch
+
+import mxnet as mx
+
+from d2lcls.models.efficientnet_lite import NAMES, make_efficientnet
 
 # GluonCV's zoo also holds networks that detect, segment or watch films, and some (hrnet, the pruned ones) that
 # take an argument `classes` and ignore it. These modules of gluoncv.model_zoo hold the others.
@@ -16,15 +20,19 @@ def list_models(pattern="*"):
 
     modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS}
     theirs = [name for name, function in model_zoo._models.items() if function.__module__ in modules]
-    return sorted(fnmatch.filter(["cnn", *theirs], pattern))
+    return sorted(fnmatch.filter(["cnn", *NAMES, *theirs], pattern))
 
 
-def get_model(name, classes=10, **kwargs):
-    """Make a network, not yet initialised.
+def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
+    """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, or a classifier of GluonCV's model zoo, such as "cifar_resnet20_v1".
-        classes: number of logits.
+        name: "cnn" for `SmallCNN`, an EfficientNet such as "efficientnet_lite0", or a classifier of GluonCV's model
+            zoo, such as "cifar_resnet20_v1".
+        classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
+        pretrained: True loads ImageNet weights, from this machine or, if it lacks them, from the first source that
+            answers; a path loads that file. With other than 1000 classes, a new head then replaces the old.
+        ctx: context or list of contexts of a pretrained network; None is the CPU.
         kwargs: further arguments of that network's constructor.
 
     Returns:
@@ -32,12 +40,31 @@ def get_model(name, classes=10, **kwargs):
 
     Raises:
         ValueError: no classifier has that name; the nearest names are suggested.
+        WeightsUnavailable: no source gave the weights.
+        WeightsError: the file of weights is damaged, or belongs to another network.
     """
     name = name.lower()
+    if not pretrained:
+        return _make(name, 10 if classes is None else classes, kwargs)
+    from d2lcls.models.surgery import replace_head
+    from d2lcls.models.weights import get_weights, load_weights
+
+    net = _make(name, 1000, kwargs)
+    path = get_weights(name) if pretrained is True else pretrained
+    net.initialize(ctx=ctx or mx.cpu())
+    load_weights(net, path)
+    if classes not in (None, 1000):
+        replace_head(net, classes)
+    return net
+
+
+def _make(name, classes, kwargs):
     if name == "cnn":
         from d2lcls.models.cnn import SmallCNN
 
         return SmallCNN(classes=classes, **kwargs)
+    if name in NAMES:
+        return make_efficientnet(name, classes, **kwargs)
     known = list_models()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
