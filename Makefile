@@ -55,7 +55,7 @@ wheels: $(READY)
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-		--extra cpu --extra book --extra test -o requirements.lock pyproject.toml
+		--extra cpu --extra book --extra test --extra tune --extra weights -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf _build .pytest_cache book/runs runs
