@@ -6,6 +6,7 @@ from PIL import Image
 
 from d2lcls import plots
 from d2lcls.training import Epoch
+from d2lcls.training.tune import TrialRecord
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 10, 3), dtype=np.uint8)
 
@@ -117,3 +118,34 @@ def test_colours_stay_apart_in_grey():
 
     values = sorted(map(luminance, (plots.DARK, plots.ACCENT, plots.LIGHT)))
     assert min(np.diff(values)) > 0.15
+
+
+def trial(number, state, value):
+    return TrialRecord(number, state, value, {"lr": 0.1}, 3)
+
+
+def test_search():
+    figure = plots.show_search([trial(0, "complete", 0.5), trial(1, "pruned", 0.2), trial(2, "complete", 0.4),
+                                trial(3, "fail", None), trial(4, "pruned", None), trial(5, "complete", 0.75)])
+    drawn(figure)
+    axis = figure.axes[0]
+    best, complete, pruned = axis.lines
+    np.testing.assert_array_equal(best.get_xydata(), [(0, 0.5), (2, 0.5), (5, 0.75)])
+    np.testing.assert_array_equal(complete.get_xydata(), [(0, 0.5), (2, 0.4), (5, 0.75)])
+    np.testing.assert_array_equal(pruned.get_xydata(), [(1, 0.2)])
+    assert complete.get_fillstyle() != pruned.get_fillstyle()  # not by colour alone
+    assert axis.get_xlabel() == "trial" and axis.get_ylabel() == "validation accuracy"
+    assert axis.get_title() == "Trial 5 is the best of 4: 0.750"
+
+
+def test_search_without_pruned_trials_does_not_speak_of_them():
+    figure = plots.show_search([trial(0, "complete", 0.5), trial(1, "pruned", None)], "top-1 (%)", "One will do")
+    drawn(figure)
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["best so far", "complete"]
+    assert axis.get_ylabel() == "top-1 (%)" and axis.get_title() == "One will do"
+
+
+def test_search_needs_a_complete_trial():
+    with pytest.raises(ValueError, match="a complete trial; none of these 1 is"):
+        plots.show_search([trial(0, "pruned", 0.5)])
