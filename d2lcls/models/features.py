@@ -1,6 +1,7 @@
 """What a network's layers see in images, computed once and kept."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Tuple
@@ -93,19 +94,18 @@ def extract_features(front, batches, copies=1, cache=None):
         `Features`, float16: (copies, N, ...). Half precision keeps three digits, less than int8 rounding takes.
 
     Raises:
-        ValueError: the batches are shuffled or mixed up, or the cache holds other features under that name.
+        ValueError: the batches are shuffled or mixed up, there is no copy to make, or the cache holds other features
+            or a damaged file under that name.
     """
+    if copies < 1:
+        raise ValueError(f"copies must be 1 or more, not {copies}.")
     if batches.shuffle or batches.mixup:
         raise ValueError("Features are kept in the order of the images: expected batches with shuffle=False and mixup=0.")
     data, path = batches.data, cache and home() / "features" / f"{cache}.npz"
     if cache:
         mark, probe = _fingerprint(batches, copies), front(nd.array(batches.example())).asnumpy()
     if cache and path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["mark"]) != mark or not np.allclose(file["probe"], probe, rtol=1e-3, atol=1e-3):
-                raise ValueError(f"{path} holds the features of other images or of another network. "
-                                 "Choose another name, or delete it.")
-            return Features(file["values"], data.labels, data.classes, data.name)
+        return Features(_cached_values(path, mark, probe), data.labels, data.classes, data.name)
     values = None
     for copy in range(copies):
         begin = 0
@@ -118,6 +118,19 @@ def extract_features(front, batches, copies=1, cache=None):
     if cache:
         write_atomically(path, lambda file: np.savez(file, values=values, mark=mark, probe=probe))
     return Features(values, data.labels, data.classes, data.name)
+
+
+def _cached_values(path, mark, probe):
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("mark", "probe", "values")}
+    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged, or no file of features ({error}). Delete it.") from error
+    if str(found["mark"]) != mark or found["probe"].shape != probe.shape or \
+            not np.allclose(found["probe"], probe, rtol=1e-3, atol=1e-3):
+        raise ValueError(f"{path} holds the features of other images or of another network. "
+                         "Choose another name, or delete it.")
+    return found["values"]
 
 
 def _fingerprint(batches, copies):

