@@ -13,8 +13,9 @@ from PIL import Image
 from d2lcls import cli
 
 REPOSITORY = Path(__file__).parents[1]
-COMMANDS = [[], ["doctor"], ["data"], ["data", "list"], ["data", "get"], ["data", "check"], ["train"], ["evaluate"],
-            ["predict"]]
+COMMANDS = [[], ["doctor"], ["data"], ["data", "list"], ["data", "get"], ["data", "check"], ["weights"],
+            ["weights", "list"], ["weights", "get"], ["weights", "convert"], ["weights", "verify"], ["train"], ["tune"],
+            ["evaluate"], ["predict"]]
 TINY = ["--size", "16", "--batch-size", "8", "--lr", "0.05", "--augment", "none"]
 
 
@@ -210,6 +211,27 @@ def test_predict_takes_the_newest_run(capsys, trained, photos, tmp_path):
     assert code == 0 and out == call(capsys, "predict", picture, "--run", trained)[1]
 
 
+def test_a_folder_called_val_stands_in_for_test(capsys, trained, photos, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "val").symlink_to(photos / "test")
+    score = call(capsys, "evaluate", trained, "--dataset", tmp_path / "kept", "--json")[1]
+    assert score == call(capsys, "evaluate", trained, "--json")[1]
+    (tmp_path / "kept" / "test").symlink_to(photos / "train")  # which goes before it
+    assert json.loads(call(capsys, "evaluate", trained, "--dataset", tmp_path / "kept", "--json")[1])["images"] == 36
+    (tmp_path / "none").mkdir()
+    line = fails(capsys, "evaluate", trained, "--dataset", tmp_path / "none")
+    assert "none: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures" in line
+
+
+def test_each_class_can_be_scored_by_itself(capsys, trained, tmp_path):
+    code, out, _ = call(capsys, "evaluate", trained, "--per-class", tmp_path / "classes.csv")
+    rows = [line.split(",") for line in (tmp_path / "classes.csv").read_text().splitlines()]
+    assert code == 0 and rows[0] == ["label", "class", "images", "accuracy"] and "Weakest classes: " in out
+    assert [row[:3] for row in rows[1:]] == [["0", "blue", "4"], ["1", "green", "4"], ["2", "red", "4"]]
+    score = json.loads(call(capsys, "evaluate", trained, "--json")[1])
+    assert np.mean([float(row[3]) for row in rows[1:]]) == pytest.approx(score["accuracy"], abs=1e-6)
+
+
 def test_training_without_validation_can_be_used(capsys, photos, tmp_path):
     run = tmp_path / "run"
     code, out, _ = call(capsys, "train", "--dataset", photos, "--epochs", 1, "--validation", 0, "--out", run, *TINY)
@@ -314,7 +336,7 @@ def test_an_interrupt_without_a_message_is_told(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_data_list", interrupted)
+    monkeypatch.setattr("d2lcls.commands.data._list", interrupted)
     code, out, err = call(capsys, "data", "list")
     assert (code, out, err) == (130, "", "\nd2lcls: stopped\n")
 

@@ -73,7 +73,8 @@ def load(name, split="train", fallback=True, size=None):
 
     Args:
         name: a name in `DATASETS`; or a folder that holds `train/<class>/*.jpg` and perhaps `test/...` (one that
-            is called like a data set: as `./cifar10`); or the `.rec` file of a record set.
+            is called like a data set: as `./cifar10`); or the `.rec` file of a record set. A folder without
+            `test` may hold `val` instead.
         split: "train" or "test".
         fallback: where no source can be reached, print a line and return the sample of Fashion-MNIST that
             comes with the package, in the data set's image shape; `is_sample` tells. False raises instead.
@@ -97,7 +98,7 @@ def load(name, split="train", fallback=True, size=None):
     if path.is_dir() and name not in catalog.DATASETS:
         from d2lcls.data.folders import load_folder
 
-        return load_folder(path / split, size or 32)
+        return load_folder(_split_folder(path, split), size or 32)
     if path.parent != Path(".") and str(name) not in catalog.DATASETS:
         raise FileNotFoundError(f"{name}: no such folder. Expected one that holds train/CLASS/*.jpg, a .rec file, "
                                 f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}.")
@@ -118,6 +119,16 @@ def load(name, split="train", fallback=True, size=None):
     contents = [_read(folder / file.name, file, name) for file in files]
     images, labels = {"cifar": _from_cifar, "idx": _from_idx}[dataset.layout](contents, dataset.image_shape)
     return Images(images, labels, dataset.classes, name)
+
+
+def _split_folder(root, split):
+    """Many sets for download call the pictures kept apart from training `val`, and have no `test`."""
+    if split != "test" or (root / "test").is_dir():
+        return root / split
+    if (root / "val").is_dir():
+        return root / "val"
+    raise FileNotFoundError(f"{root}: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test "
+                            "pictures to `test`.")
 
 
 def is_sample(data):

@@ -7,13 +7,14 @@ parameters. Nothing about a picture has to be guessed when the run is loaded aga
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Optional
 
 import mxnet as mx
 import numpy as np
 
 from d2lcls.data import Batches, Images, read_image
 from d2lcls.files import write_atomically
-from d2lcls.models import get_model
+from d2lcls.models import get_model, replace_head
 from d2lcls.training.checkpoints import load_checkpoint
 from d2lcls.training.evaluation import as_contexts, predict, softmax
 
@@ -30,6 +31,9 @@ class Run:
     std: tuple
     validation_size: float
     seed: int
+    size: Optional[tuple] = None  # (H, W) that images are scaled to for the network; None leaves them as they are
+    pretrained: bool = False  # whether it began with ImageNet weights and a new head
+    loss: str = "cross_entropy"
 
     def save(self, folder):
         """Write `run.json` into a folder."""
@@ -37,7 +41,7 @@ class Run:
         write_atomically(Path(folder, "run.json"), lambda file: file.write(text.encode()))
 
     def batches(self, data, batch_size=256, **kwargs):
-        """Cut `Images` into batches normalised as in training.
+        """Cut `Images` into batches scaled and normalised as in training.
 
         Raises:
             ValueError: the images or classes are not those the run was trained on.
@@ -48,7 +52,7 @@ class Run:
         if tuple(data.classes) != tuple(self.classes):
             raise ValueError(f"The run was trained on the classes {', '.join(self.classes)}; "
                              f"this set has {', '.join(data.classes)}.")
-        return Batches(data, batch_size, self.mean, self.std, **kwargs)
+        return Batches(data, batch_size, self.mean, self.std, size=self.size, **kwargs)
 
 
 def read_run(folder):
@@ -67,6 +71,23 @@ def read_run(folder):
                       for key, value in json.loads(file.read_text()).items()})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
+
+
+def make_network(run, ctx=None):
+    """Make a run's network, initialised and with known shapes, for a checkpoint to fill.
+
+    Args:
+        run: `Run`.
+        ctx: context or list of contexts; None is the CPU.
+    """
+    height, width = run.size or run.image_shape[:2]
+    net = get_model(run.model, classes=1000 if run.pretrained else len(run.classes))
+    net.initialize(ctx=as_contexts(ctx))
+    for device in as_contexts(ctx):
+        net(mx.nd.zeros((1, run.image_shape[2], height, width), ctx=device))
+    if run.pretrained:  # its head may be built otherwise than the one the constructor makes
+        replace_head(net, len(run.classes))
+    return net
 
 
 def load_run(folder, ctx=None):
@@ -88,11 +109,7 @@ def load_run(folder, ctx=None):
     if not best.is_file():
         raise FileNotFoundError(f"{folder}: no epoch of this run was finished yet. "
                                 "Finish it with: d2lcls train --resume --out " + str(folder))
-    net = get_model(run.model, classes=len(run.classes))
-    net.initialize(ctx=as_contexts(ctx))
-    height, width, channels = run.image_shape
-    for device in as_contexts(ctx):
-        net(mx.nd.zeros((1, channels, height, width), ctx=device))
+    net = make_network(run, ctx)
     load_checkpoint(best, net)
     net.hybridize(static_alloc=True, static_shape=True)
     return run, net
@@ -101,7 +118,8 @@ def load_run(folder, ctx=None):
 def classify(run, net, paths):
     """Return the probabilities (N, K) that a run's network gives to picture files.
 
-    Each picture is scaled to cover the size of the training images and its centre is taken.
+    Each picture is scaled to cover the size of the training images and its centre is taken; from there on it is
+    treated as they were.
 
     Raises:
         BrokenImage, FileNotFoundError: as `read_image`.

@@ -152,6 +152,7 @@ def test_a_bare_convolution_is_replaced_by_one():
 def test_what_follows_the_last_layer_stays():
     net = get_model("squeezenet1.1", classes=10)  # ends in a 1x1 convolution and the mean over its pixels
     net.initialize()
+    assert net(images(224, 1)).shape == (1, 10)
     replace_head(net, 7)
     assert net(images(224, 1)).shape == (1, 7)
 

@@ -13,7 +13,6 @@ from mxnet.gluon import nn
 
 from d2lcls.data import Batches, flip, pad_crop
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
-from d2lcls.files import write_atomically
 from d2lcls.training.checkpoints import parameters_to_arrays
 
 
@@ -216,17 +215,3 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path):
             load_checkpoint(path, net)
         except CheckpointError:
             pass  # the only exception there may be
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "last.npz"
-    path.write_bytes(b"old")
-
-    def write(file):
-        file.write(b"new")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="cannot be written .No space left on device"):
-        write_atomically(path, write)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -8,6 +8,7 @@ from d2lcls.data import Batches, Images, channel_statistics, flip, pad_crop
 from d2lcls.models import SmallCNN
 from d2lcls.training import TrainingDiverged, evaluate, fit, make_trainer, predict, train_step
 from d2lcls.training.evaluation import split_and_load
+from d2lcls.training.steps import is_finite
 
 
 def batches(data, batch_size=32, **kwargs):
@@ -256,3 +257,13 @@ def test_split_and_load_shares_out_everything():
     parts = split_and_load(x, [mx.cpu(i) for i in range(3)])
     assert [len(p) for p in parts] == [3, 2, 2]
     np.testing.assert_array_equal(np.concatenate([p.asnumpy() for p in parts]), x)
+
+
+def test_is_finite_of_a_network_with_many_parameters():
+    net = mx.gluon.nn.HybridSequential()
+    for _ in range(110):
+        net.add(mx.gluon.nn.Dense(2, in_units=2))
+    net.initialize()
+    assert is_finite(net)
+    net[109].bias.set_data(mx.nd.array([0, np.nan]))
+    assert not is_finite(net)

@@ -1,3 +1,5 @@
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from PIL import Image
 from d2lcls.data import Images, channel_statistics
 from d2lcls.models import SmallCNN
 from d2lcls.training import evaluate, fit
-from d2lcls.training.runs import Run, classify, load_run
+from d2lcls.training.runs import Run, classify, load_run, make_network, read_run
 
 
 @pytest.fixture
@@ -55,3 +57,32 @@ def test_what_does_not_fit_is_named(trained, shapes, tmp_path):
     (folder / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json: damaged"):
         load_run(folder)
+
+
+def test_runs_of_before_there_was_a_size_still_load(trained, shapes):
+    folder, run, net = trained
+    fields = json.loads((folder / "run.json").read_text())
+    for name in ("size", "pretrained", "loss"):
+        del fields[name]
+    (folder / "run.json").write_text(json.dumps(fields))
+    loaded, again = load_run(folder)
+    assert loaded == run and evaluate(again, loaded.batches(shapes)) == evaluate(net, run.batches(shapes))
+
+
+def test_a_size_is_remembered_and_pictures_are_scaled_to_it(shapes, tmp_path):
+    run = Run("cnn", "shapes", shapes.classes, (12, 12, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0, size=(20, 24))
+    run.save(tmp_path)
+    assert read_run(tmp_path) == run
+    x, _ = next(iter(run.batches(shapes)))
+    assert x.shape == (150, 3, 20, 24)
+    net = make_network(run)
+    Image.fromarray(shapes.images[0]).save(tmp_path / "0.png")
+    from d2lcls.training import softmax
+    np.testing.assert_allclose(classify(run, net, [tmp_path / "0.png"]), softmax(net(mx.nd.array(x[:1])).asnumpy()),
+                               rtol=1e-4)
+
+
+def test_a_pretrained_network_is_rebuilt_with_its_new_head(shapes):
+    run = Run("mobilenet0.25", "shapes", shapes.classes, (32, 32, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0,
+              pretrained=True)
+    assert make_network(run)(mx.nd.zeros((2, 3, 32, 32))).shape == (2, 3)

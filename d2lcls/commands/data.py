@@ -1,0 +1,42 @@
+"""`d2lcls data`: get, check and list data sets."""
+
+from d2lcls.commands.parsers import commands_of
+
+
+def add(command):
+    """Add the command and those below it to the parser."""
+    command = commands_of(command("data", None, "Get, check and list data sets.", "d2lcls data list"))
+    command("list", _list, "List the known data sets and whether they are here.", "d2lcls data list")
+    get = command("get", _get, "Get a data set into the cache and print its folder.", "d2lcls data get cifar10")
+    get.add_argument("name", metavar="NAME", help="a name that `d2lcls data list` shows")
+    get.add_argument("--force", action="store_true", help="get it again even if it is here")
+    check = command("check", _check, "Compare cached files with their checksums.", "d2lcls data check cifar10")
+    check.add_argument("name", metavar="NAME", nargs="?", help="one data set; all if not given")
+
+
+def _list(options):
+    from d2lcls.data import DATASETS, home, verify
+
+    for dataset in DATASETS.values():
+        counts = ", ".join(f"{number:,} {split}" for split, number in dataset.splits.items())
+        state = "in the cache" if not verify(dataset.name) else "not in the cache"
+        print(f"{dataset.name:<15} {dataset.title}: {counts}; {len(dataset.classes)} classes; "
+              f"{' x '.join(map(str, dataset.image_shape))}; {dataset.licence}; {state}")
+    print(f"cache: {home()}")
+
+
+def _get(options):
+    from d2lcls.data import fetch
+
+    print(fetch(options.name, force=options.force))
+
+
+def _check(options):
+    from d2lcls.data import DATASETS, verify
+
+    damaged = False
+    for name in [options.name] if options.name else DATASETS:
+        problems = verify(name)
+        print("\n".join(f"{name}: {problem}" for problem in problems) or f"{name}: whole")
+        damaged |= bool(problems)
+    return 1 if damaged else 0

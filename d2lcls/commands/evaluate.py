@@ -1,0 +1,85 @@
+"""`d2lcls evaluate`: score a trained run, or a pretrained network on ImageNet."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+
+def add(command):
+    """Add the command to the parser."""
+    evaluate = command("evaluate", _evaluate, "Score a trained run, or a pretrained network on ImageNet.",
+                       "d2lcls evaluate runs/cifar10-cnn --split test")
+    add = evaluate.add_argument
+    add("run_folder", metavar="RUN", nargs="?", help="the folder that train wrote")
+    add("--split", choices=("test", "validation", "train"), default="test", help="what to score")
+    add("--dataset", help="another data set or folder with the same classes; or imagenet")
+    add("--root", metavar="DIR", help="imagenet: the folder that holds val/, or a .rec file")
+    add("--model", metavar="NAME", help="imagenet: the pretrained network to score")
+    add("--weights", metavar="FILE", help="imagenet: a .safetensors, .params or .pth file of your own instead of the "
+                                          "pretrained weights")
+    add("--per-class", metavar="FILE", help="write each class's accuracy as CSV")
+    add("--ctx", default="auto", help="as for train")
+    add("--json", action="store_true", help="print the score as JSON")
+
+
+def _evaluate(options):
+    if options.model or options.root or options.weights or options.dataset == "imagenet":
+        return _evaluate_imagenet(options)
+    if not options.run_folder:
+        options.wrong("the following arguments are required: RUN, or --dataset imagenet --root DIR --model NAME")
+    return _evaluate_run(options)
+
+
+def _evaluate_run(options):
+    from d2lcls import data, devices
+    from d2lcls.training.runs import load_run
+
+    ctx = devices.parse(options.ctx)
+    run, net = load_run(options.run_folder, ctx)
+    if options.split == "validation" and not run.validation_size:
+        raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
+    if options.split == "test" and not options.dataset and Path(run.dataset).suffix == ".rec":
+        raise ValueError(f"{run.dataset} holds the training images. Name the test images with --dataset TEST.rec.")
+    split = "train" if options.split == "validation" else options.split
+    images = data.load(options.dataset or run.dataset, split, size=run.image_shape[:2])
+    if options.split != "test" and run.validation_size:
+        parts = data.split_validation(images, run.validation_size, run.seed)
+        images = parts[options.split == "validation"]
+    _score(options, options.split, net, run.batches(images), ctx)
+
+
+def _evaluate_imagenet(options):
+    """Score a network of 1000 classes on ImageNet, which has no public test set: its `val` takes that place."""
+    from d2lcls import data, devices
+    from d2lcls.data.imagenet import open_imagenet
+    from d2lcls.models import get_model, preprocessing
+
+    if options.run_folder or options.dataset != "imagenet" or not (options.root and options.model):
+        options.wrong("a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, "
+                      "and without RUN")
+    ctx = devices.parse(options.ctx)
+    preprocess = preprocessing(options.model)
+    split = "train" if options.split == "train" else "val"
+    images = open_imagenet(options.root, preprocess, split)  # before the weights: a wrong folder shows at once
+    net = get_model(options.model, classes=1000, pretrained=options.weights or True, ctx=ctx)
+    net.hybridize(static_alloc=True, static_shape=True)
+    _score(options, split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx)
+
+
+def _score(options, split, net, batches, ctx):
+    from d2lcls.training.evaluation import evaluate_classes
+
+    score, accuracies = evaluate_classes(net, batches, ctx, verbose=not options.json)
+    print(json.dumps({"split": split, **asdict(score)}) if options.json else f"{split}: {score}")
+    if not options.per_class:
+        return
+    classes, counts = batches.data.classes, batches.data.counts()
+    with open(options.per_class, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "class", "images", "accuracy"])
+        writer.writerows([k, classes[k], counts[k], f"{accuracies[k]:.6f}"] for k in counts.nonzero()[0])
+    if not options.json:
+        worst = [k for k in accuracies.argsort(kind="stable") if counts[k]][:5]  # NaN sorts last
+        print("Weakest classes:", ", ".join(f"{classes[k]} {accuracies[k]:.1%}" for k in worst))
+        print(f"All {len(counts.nonzero()[0])} classes: {options.per_class}")

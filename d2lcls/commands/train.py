@@ -1,0 +1,161 @@
+"""`d2lcls train`: train a network, from scratch or from ImageNet weights."""
+
+from pathlib import Path
+
+from d2lcls.commands.parsers import positive, whole
+
+SCHEDULES = ("constant", "cosine", "exponential", "step")
+TRANSFORMS = ("pad_crop", "flip", "cutout", "colour_jitter", "randaugment")
+
+
+def add(command):
+    """Add the command to the parser."""
+    train = command("train", _train, "Train a network, from scratch or from ImageNet weights.",
+                    "d2lcls train --dataset cifar10 --model cnn")
+    add = train.add_argument
+    add("--dataset", default="cifar10",
+        help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
+    add("--model", default="cnn",
+        help="cnn, efficientnet_lite0, or a name of GluonCV's zoo such as cifar_resnet20_v1")
+    add("--size", type=positive(int), metavar="PIXELS",
+        help="side that pictures of folders and .rec files are cropped to, and images of named data sets scaled to "
+             "(default: 32, and as they are; with --pretrained what the weights were trained for)")
+    add("--epochs", type=positive(int), default=12, metavar="N", help="passes over the training set")
+    add("--batch-size", type=positive(int), default=128, metavar="N", help="images a step")
+    add("--lr", type=positive(float), help="highest learning rate (default: 0.1, with --pretrained 0.01)")
+    add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls")
+    add("--warmup-epochs", type=float, default=1.0, metavar="N", help="epochs over which the rate climbs")
+    add("--optimizer", default="sgd", help="MXNet's name of the optimizer")
+    add("--wd", type=float, default=5e-4, help="weight decay, of weights only")
+    add("--l1", type=float, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
+    add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
+    add("--augment", nargs="+", choices=(*TRANSFORMS, "none"), default=["pad_crop", "flip"], help="transforms")
+    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
+    add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
+    add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
+    add("--seed", type=whole, default=0, help="of everything random")
+    add("--ctx", default="auto", help="auto, cpu, cpu*2, gpu or gpu:0,1")
+    add("--out", metavar="FOLDER", help="the run's folder (default: runs/DATASET-MODEL)")
+    add("--resume", action="store_true", help="go on with the run in that folder")
+    add("--checkpoint-steps", type=positive(int), metavar="N", help="save every N steps, besides every epoch")
+    add("--tensorboard", metavar="FOLDER", help="write curves for TensorBoard there")
+
+    add = train.add_argument_group("fine-tuning").add_argument
+    add("--pretrained", action="store_true",
+        help="begin with ImageNet weights, whose BatchNorm statistics are kept, and a new last layer")
+    add("--train-last", type=positive(int), metavar="N",
+        help="train the last N groups of layers only, 1 being the new layer; with --unfreeze, begin with them")
+    add("--unfreeze", choices=("gradual",), help="train deeper groups as the epochs go by")
+    add("--lr-decay", type=positive(float), default=1.0, metavar="FACTOR",
+        help="factor of the rate from one group of layers to the one before it, at most 1")
+
+    add = train.add_argument_group("loss and rare classes").add_argument
+    add("--loss", choices=("cross_entropy", "focal"), default="cross_entropy", help="what is made small")
+    add("--label-smoothing", type=float, default=0.0, metavar="E", help="of cross_entropy; 0.1 is usual")
+    add("--class-weights", action="store_true", help="let an image count in inverse proportion to its class's size")
+    add("--balanced", action="store_true", help="draw every class equally often")
+
+
+def _train(options):
+    import mxnet as mx
+
+    from d2lcls import data, devices, training
+    from d2lcls.models import gradual, preprocessing, set_lr_multipliers, train_last
+    from d2lcls.training.runs import Run, read_run
+
+    _check(options)
+    named, source = options.dataset in data.DATASETS, Path(options.dataset)
+    expected = preprocessing(options.model) if options.pretrained else None
+    side = options.size or expected and expected.crop
+    images = data.load(options.dataset, "train", size=side)
+    if options.pretrained and images.images.shape[3] != 3:
+        raise ValueError(f"Pretrained networks take colour images; those of {images.name} have "
+                         f"{images.images.shape[3]} channel. Train without --pretrained.")
+    validation = None
+    if options.validation:
+        images, validation = data.split_validation(images, options.validation, options.seed)
+    mean, std = (expected.mean, expected.std) if expected else data.channel_statistics(images.images)
+    run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes,
+              images.images.shape[1:], tuple(mean), tuple(std), options.validation, options.seed,
+              size=(side, side) if named and side else None, pretrained=options.pretrained, loss=_loss_name(options))
+    transforms = [getattr(data, name)() for name in options.augment if name != "none"]
+    train = run.batches(images, options.batch_size, shuffle=True, augment=transforms, mixup=options.mixup,
+                        seed=options.seed, balanced=options.balanced)
+    valid = run.batches(validation) if validation else None
+    out = Path(options.out or f"runs/{source.stem}-{options.model}")
+    begun = (out / "last.npz").exists()
+    mx.random.seed(options.seed)
+    net = _network(run, options.resume and begun)
+    if options.lr_decay != 1:
+        set_lr_multipliers(net, options.lr_decay)
+    unfreeze = gradual(net, options.epochs, options.train_last or 1) if options.unfreeze else None
+    if options.train_last:
+        train_last(net, options.train_last)
+    print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
+          f"{len(images.classes)} classes; writing to {out}")
+    if not begun:
+        if options.resume:
+            print(f"{out} holds no checkpoint: starting anew")
+        run.save(out)
+    elif options.resume and (before := read_run(out)) != run:
+        raise ValueError(f"{out} was begun with {_difference(before, run)}; it goes on with that only.")
+    training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
+                 schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
+                 optimizer=options.optimizer, wd=options.wd, l1=options.l1, clip_norm=options.clip_norm,
+                 loss=_loss(options, images.counts()), unfreeze=unfreeze, ctx=devices.parse(options.ctx),
+                 seed=options.seed, patience=options.patience, checkpoint_dir=out,
+                 checkpoint_steps=options.checkpoint_steps, resume=options.resume, tensorboard=options.tensorboard)
+    tested = named or any((source / split).is_dir() for split in ("test", "val"))
+    print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
+          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}")
+
+
+def _check(options):
+    if (options.train_last or options.unfreeze) and not options.pretrained:
+        options.wrong("--train-last and --unfreeze keep layers as they are at first: that needs --pretrained")
+    if options.label_smoothing and options.loss != "cross_entropy":
+        options.wrong("--label-smoothing goes with --loss cross_entropy only")
+
+
+def _network(run, goes_on):
+    """Make the network to be trained; of one that goes on, the checkpoint will bring every parameter."""
+    import mxnet as mx
+
+    from d2lcls.models import get_model, hold_statistics, replace_head
+    from d2lcls.training.runs import make_network
+
+    if goes_on:
+        net = make_network(run)
+    else:
+        net = get_model(run.model, None if run.pretrained else len(run.classes), pretrained=run.pretrained)
+        if run.pretrained:
+            replace_head(net, len(run.classes), run.seed)
+        else:
+            net.initialize(mx.init.MSRAPrelu(slope=0))
+    if run.pretrained:
+        hold_statistics(net)  # with few images, a batch's own statistics mislead, and running ones lag behind
+    return net
+
+
+def _loss(options, counts):
+    from d2lcls.data import class_weights
+    from d2lcls.training import losses
+
+    weights = class_weights(counts) if options.class_weights else None
+    if options.loss == "focal":
+        return losses.focal(class_weights=weights)
+    if options.label_smoothing or weights is not None:
+        return losses.cross_entropy(options.label_smoothing, weights)
+    return None
+
+
+def _loss_name(options):
+    """Describe the loss for the run, which goes on with the same one only."""
+    smoothing = f", label_smoothing={options.label_smoothing}" if options.label_smoothing else ""
+    return options.loss + smoothing + (", class_weights" if options.class_weights else "")
+
+
+def _difference(begun, run):
+    """Name the first field in which two runs differ, and its value in the first of them."""
+    name = next(name for name in vars(begun) if getattr(begun, name) != getattr(run, name))
+    return f"{name}={getattr(begun, name)!r}, not {getattr(run, name)!r}"

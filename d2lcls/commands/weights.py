@@ -1,0 +1,165 @@
+"""`d2lcls weights`: list, get, convert and verify pretrained weights."""
+
+from pathlib import Path
+
+from d2lcls.commands.parsers import commands_of, positive, share
+
+FORMS = ("gluon", "timm", "torchvision", "lukemelas")
+
+
+def add(command):
+    """Add the command and those below it to the parser."""
+    command = commands_of(command("weights", None, "List, get, convert and verify pretrained weights.",
+                                  "d2lcls weights list"))
+    command("list", _list, "List the pretrained weights that are here or come without a file of yours.",
+            "d2lcls weights list")
+    get = command("get", _get, "Get a network's ImageNet weights into the cache and print their file.",
+                  "d2lcls weights get efficientnet_lite0")
+    get.add_argument("name", metavar="NAME", help="a network, such as efficientnet_lite0 or resnet18_v1b")
+
+    convert = command("convert", _convert, "Bring weights from Gluon or PyTorch into another form.",
+                      "d2lcls weights convert resnet18.pth --model resnet18_v1b")
+    add = convert.add_argument
+    add("file", metavar="FILE",
+        help=".pth or .safetensors with PyTorch's names, or .params or .safetensors with Gluon's")
+    add("--model", required=True, metavar="NAME", help="the network whose weights these are")
+    add("--classes", type=positive(int), default=1000, metavar="K", help="number of its logits")
+    add("--to", choices=FORMS, default="gluon", help="whose names the parameters get")
+    add("--out", metavar="FILE", help="a .safetensors file, or .params for Gluon's own form (default: in the cache, "
+                                      "where --pretrained finds it)")
+    add("--source", metavar="TEXT", help="where the weights come from; kept in the file")
+    add("--licence", metavar="TEXT", help="of the weights; kept in the file")
+    add("--published", type=share, metavar="SHARE",
+        help="published top-1 accuracy, such as 0.751; kept in the file")
+
+    verify = command("verify", _verify, "Check weights: checksum, fit with their network, finite numbers; exit code "
+                     "1 on a problem.", "d2lcls weights verify efficientnet_lite0")
+    add = verify.add_argument
+    add("name", metavar="NAME|FILE", nargs="?",
+        help="a network, or with --model a file; all that is here if not given")
+    add("--model", metavar="NAME", help="the network whose weights the file holds")
+    add("--classes", type=positive(int), default=1000, metavar="K", help="number of its logits")
+
+
+def _list(options):
+    from d2lcls.models.weights import PORTS, weights_folder
+
+    here = _files_here()
+    for name, path in here:
+        print(f"{name:<20} {path}; {_describe(name, path)}")
+    for name, port in PORTS.items():
+        if name not in dict(here):
+            print(f"{name:<20} not here: d2lcls weights get {name}; {_describe_port(port)}; sha256 {port.sha256[:8]}")
+    print("Others: d2lcls weights get NAME asks GluonCV's store, or the mirror of it that MXNET_GLUON_REPO names.")
+    print(f"cache: {weights_folder()}")
+
+
+def _files_here(names=None):
+    """List (name, path) of all weights on this machine, or of some networks."""
+    from d2lcls.models import list_models
+    from d2lcls.models.weights import places_of
+
+    return [(name, path) for name in names or list_models() for path in places_of(name) if path.is_file()]
+
+
+def _describe(name, path):
+    from d2lcls.data.download import file_checksum
+    from d2lcls.models.tensors import WeightsError
+    from d2lcls.models.weights import PORTS
+
+    port = PORTS.get(name)
+    checksum = f"sha256 {file_checksum(path, 'sha256')[:8]}"
+    if port and path.name == port.file:
+        return f"{_describe_port(port)}; {checksum}"
+    if path.suffix == ".params":
+        return f"GluonCV's store; {checksum}"
+    try:
+        return f"{_describe_metadata(path)}; {checksum}"
+    except WeightsError as error:
+        return f"damaged ({error}); {checksum}"
+
+
+def _describe_port(port):
+    measured = f"{port.measured:.1%}" if port.measured else "not measured"
+    return f"{port.source}; {port.licence}; published {port.published:.1%}, measured {measured}"
+
+
+def _describe_metadata(path):
+    from d2lcls.models.tensors import read_metadata
+
+    found = read_metadata(path)
+    published = f"published {float(found['published']):.1%}" if "published" in found else "no published accuracy"
+    return f"from {found.get('source', 'an unknown source')}; {found.get('licence', 'unknown licence')}; {published}"
+
+
+def _get(options):
+    from d2lcls.models import get_model
+    from d2lcls.models.weights import get_weights
+
+    get_model(options.name)  # suggests the nearest for an unknown name
+    print(get_weights(options.name.lower()))
+
+
+def _convert(options):
+    from d2lcls.models import get_model
+    from d2lcls.models.weights import convert_weights, weights_folder
+
+    name = options.model.lower()
+    told = {key: str(getattr(options, key)) for key in ("source", "licence", "published")
+            if getattr(options, key) is not None}
+    if not options.out and (options.to != "gluon" or options.classes != 1000):
+        options.wrong("the cache holds Gluon's form with ImageNet's 1000 classes: name another file with --out")
+    if told and options.out and Path(options.out).suffix == ".params":
+        options.wrong("a .params file has no room for --source, --licence and --published: write a .safetensors file")
+    net = get_model(name, classes=options.classes)
+    net.initialize()
+    target = Path(options.out) if options.out else weights_folder() / f"{name}.safetensors"
+    convert_weights(options.file, net, target, options.to,
+                    {"network": name, "classes": str(options.classes), **told})
+    print(target)
+
+
+def _verify(options):
+    from d2lcls.models import get_model
+
+    if options.model:
+        if not options.name:
+            options.wrong("--model names the network of a FILE: give that too")
+        files = [(options.model.lower(), Path(options.name))]
+    elif options.name:
+        if Path(options.name).is_file():
+            options.wrong(f"name the network whose weights {options.name} holds with --model")
+        get_model(options.name)  # suggests the nearest for an unknown name
+        files = _files_here([options.name.lower()])
+        if not files:
+            raise FileNotFoundError(f"The weights of {options.name} are not here. "
+                                    f"Get them with: d2lcls weights get {options.name}")
+    else:
+        files = _files_here()
+        if not files:
+            print("No weights are here. Get some with: d2lcls weights get efficientnet_lite0")
+    problems = [problem for name, path in files if (problem := _problem(name, path, options))]
+    return 1 if problems else 0
+
+
+def _problem(name, path, options):
+    """Print what a file of weights is worth, and return what is wrong with it, None if nothing."""
+    import numpy as np
+
+    from d2lcls.models import WeightsError, get_model
+    from d2lcls.models.weights import check_weights, load_weights
+
+    net = get_model(name, classes=options.classes)
+    net.initialize()
+    try:
+        if not options.model:
+            check_weights(name, path)
+        load_weights(net, path)
+        for parameter, values in net._collect_params_with_prefix().items():
+            if not np.isfinite(values.list_data()[0].asnumpy()).all():
+                raise WeightsError(f"{path}: {parameter!r} holds a number that is not finite. Get the file anew.")
+    except WeightsError as error:
+        print(f"{name}: {error}")
+        return error
+    print(f"{name}: {path}: OK")
+    return None
