@@ -26,8 +26,8 @@ from mxnet import init, nd, random
 
 NAME = "efficientnet_lite0"
 COUNTS = (10, 50, 250, 1000)
-EPOCHS = {"scratch": (200, 80, 40, 20), "frozen": (60, 60, 30, 15), "fine_tuned": (24, 16, 6, 3),
-          "gradual": (24, 16, 6, 3), "fine_tuned_224": (None, 16, None, None)}
+EPOCHS = {"scratch": (150, 60, 25, 10), "frozen": (60, 60, 30, 15), "fine_tuned": (20, 12, 5, 2),
+          "gradual": (20, 12, 5, 2), "fine_tuned_224": (None, 16, None, None)}
 RECIPES = {"frozen": {"lr": 0.1, "wd": 1e-2}, "scratch": {"lr": 0.05},
            "fine_tuned": {"lr": 0.005, "wd": 1e-3, "loss": cross_entropy(0.1)}}
 COPIES = 8  # of up to 50 images a class, differently shifted and mirrored; of more, 2
@@ -40,8 +40,8 @@ def main():
     seeds = parser.parse_args().seeds
     train, test = load("cifar10", fallback=False), load("cifar10", "test", fallback=False)
     found, seconds = {}, {}
-    for size, groups, methods in ((None, None, ("scratch",)), (128, 1, ("frozen",)),
-                                  (128, 4, ("fine_tuned", "gradual")), (224, 4, ("fine_tuned_224",))):
+    for size, groups, methods in ((224, 4, ("fine_tuned_224",)), (128, 4, ("fine_tuned", "gradual")),
+                                  (128, 1, ("frozen",)), (None, None, ("scratch",))):
         look = Lens(size, groups, train) if size else None
         seen = look(test, 1) if look else None
         for seed in seeds:
