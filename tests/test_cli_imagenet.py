@@ -11,7 +11,7 @@ from test_cli import call, fails, nothing_outside  # noqa: F401  the fixture hol
 
 from d2lcls.data.sample import read_sample
 from d2lcls.models import get_model, preprocessing
-from d2lcls.models.weights import convert_weights
+from d2lcls.models.weight_files import convert_weights
 
 NAME = "mobilenet0.25"
 WNIDS = {"n01440764": 0, "n01443537": 1, "n15075141": 999}

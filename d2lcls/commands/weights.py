@@ -102,7 +102,8 @@ def _get(options):
 
 def _convert(options):
     from d2lcls.models import get_model
-    from d2lcls.models.weights import convert_weights, weights_folder
+    from d2lcls.models.weight_files import convert_weights
+    from d2lcls.models.weights import weights_folder
 
     name = options.model.lower()
     told = {key: str(getattr(options, key)) for key in ("source", "licence", "published")
@@ -147,7 +148,8 @@ def _problem(name, path, options):
     import numpy as np
 
     from d2lcls.models import WeightsError, get_model
-    from d2lcls.models.weights import check_weights, load_weights
+    from d2lcls.models.weight_files import load_weights
+    from d2lcls.models.weights import check_weights
 
     net = get_model(name, classes=options.classes)
     net.initialize()

@@ -3,7 +3,6 @@
 import hashlib
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Tuple
 
 import numpy as np
@@ -111,6 +110,8 @@ def extract_features(front, batches, copies=1, cache=None):
         begin = 0
         for x, labels in batches.epoch(copy):
             part = front(nd.array(x)).asnumpy()
+            if not np.abs(part).max() < 65504:  # also where it is NaN
+                raise ValueError("The front returns numbers beyond the range of half precision, up to 65,504, or NaN.")
             if values is None:
                 values = np.empty((copies, len(data), *part.shape[1:]), dtype=np.float16)
             values[copy, begin:begin + len(labels)] = part

@@ -21,10 +21,10 @@ MAGIC = 0x1950A86A20F9469CFC6C  # begins PyTorch's format of before 1.6
 DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ValueError, TypeError, KeyError,
            IndexError, AttributeError, OverflowError, RuntimeError, MemoryError)
 # What a pickle of weights is made of. Not in it: sets, objects of classes, byte arrays as long as the file says.
-OPCODES = """PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
-    BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS
-    EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT MEMOIZE BINGET
-    LONG_BINGET""".split()
+OPCODES = """PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+    SHORT_BINUNICODE BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID BINPUT
+    LONG_BINPUT MEMOIZE BINGET LONG_BINGET""".split()
 
 
 class WeightsError(ValueError):
@@ -118,7 +118,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A tensor that a file promises. A tuple, for a pickle can change the attributes of other objects after the check."""
+    """A tensor that a file promises; a tuple, as a pickle can change attributes of other objects after the check."""
 
     storage: _Storage
     offset: int

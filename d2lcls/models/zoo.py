@@ -47,7 +47,8 @@ def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
     from d2lcls.models.surgery import replace_head
-    from d2lcls.models.weights import get_weights, load_weights
+    from d2lcls.models.weight_files import load_weights
+    from d2lcls.models.weights import get_weights
 
     net = _make(name, 1000, kwargs)
     path = get_weights(name) if pretrained is True else pretrained

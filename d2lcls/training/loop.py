@@ -3,11 +3,12 @@
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import mxnet as mx
 
-from d2lcls.models.surgery import train_last
+from d2lcls.models.surgery import layer_groups, train_last
 from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays,
                                          parameters_to_arrays, save_checkpoint)
 from d2lcls.training.curves import Curves
@@ -117,8 +118,13 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     if optimizer_params is None:
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
     trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params})
+    if l1 < 0:
+        raise ValueError(f"l1 must be 0 (off) or above, not {l1}.")
     if unfreeze:
-        _unfreeze(net, unfreeze, 0)
+        _check_plan(net, unfreeze)
+        train_last(net, trained := unfreeze[0])
+    if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
+        raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or pass unfreeze=.")
     at = _Standing(recipe=_plain(
         num_epochs=num_epochs, lr=lr, schedule=schedule if isinstance(schedule, str) else "a function",
         warmup_epochs=warmup_epochs, optimizer=optimizer, optimizer_params=optimizer_params, wd=wd,
@@ -151,8 +157,9 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     curves = Curves(tensorboard) if tensorboard else None
     with Progress(num_epochs * steps, at.step, verbose) as progress, StopAfterStep() as stop:
         while at.step < num_epochs * steps and (patience is None or len(at.records) - at.best_epoch < patience):
-            if unfreeze:
-                _unfreeze(net, unfreeze, at.step // steps)
+            if unfreeze and trained != _groups_at(unfreeze, at.step // steps):
+                trained = _groups_at(unfreeze, at.step // steps)
+                train_last(net, trained)
             tally, begun, images = Tally(*at.sums), time.perf_counter(), 0
             for x, y in train.epoch(at.step // steps, start=at.step % steps):
                 mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
@@ -209,12 +216,17 @@ def _by_parameter(net):
             "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1}}
 
 
-def _unfreeze(net, plan, epoch):
-    """Train as many groups as the plan has for this epoch."""
-    due = [begin for begin in plan if begin <= epoch]
-    if not due:
-        raise ValueError(f"unfreeze must say how many groups to train from epoch 0 on, not only {plan}.")
-    train_last(net, plan[max(due)])
+def _check_plan(net, plan):
+    """Refuse a plan of unfreezing before a run that would fail at its third epoch."""
+    most = len(layer_groups(net))
+    if 0 not in plan or not all(isinstance(n, Integral) and n >= 0 for n in plan) or \
+            not all(isinstance(n, Integral) and 1 <= n <= most for n in plan.values()):
+        raise ValueError(f"unfreeze must map epochs, 0 among them, to numbers of groups from 1 to {most}, not {plan}.")
+
+
+def _groups_at(plan, epoch):
+    """How many groups a plan of unfreezing trains in an epoch."""
+    return plan[max(begin for begin in plan if begin <= epoch)]
 
 
 def _named_schedule(name):

@@ -93,7 +93,9 @@ def settle_shapes(net, x, ctx, seed):
         if parameter._data is None and not parameter._deferred_init:
             raise ValueError(f"The parameter {parameter.name} was not initialised. "
                              "Call net.initialize(mx.init.MSRAPrelu()) before fit.")
-    parameters.reset_ctx(ctx)
+    for parameter in parameters.values():
+        if parameter._data is None or parameter.list_ctx() != ctx:
+            parameter.reset_ctx(ctx)  # takes the mean of all copies, whose last bit may then differ from theirs
     mx.random.seed(seed)
     try:
         for part in split_and_load(x[:1].repeat(len(ctx), axis=0), ctx):
@@ -113,7 +115,8 @@ def average_running_statistics(net):
     nd.waitall()  # MXNet does not count BatchNorm's update of them as a write that a read must wait for
     for parameter in net.collect_params().values():
         copies = parameter.list_data()
-        if not parameter._differentiable and len(copies) > 1:
+        moved = parameter.grad_req == "null" and any((copy.asnumpy() != copies[0].asnumpy()).any() for copy in copies)
+        if moved:
             parameter.set_data(sum(copy.as_in_context(mx.cpu()) for copy in copies) / len(copies))
 
 

@@ -10,7 +10,8 @@ from mxnet import autograd, gluon, nd
 
 from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, blocks_of, round_channels
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
-from d2lcls.models.weights import find_weights, load_weights
+from d2lcls.models.weight_files import load_weights
+from d2lcls.models.weights import find_weights
 
 FOLDER = Path(__file__).parent / "reference"
 MAKER = runpy.run_path(str(FOLDER / "make_lite_reference.py"))
@@ -157,7 +158,8 @@ def test_switching_sizes_makes_no_difference(tmp_path, same, flags):
         x = images(height, width, 2)
         fresh = EfficientNet(Scale(0.25, 0.5, 64, 0.2), 3, lite=True, same=same)
         fresh.load_parameters(str(tmp_path / "net.params"))
-        np.testing.assert_allclose(net(x).asnumpy(), fresh(x).asnumpy(), rtol=1e-4, atol=1e-5, err_msg=f"{height} {width}")
+        np.testing.assert_allclose(net(x).asnumpy(), fresh(x).asnumpy(), rtol=1e-4, atol=1e-5,
+                                   err_msg=f"{height} {width}")
 
 
 def test_switching_sizes_in_training_makes_no_difference(tmp_path):
@@ -175,8 +177,8 @@ def test_switching_sizes_in_training_makes_no_difference(tmp_path):
             gradients.append({name: p.grad().asnumpy() for name, p in each._collect_params_with_prefix().items()
                               if p.grad_req != "null"})
         for name, gradient in gradients[0].items():
-            np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4 * np.abs(gradient).max() + 1e-7,
-                                       err_msg=name)
+            np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-3, err_msg=name,
+                                       atol=1e-4 * np.abs(gradient).max() + 1e-7)
 
 
 def test_padding_matters():

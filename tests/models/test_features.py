@@ -104,7 +104,7 @@ def test_other_features_under_the_same_name_are_refused(shapes):
                  (front, batches(other_labels)), (front, batches(shapes, mean=(0.5,) * 3)),
                  (front, batches(shapes, std=(0.5,) * 3)), (front, batches(shapes, size=16)),
                  (front, batches(shapes, seed=1)), (front, batches(shapes.subset(np.arange(100))))):
-        with pytest.raises(ValueError, match="shapes.npz holds the features of other images or of another network.*delete"):
+        with pytest.raises(ValueError, match="shapes.npz holds the features of other images or of another .*delete"):
             extract_features(*case, cache="shapes")
     with pytest.raises(ValueError, match="holds the features of other images"):
         extract_features(front, batches(shapes), copies=2, cache="shapes")

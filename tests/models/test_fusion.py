@@ -13,7 +13,8 @@ from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
 from d2lcls.models.fusion import fuse, quantize
 from d2lcls.models.surgery import split
-from d2lcls.models.weights import find_weights, load_weights
+from d2lcls.models.weight_files import load_weights
+from d2lcls.models.weights import find_weights
 
 SIZES = {"cnn": 32, "mobilenetv2_0.5": 64, "efficientnet_lite0": 64}
 

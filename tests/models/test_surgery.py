@@ -84,7 +84,8 @@ def test_a_new_head_changes_nothing_else(name, hybrid):
 def layer_inputs(net, x):
     """Return what comes into a network's head."""
     seen = []
-    handle = getattr(net, head_name(net)).register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].asnumpy()))
+    head = getattr(net, head_name(net))
+    handle = head.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].asnumpy()))
     active, net._active = net._active, False  # hooks run only where no compiled network skips them
     net(x)
     net._active = active
@@ -256,7 +257,8 @@ def test_one_step_is_as_long_as_its_multiplier():
     for place, group in enumerate(groups):
         for name in learned(net, names_of(net, [group])):
             assert np.abs(steps[0][name]).max() > 1e-6, name
-            np.testing.assert_allclose(steps[1][name], steps[0][name] * 0.5 ** (3 - place), rtol=1e-2, atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(steps[1][name], steps[0][name] * 0.5 ** (3 - place), rtol=1e-2, atol=1e-7,
+                                       err_msg=name)
 
 
 def test_multipliers_out_of_range():

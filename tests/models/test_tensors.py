@@ -231,8 +231,8 @@ def test_files_without_tensors(make, content, message):
         read_tensors(make(b"\x80\x02" + content, keys=("0",) if b"storage" in content else ()))
 
 
-@pytest.mark.parametrize("key, name", [("../../../marker", "archive/data/../../../marker"), ("/marker", "archive/data//marker")])
-def test_paths_in_a_zip_file_lead_nowhere(tmp_path, key, name):
+@pytest.mark.parametrize("key", ["../../../marker", "/marker"])
+def test_paths_in_a_zip_file_lead_nowhere(tmp_path, key):
     folder = tmp_path / "a/b/c"
     folder.mkdir(parents=True)
     found = read_tensors(write(folder / "net.pth", state(tensor(of=storage(key))), keys=(key,)))

@@ -16,8 +16,8 @@ from gluoncv.model_zoo import model_store
 
 from d2lcls.models import WeightsError, WeightsUnavailable, get_model, preprocessing
 from d2lcls.models import weights as module
-from d2lcls.models.weights import (PORTS, Port, convert_weights, find_weights, get_weights, load_weights,
-                                   weights_folder)
+from d2lcls.models.weight_files import convert_weights, load_weights
+from d2lcls.models.weights import PORTS, Port, find_weights, get_weights, weights_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from local_server import Server, sha1  # noqa: E402
