@@ -269,7 +269,7 @@ def test_a_plan_that_asks_for_too_much_is_refused_before_the_first_step(shapes):
 
 def test_a_network_frozen_entirely_is_refused(shapes):
     net = network()
-    for parameter in net.collect_params().values(shapes):
+    for parameter in net.collect_params().values():
         parameter.grad_req = "null"
     with pytest.raises(ValueError, match="Every parameter is frozen"):
         fit(net, batches(shapes), num_epochs=1, verbose=False)
