@@ -1,6 +1,7 @@
 """A network for prediction only, quicker on a CPU: layers fused by oneDNN, in float32 or in int8."""
 
 import tempfile
+import warnings
 from pathlib import Path
 
 import mxnet as mx
@@ -69,6 +70,8 @@ def _assemble(symbol, arguments, statistics):
         symbol.save(str(Path(folder, "net.json")))
         nd.save(str(Path(folder, "net.params")), {**{f"arg:{name}": value for name, value in arguments.items()},
                                                   **{f"aux:{name}": value for name, value in statistics.items()}})
-        net = gluon.SymbolBlock.imports(str(Path(folder, "net.json")), ["data"], str(Path(folder, "net.params")))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of the input, which is float32
+            net = gluon.SymbolBlock.imports(str(Path(folder, "net.json")), ["data"], str(Path(folder, "net.params")))
     net.hybridize(static_alloc=True)  # with static_shape=True, int8 layers return the first batch's outputs for ever
     return net

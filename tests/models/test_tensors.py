@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2lcls.models.tensors import MAGIC, WeightsError, read_metadata, read_tensors, write_safetensors
+from d2lcls.models.tensors import WeightsError, read_metadata, read_tensors, write_safetensors
+from d2lcls.models.torch_pickle import MAGIC
 
 FOLDER = Path(__file__).parent / "reference"
 FILES = [f"torch_{name}.{form}.pth" for name in ("tensors", "module", "shared") for form in ("zip", "legacy")]
