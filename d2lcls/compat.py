@@ -72,6 +72,7 @@ def prepare():
     if not mxnet_came_first:
         forget_failed_import()
     restore_numpy_names()
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # or every fused network writes a line to stderr
     if sys.platform == "linux":
         preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # what tools/venv.sh found missing
         if any(wheel.startswith("mxnet-cu11") for wheel in mxnet_wheels()):
