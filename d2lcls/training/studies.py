@@ -15,7 +15,9 @@ import numpy as np
 import psutil
 
 try:
-    import optuna
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's word on a notebook without widgets
+        import optuna
     import sqlalchemy
 except ImportError as error:
     raise ImportError('Hyper-parameter search needs Optuna: pip install "d2lcls[tune]".') from error
