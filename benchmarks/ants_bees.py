@@ -18,10 +18,13 @@ from d2lcls import results
 def main():
     """Run every seed in a process of its own, or one seed here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="with train/CLASS/*.jpg and val/CLASS/*.jpg")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.folder is None:
+        print("ants_bees: skipped, as it needs a folder of photographs.")
+        return
     if options.one is not None:
         print(json.dumps(run(options.folder, options.one)))
         return

@@ -33,9 +33,12 @@ with torch.inference_mode():
 def main():
     """Score and compare the three networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path, help="folder of photographs with a labels.csv")
-    parser.add_argument("--torch-python", required=True, help="a Python with torch and efficientnet-lite-pytorch")
+    parser.add_argument("photographs", type=Path, nargs="?", help="folder of photographs with a labels.csv")
+    parser.add_argument("--torch-python", help="a Python with torch and efficientnet-lite-pytorch")
     options = parser.parse_args()
+    if not (options.photographs and options.torch_python):
+        print("pretrained: skipped, as it needs a folder of ImageNet photographs and a Python with torch.")
+        return
     with open(options.photographs / "labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["class_index"]) for row in rows])
@@ -62,8 +65,8 @@ def main():
             "published_top1": 100 * PORTS[name].published}
         print(name, found[name], flush=True)
     print(results.write("pretrained", "python benchmarks/pretrained.py PHOTOGRAPHS --torch-python PYTHON", {
-        **found, "units": {"top1, top5, published_top1": "%", "same_top1, same_top5": "photographs (top-5 in order)",
-                           "largest_difference": "logits"}}))
+        **found, "units": dict.fromkeys(found, "accuracies in %; same_top1 and same_top5 (in order) in photographs; "
+                                               "largest_difference and largest_logit in logits")}))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ from d2lcls.data.datasets import Images, channel_statistics, is_sample, load, sp
 from d2lcls.data.fetch import DataUnavailable, fetch, home, verify
 from d2lcls.data.folders import list_folder, load_folder
 from d2lcls.data.images import BrokenImage, open_image, read_image
+from d2lcls.data.imagenet import LazyImages, imagenet_classes, open_imagenet
 from d2lcls.data.imbalance import class_weights, long_tailed, take_per_class
 from d2lcls.data.loader import Batches
+from d2lcls.data.preprocess import Preprocess
 from d2lcls.data.randaugment import randaugment
 from d2lcls.data.records import read_records, write_records
 
 __all__ = [
-    "BrokenImage", "Batches", "DATASETS", "DataUnavailable", "Images", "STANDARD",
-    "channel_statistics", "class_weights", "colour_jitter", "cutout", "fetch", "flip", "home", "is_sample",
-    "list_folder", "load", "load_folder", "long_tailed", "mixup", "open_image", "pad_crop", "randaugment",
-    "read_image", "read_records", "split_validation", "take_per_class", "verify", "write_records",
+    "Batches", "BrokenImage", "DATASETS", "DataUnavailable", "Images", "LazyImages", "Preprocess", "STANDARD",
+    "channel_statistics", "class_weights", "colour_jitter", "cutout", "fetch", "flip", "home",
+    "imagenet_classes", "is_sample", "list_folder", "load", "load_folder", "long_tailed", "mixup", "open_image",
+    "open_imagenet", "pad_crop", "randaugment", "read_image", "read_records", "split_validation",
+    "take_per_class", "verify", "write_records",
 ]

@@ -71,7 +71,7 @@ def train_last(net, groups):
     """Train the last groups of a network only; all before are frozen.
 
     A frozen layer's parameters are left alone by every step, weight decay included, and a frozen BatchNorm uses its
-    running statistics and no longer updates them: with gradients off alone, its outputs would still drift.
+    running statistics and no longer updates them: with gradients off alone, it would still normalise by each batch.
 
     Args:
         net: network with groups.
@@ -98,7 +98,7 @@ def hold_statistics(net):
     """Have every BatchNorm normalise by its running statistics, in training too, and leave these as they are.
 
     With few images or small batches, a batch's own statistics are a poor guide, and those of ImageNet serve better.
-    The scale and shift that BatchNorm learns go on learning.
+    The scale and shift that BatchNorm learns go on learning. It stays so, whatever `train_last` does.
     """
     for layer in _normalisations(net):
         layer.held = layer._kwargs["use_global_stats"] = True
@@ -107,6 +107,8 @@ def hold_statistics(net):
 
 def freeze_depthwise(net):
     """Freeze the filters of all depthwise convolutions, a few per cent of a mobile network's parameters, for good.
+
+    Their `lr_mult` becomes 0, which `train_last` respects.
 
     oneDNN, as MXNet 1.9.1 has it, lacks a quick kernel for the gradient of 5x5 depthwise filters; without it, the last
     stages of EfficientNet-Lite0 train about twice as fast.
