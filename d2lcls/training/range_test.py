@@ -85,6 +85,7 @@ def lr_range_test(net, train, *, lowest=1e-5, highest=10, steps=100, optimizer="
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
     put_back = _remember(net)
     try:
+        net.collect_params().reset_ctx(ctx)  # new arrays: the training writes into those only
         outputs = settle_shapes(net, train.example(), ctx, seed)
         check_labels(train.data, outputs)
         if train.mixup and outputs != len(train.data.classes):
@@ -122,8 +123,8 @@ def _climb(net, train, trainer, rates, ctx, loss, clip_norm, seed):
 def _remember(net):
     """Return a function that puts a network back as it is now, whatever is done to it meanwhile.
 
-    It keeps the attributes of every layer and parameter, not copies of their arrays: the first thing that
-    `settle_shapes` does is to give the parameters new arrays, and the training only writes into those.
+    It keeps the attributes of every layer and parameter, not copies of their arrays: the parameters are given new
+    arrays before the training, which only writes into those.
     """
     things = list(net.collect_params().values())
     net.apply(things.append)
