@@ -85,7 +85,9 @@ def lr_range_test(net, train, *, lowest=1e-5, highest=10, steps=100, optimizer="
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
     put_back = _remember(net)
     try:
-        net.collect_params().reset_ctx(ctx)  # new arrays: the training writes into those only
+        for parameter in net.collect_params().values():
+            if parameter._data is not None:
+                parameter.reset_ctx(ctx)  # new arrays: the training writes into those only
         outputs = settle_shapes(net, train.example(), ctx, seed)
         check_labels(train.data, outputs)
         if train.mixup and outputs != len(train.data.classes):
