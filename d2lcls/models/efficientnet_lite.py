@@ -1,8 +1,8 @@
 """The EfficientNets by name: their scales, and for which weights they are.
 
 The Lite networks (Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020) leave out what is slow or
-hard to quantise on a phone: squeeze-and-excite and the swish activation. Names follow timm, where "tf_" marks the
-networks that pad as TensorFlow does.
+hard to quantise on a phone: squeeze-and-excite and the swish activation. Names follow timm, where the prefix
+``tf_`` marks the networks that pad as TensorFlow does.
 """
 
 from d2lcls.models.efficientnet import EfficientNet, Scale

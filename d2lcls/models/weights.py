@@ -82,7 +82,7 @@ def find_weights(name):
 
 
 def places_of(name):
-    """List the `Path`s at which a network's weights may lie on this machine, in the order of preference.
+    """List each `Path` at which a network's weights may lie on this machine, in the order of preference.
 
     These are in the cache (what `get_weights` fetched and `convert_weights` wrote), among Gluon's own downloads
     (`~/.mxnet/models`, or `MXNET_HOME`), and among the installed Python packages.
