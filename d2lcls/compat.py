@@ -1,8 +1,9 @@
 """Makes ``import mxnet`` work on a machine of today; runs when d2lcls is imported.
 
 MXNet 1.9.1 was released in 2022 and retired in 2023. `prepare` mends what has changed since:
-names that numpy removed, CUDA libraries that the loader does not look for, and matrix units
-(Intel AMX) that Linux keeps locked. It imports numpy, and nothing else that is large.
+names that numpy removed, CUDA libraries that the loader does not look for, matrix units
+(Intel AMX) that Linux keeps locked, and the number of threads, which MXNet takes to be half of
+the processors it sees. It imports numpy, and nothing else that is large.
 
 What was run, on Linux x86-64 with Python 3.11 and MXNet 1.9.1: training and exporting a network,
 saving and loading every dtype, random numbers, ``mx.np``, the data pipeline, RecordIO, int8,
@@ -25,6 +26,8 @@ import types
 from pathlib import Path
 
 import numpy
+
+from d2lcls.cores import usable_cores
 
 INSTALL_HINT = 'pip install "d2lcls[cpu]" (or "d2lcls[cu118]" for an NVIDIA GPU)'
 
@@ -60,9 +63,9 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # x86-64 Linux
 def prepare():
     """Mend this process so that ``import mxnet`` works; a second call does nothing.
 
-    Where the processor has AMX, DNNL_MAX_CPU_ISA is set for this process and inherited by its
-    children: a child that imports mxnet has to import d2lcls first, as the permission to use
-    AMX is not inherited.
+    OMP_NUM_THREADS is set to the number of usable cores, unless you have set it; where the processor
+    has AMX, DNNL_MAX_CPU_ISA is set too. Children inherit both, but not the permission to use AMX:
+    a child that imports mxnet has to import d2lcls first.
     """
     global _prepared, mxnet_came_first, unloadable, amx
     if _prepared:
@@ -72,6 +75,8 @@ def prepare():
     if not mxnet_came_first:
         forget_failed_import()
     restore_numpy_names()
+    # Else MXNet halves the number of processors, as if each core showed itself twice.
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # or every fused network writes a line to stderr
     if sys.platform == "linux":
         preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # what tools/venv.sh found missing

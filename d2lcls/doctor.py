@@ -7,7 +7,6 @@ those of this machine.
 import ctypes
 import dataclasses
 import json
-import math
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from d2lcls import compat, devices
+from d2lcls.cores import usable_cores
 
 GIB = 2 ** 30
 
@@ -197,34 +197,19 @@ def amx(state=None):
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
 
 
-def usable_cores(root=Path("/sys/fs/cgroup")):
-    """Return (cores this process may run on, cores that its container's quota pays for)."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        if (root / "cpu.max").exists():  # cgroup 2
-            quota, period = (root / "cpu.max").read_text().split()
-        else:
-            quota, period = ((root / f"cpu/cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-        quota = int(quota) / int(period)
-    except (OSError, ValueError):  # no control groups here, or the quota is "max"
-        return allowed, allowed
-    return allowed, min(allowed, math.ceil(quota)) if quota > 0 else allowed
-
-
 def threads(cores=None, setting=None):
-    """OpenMP starts a thread for each core it sees, and does not see a container's quota."""
-    allowed, paid = cores or usable_cores()
+    """MXNet computes with OMP_NUM_THREADS threads, which `d2lcls.compat` sets to the number of usable cores."""
+    cores = cores or usable_cores()
     setting = os.environ.get("OMP_NUM_THREADS", "") if setting is None else setting
-    remedy = f"export OMP_NUM_THREADS={paid}"
+    remedy = f"export OMP_NUM_THREADS={cores}"
     first = setting.split(",")[0].strip()  # a list gives the number for each level of nesting
-    if first and not (first.isdigit() and int(first) > 0):
+    if not (first.isdigit() and int(first) > 0):
         return [_note("threads", f"OMP_NUM_THREADS={setting} is not a number, and is ignored", remedy)]
-    count = int(first or allowed)
-    if count == paid:
-        return [_ok("threads", f"{count} on {paid} usable cores")]
-    given = f"OMP_NUM_THREADS={setting}" if first else "OMP_NUM_THREADS is not set"
-    why = "they wait for each other" if count > paid else "the other cores lie idle"
-    return [_note("threads", f"{count} threads on {paid} usable cores ({given}): {why}", remedy)]
+    count = int(first)
+    if count == cores:
+        return [_ok("threads", f"{count} on {cores} usable cores")]
+    why = "they wait for each other" if count > cores else "the other cores lie idle"
+    return [_note("threads", f"{count} threads on {cores} usable cores (OMP_NUM_THREADS={setting}): {why}", remedy)]
 
 
 def shared_memory(folder="/dev/shm"):

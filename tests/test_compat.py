@@ -51,6 +51,15 @@ print(x.grad.sum().asscalar(), mx.context.cpu(), compat.mxnet_came_first)
     assert printed.splitlines() == ["failed", "1944.0 cpu(0) False"]
 
 
+def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):
+    show = "import os, d2lcls; from d2lcls.cores import usable_cores as n; print(os.environ['OMP_NUM_THREADS'], n())"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    chosen, cores = run(show).split()
+    assert chosen == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert run(show).split() == ["7", cores]
+
+
 def test_remembers_that_mxnet_came_first():
     assert run("""
 import sys, types

@@ -136,28 +136,13 @@ def test_amx():
 
 
 @pytest.mark.parametrize("cores, setting, status, part", [
-    ((8, 8), "", "ok", "8 on 8"), ((8, 2), "2", "ok", "2 on 2"), ((8, 8), "8,2", "ok", "8 on 8"),
-    ((8, 2), "", "note", "8 threads on 2 usable cores (OMP_NUM_THREADS is not set): they wait"),
-    ((4, 4), "16", "note", "16 threads on 4 usable cores (OMP_NUM_THREADS=16): they wait"),
-    ((4, 4), "1", "note", "1 threads on 4 usable cores (OMP_NUM_THREADS=1): the other cores lie idle"),
-    ((4, 4), "all", "note", "OMP_NUM_THREADS=all is not a number"), ((4, 4), "0", "note", "not a number"),
-])
+    (8, "8", "ok", "8 on 8"), (8, "8,2", "ok", "8 on 8"),
+    (4, "16", "note", "16 threads on 4 usable cores (OMP_NUM_THREADS=16): they wait"),
+    (4, "1", "note", "1 threads on 4 usable cores (OMP_NUM_THREADS=1): the other cores lie idle"),
+    (4, "all", "note", "OMP_NUM_THREADS=all is not a number"), (4, "0", "note", "not a number")])
 def test_threads(cores, setting, status, part):
     finding = only(doctor.threads(cores, setting), status, part)
-    assert status == "ok" or finding.remedy == f"export OMP_NUM_THREADS={cores[1]}"
-
-
-@pytest.mark.parametrize("files, paid", [
-    ({"cpu.max": "150000 100000\n"}, 2), ({"cpu.max": "max 100000\n"}, 8),
-    ({"cpu.max": "1600000 100000\n"}, 8),
-    ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-    ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8), ({}, 8)])
-def test_usable_cores(tmp_path, monkeypatch, files, paid):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert doctor.usable_cores(tmp_path) == (8, paid)
+    assert status == "ok" or finding.remedy == f"export OMP_NUM_THREADS={cores}"
 
 
 def test_shared_memory(tmp_path, monkeypatch):

@@ -1,0 +1,36 @@
+"""How many processor cores this process may compute on, which is the number of threads MXNet should use."""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+
+def usable_cores(topology=Path("/sys/devices/system/cpu"), groups=Path("/sys/fs/cgroup")):
+    """Return the number of physical cores that this process may run on and its container's quota pays for.
+
+    Two hardware threads of one core share the arithmetic units that a convolution keeps busy, so they count as one.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+    cores = {_siblings(topology / f"cpu{number}/topology/thread_siblings_list", number) for number in allowed}
+    return min(len(cores), math.ceil(_quota(groups)))
+
+
+def _siblings(path, number):
+    try:
+        return path.read_text().strip()
+    except OSError:  # not Linux, or a sandbox that hides it: each processor is taken for a core
+        return str(number)
+
+
+def _quota(groups):
+    """Return the cores that a control group's quota pays for, `sys.maxsize` where there is none."""
+    try:
+        if (groups / "cpu.max").exists():  # cgroup 2
+            quota, period = (groups / "cpu.max").read_text().split()
+        else:
+            quota, period = ((groups / f"cpu/cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError):  # no control groups here, or the quota is "max"
+        return sys.maxsize
+    return share if share > 0 else sys.maxsize
