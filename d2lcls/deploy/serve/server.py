@@ -1,0 +1,156 @@
+"""The service from its start to its end: the socket, the signals, reloads, and a stop that finishes what it accepted."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import uvloop
+
+from d2lcls.deploy.manifest import ModelError
+from d2lcls.deploy.serve.batching import Batcher
+from d2lcls.deploy.serve.http import Connection
+from d2lcls.deploy.serve.metrics import Metrics
+from d2lcls.deploy.serve.service import Service
+
+
+def run(folder, log, limits, host="127.0.0.1", port=8080, token=None, engines=1, threads=1, access=False):
+    """Serve a model folder until SIGTERM or SIGINT; SIGHUP loads it anew.
+
+    Args:
+        folder: a model folder.
+        log: function of (level, event, **details), see `make_log`.
+        limits: `Limits`.
+        host, port: where to listen; port 0 takes a free one, which the event "serving" tells.
+        token: what clients must send as a bearer token; None for no such thing.
+        engines: processes that compute.
+        threads: of each of them.
+        access: log every request.
+
+    Raises:
+        FileNotFoundError, ModelError: the model cannot be used.
+        OSError: the address cannot be listened at.
+    """
+    server = Server(Path(folder), log, limits, token, engines, threads, access)
+    listening = _listen(host, port)
+    uvloop.install()
+    try:
+        asyncio.run(server.serve(listening))
+    finally:
+        listening.close()
+
+
+class Server:
+    """What runs: one `Service`, the `Batcher` it uses, and those that still finish what they admitted."""
+
+    def __init__(self, folder, log, limits, token, engines, threads, access):
+        self.folder, self.log, self.limits, self.engines, self.threads = folder, log, limits, engines, threads
+        self.metrics = Metrics()
+        self.service = Service(limits, self.metrics, log, token, self.reload, access)
+        self.batchers, self.reloading, self.stopped = [], None, None
+
+    async def serve(self, listening):
+        """Load the model, listen, and stop when told to."""
+        loop = self.service.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        ticking = asyncio.ensure_future(self._tick())
+        opening = asyncio.ensure_future(self._open())
+        stopping = asyncio.ensure_future(self.stopped.wait())
+        try:
+            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if self.stopped.is_set():
+                return
+            self.service.use(opening.result())
+            server = await loop.create_server(lambda: Connection(self.service), sock=listening, backlog=1024)
+            host, port = listening.getsockname()[:2]
+            self.log("info", "serving", model=self.service.batcher.content["name"], host=host, port=port,
+                     process=os.getpid(), token=bool(self.service.token))
+            if not self.service.token and not host.startswith("127.") and host != "::1":
+                self.log("warning", "anyone who can reach this address can use the service: give it a token")
+            await self.stopped.wait()
+            server.close()
+            await self._finish()
+        finally:
+            for task in (ticking, opening, stopping):
+                task.cancel()
+            for connection in list(self.service.connections):
+                connection.transport.abort()
+            await asyncio.gather(*(asyncio.wait_for(one.close(), 5) for one in self.batchers), return_exceptions=True)
+            self.service.decoders.shutdown(wait=False)
+        self.log("info", "stopped")
+
+    async def _open(self):
+        batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics, self.log)
+        self.batchers.append(batcher)
+        try:
+            return await batcher.open()
+        except BaseException:
+            self.batchers.remove(batcher)
+            await batcher.close()
+            raise
+
+    async def _tick(self):
+        beats = 0
+        while True:
+            await asyncio.sleep(0.05)
+            for batcher in self.batchers:
+                batcher.expire()
+            beats = (beats + 1) % 20
+            if not beats:
+                self.service.tick()
+
+    async def _finish(self):
+        self.log("info", "stopping", requests=sum(one.active is not None for one in self.service.connections))
+        self.service.drain()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.limits.grace
+        while any(one.active or one.reading for one in self.service.connections) and loop.time() < until:
+            await asyncio.sleep(0.01)
+        left = sum(one.active is not None for one in self.service.connections)
+        if left:
+            self.log("warning", "stopped before these were answered", requests=left)
+        await asyncio.sleep(0.05)  # for the last answers to leave
+
+    def reload(self):
+        """Begin to load the folder anew; returns a Future of (status, content). One at a time."""
+        if self.reloading and not self.reloading.done() or self.service.batcher is None:
+            busy = asyncio.get_running_loop().create_future()
+            busy.set_result((409, {"status": 409, "detail": "The model is being loaded already."}))
+            return busy
+        self.reloading = asyncio.ensure_future(self._reload())
+        return self.reloading
+
+    async def _reload(self):
+        try:
+            batcher = await self._open()
+        except (ModelError, OSError) as error:
+            self.metrics.reloads.labels("refused").inc()
+            self.log("error", "reload refused", error=str(error))
+            return 422, {"status": 422, "detail": f"The old model stays: {error}"}
+        old = self.service.batcher
+        self.service.use(batcher)
+        self.metrics.reloads.labels("done").inc()
+        self.log("info", "reloaded", model=batcher.content["name"])
+        self.retiring = asyncio.ensure_future(self._retire(old))
+        return 200, {"model": batcher.content["name"], "files": batcher.content["files"]}
+
+    async def _retire(self, batcher):
+        await batcher.close()
+        self.batchers.remove(batcher)
+
+
+def _listen(host, port):
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"{host}:{port} cannot be listened at ({error.strerror}). Choose another address "
+                                   "or port, or stop what listens there") from error
+    return listening

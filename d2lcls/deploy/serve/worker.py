@@ -1,0 +1,112 @@
+"""The process that computes: it loads one model, says what it is, and answers batches until its socket is closed.
+
+MXNet lives here and not in the service, so that neither has to wait for the other's Python, a crash of the one does
+not take the other along, and a reload is a new process beside the old one, whose memory goes back whole.
+Run as: python -m d2lcls.deploy.serve.worker FOLDER SOCKET BATCH_SIZE
+"""
+
+import json
+import signal
+import socket
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from d2lcls.deploy.serve import frames
+
+
+def batch_sizes(largest):
+    """Return the sizes that batches are filled up to: 1, 2, 4, ..., `largest`. Each new one costs MXNet a set-up."""
+    return sorted({min(2 ** power, largest) for power in range(largest.bit_length() + 1)})
+
+
+def rank(logits):
+    """Sort each picture's classes, the likeliest first.
+
+    Args:
+        logits: float32 (N, K).
+
+    Returns:
+        (order, probabilities): int32 and float32 (N, K); equal classes keep their order.
+
+    Raises:
+        ArithmeticError: a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ArithmeticError("the model's logits are not finite")
+    order = np.argsort(-logits, axis=1, kind="stable")
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return order.astype(np.int32), np.take_along_axis(probabilities, order, axis=1).astype(np.float32)
+
+
+def compute(predictor, images, sizes):
+    """Return `rank` of uint8 images (N, H, W, 3), computed in batches of one of the sizes."""
+    if predictor.manifest.batch:  # the graph takes one size only
+        sizes = [predictor.manifest.batch]
+    logits, largest = [], max(sizes)
+    for first in range(0, len(images), largest):
+        part = images[first:first + largest]
+        size = next(size for size in sizes if size >= len(part))
+        if len(part) < size:
+            part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), dtype=np.uint8)])
+        logits.append(predictor.compute(predictor.manifest.preprocess.normalise(part))[:len(images) - first])
+    return rank(np.concatenate(logits))
+
+
+def _bound(folder, predictor, sizes):
+    """Return a predictor that computes the same, in batches of these sizes only, quicker where MXNet computes."""
+    manifest = predictor.manifest
+    if manifest.form not in ("mxnet", "mxnet-int8"):
+        return predictor
+    from d2lcls.deploy.bound import bind
+    from d2lcls.deploy.export import load_graph
+    from d2lcls.models.fusion import fuse_graph
+
+    symbol, arguments, statistics = load_graph(folder)
+    symbol = symbol if manifest.form == "mxnet-int8" else fuse_graph(symbol)
+    shapes = [manifest.input_shape(size) for size in sizes]
+    return replace(predictor, compute=bind(symbol, arguments, statistics, shapes, manifest.input_name))
+
+
+def main(folder, descriptor, batch_size):
+    """Load, tell, and answer."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
+        signal.signal(stop, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(descriptor))
+    connection.setblocking(True)
+    stream, sizes = connection.makefile("rb", buffering=1 << 20), batch_sizes(int(batch_size))
+
+    def tell(*frame):
+        try:
+            connection.sendall(b"".join(frames.pack(*frame)))
+        except OSError:  # the service is gone; the next read says so
+            pass
+
+    try:
+        from d2lcls.deploy.predictor import load_model
+
+        predictor = _bound(folder, load_model(folder), sizes)
+        side = predictor.manifest.preprocess.crop
+        for size in sizes:
+            compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)
+    except Exception as error:  # whatever it is, the service has to hear of it
+        tell(frames.ERROR, f"{error}".encode() or repr(error).encode())
+        return 1
+    tell(frames.READY, json.dumps(asdict(predictor.manifest)).encode())
+    while True:
+        frame = frames.read(stream)
+        if frame is None:
+            return 0
+        try:
+            images = np.frombuffer(frame[1], dtype=np.uint8).reshape(-1, side, side, 3)
+            order, probabilities = compute(predictor, images, sizes)
+        except Exception as error:  # of this batch; the next one may be computed
+            tell(frames.FAILED, repr(error).encode())
+        else:
+            tell(frames.ANSWERS, order, probabilities)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
