@@ -1,0 +1,252 @@
+"""Converters to ONNX for operators of old image networks that MXNet's exporter lacks or gets wrong.
+
+`register()` puts them into the exporter's own registry, for `mx.onnx.export_model` too. What is wrong without them, seen
+with MXNet 1.9.1: `FullyConnected` without a written `flatten` (every file before 2017) does not flatten;
+`BatchNorm` with `fix_gamma`, its default, multiplies by a gamma that MXNet ignores; a PReLU's slopes go along the width;
+`SoftmaxOutput` ignores `multi_output`; `LRN` takes 1 for `knorm` where MXNet takes 2; `Deconvolution` takes `no_bias`
+for False where MXNet takes True; `Reshape` gives up on -2, -3 and -4. Those of pooling and resizing are in
+`d2lcls.deploy.onnx_spatial`.
+
+All are made of operators of opset 13. Some are better with shapes, which `with_shapes` writes into the graph.
+"""
+
+import json
+
+import numpy as np
+
+from d2lcls.deploy.legacy_operators import is_true, whole_numbers
+
+OPSET = 13
+CONVERTERS = {}
+
+
+def converts(*operators):
+    """Note a function from a `Layer` to what the exporter expects as the converter of some operators."""
+    def note(function):
+        CONVERTERS.update(dict.fromkeys(operators, function))
+        return function
+    return note
+
+
+def register():
+    """Put all converters into the registry of MXNet's exporter, in front of its own; more than once does no harm."""
+    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
+
+    import d2lcls.deploy.onnx_spatial  # noqa: F401  notes its converters
+
+    def adapt(function, theirs):
+        return lambda node, **context: function(Layer(node, context, theirs))
+
+    registry = MXNetGraph.registry_.setdefault(OPSET, {})
+    for operator, function in CONVERTERS.items():
+        found = registry.get(operator) or MXNetGraph.registry_[12].get(operator)
+        if getattr(found, "of", None) is not function:
+            registry[operator] = adapt(function, found)
+            registry[operator].of = function
+
+
+class Layer:
+    """One layer on its way to ONNX: its attributes, what it takes, and the nodes made for it so far."""
+
+    def __init__(self, node, context, theirs=None):
+        self.name, self.attributes, self.context = node["name"], node.get("attrs", {}), context
+        self.node, self.theirs, self.nodes = node, theirs, []
+        if not context.get("is_input"):
+            known = context["outputs_lookup"]  # without the label of the last layer, which the exporter leaves out
+            found = [known[place][output] for place, output, *_ in node["inputs"] if place < len(known)]
+            self.inputs, self.types = [one.name for one in found], [one.dtype for one in found]
+        shapes = json.loads(self.attributes.get("__shapes__", "{}"))
+        self.shapes, self.output = shapes.get("inputs"), shapes.get("output")
+        self.larger = shapes.get("larger")  # the output's shape for one more image
+
+    def numbers(self, key, default=()):
+        """Return whole numbers of an attribute."""
+        return whole_numbers(self.attributes[key]) if key in self.attributes else list(default)
+
+    def true(self, key, default=False):
+        """Return a truth value of an attribute."""
+        return is_true(self.attributes, key, default) or self.attributes.get(key) == "1"
+
+    def constant(self, values, dtype=np.int64):
+        """Store a constant and return its name."""
+        from onnx import numpy_helper
+
+        stored = self.context["initializer"]
+        name = f"{self.name}__constant_{len(stored)}"
+        stored.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def op(self, kind, *inputs, outputs=None, **attributes):
+        """Add a node and return the name of its first output."""
+        from onnx import helper
+
+        outputs = outputs or [f"{self.name}__{kind.lower()}_{len(self.nodes)}"]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], **attributes))
+        return outputs[0]
+
+    def done(self, kind, *inputs, **attributes):
+        """Add the node that gives the layer's output, and return all nodes."""
+        self.op(kind, *inputs, outputs=[self.name], **attributes)
+        return self.nodes
+
+    def shape_of(self, name):
+        """Return the name of the shape of something."""
+        return self.op("Shape", name)
+
+    def original(self):
+        """Convert as MXNet's exporter does."""
+        if self.theirs is None:
+            raise NotImplementedError(f"{self.node['op']} {self.name!r}: not without the shapes of the network.")
+        return self.theirs(self.node, **self.context)
+
+
+@converts("null")
+def variable(layer):
+    """Store a parameter as bytes: the exporter makes a list of Python numbers of it, which takes eight times its size."""
+    if layer.context.get("is_input"):
+        return layer.original()
+    from onnx import helper, numpy_helper
+
+    array = layer.context["weights"][layer.name]
+    stored = numpy_helper.from_array(np.ascontiguousarray(array), layer.name)
+    layer.context["initializer"].append(stored)
+    return [helper.make_tensor_value_info(layer.name, stored.data_type, array.shape)], (array.dtype,)
+
+
+@converts("SoftmaxActivation")
+def softmax_activation(layer):
+    """Softmax over the channels, or by default over the last axis."""
+    return layer.done("Softmax", layer.inputs[0], axis=1 if layer.attributes.get("mode") == "channel" else -1)
+
+
+@converts("SoftmaxOutput")
+def softmax_output(layer):
+    """Softmax over axis 1 (multi_output), or else over the last axis.
+
+    That is what MXNet computes with oneDNN, as in its wheels for the CPU. Without, and unless `preserve_shape` is on, it
+    takes all values of an image together; on rows of logits, what nearly every network has, it is the same.
+    """
+    return layer.done("Softmax", layer.inputs[0], axis=1 if layer.true("multi_output") else -1)
+
+
+@converts("BlockGrad", "MakeLoss", "make_loss", "LinearRegressionOutput", "MAERegressionOutput", "SVMOutput",
+          "IdentityAttachKLSparseReg", "_copyto", "_CrossDeviceCopy")
+def same(layer):
+    """What matters in training only passes its first input on."""
+    return layer.done("Identity", layer.inputs[0])
+
+
+@converts("FullyConnected")
+def fully_connected(layer):
+    """A dense layer; it flattens unless told not to."""
+    data, weight, *bias = layer.inputs
+    bias = [] if layer.true("no_bias") else bias
+    if layer.true("flatten", True):
+        if not (layer.shapes and len(layer.shapes[0]) == 2):
+            data = layer.op("Flatten", data, axis=1)
+        return layer.done("Gemm", data, weight, *bias, transB=1)
+    product = ["MatMul", data, layer.op("Transpose", weight, perm=[1, 0])]
+    return layer.done("Add", layer.op(*product), *bias) if bias else layer.done(*product)
+
+
+@converts("BatchNorm", "_contrib_SyncBatchNorm")
+def batch_norm(layer):
+    """Normalisation with running statistics; gamma counts as 1 with fix_gamma, the default."""
+    axis = int(layer.attributes.get("axis", 1))
+    if axis != 1 and not (layer.shapes and axis % len(layer.shapes[0]) == 1):
+        raise NotImplementedError(f"BatchNorm {layer.name!r} normalises axis {axis}; only 1 can be converted.")
+    if layer.true("output_mean_var"):
+        raise NotImplementedError(f"BatchNorm {layer.name!r} gives mean and variance, which ONNX's does not.")
+    data, gamma, *rest = layer.inputs
+    if layer.true("fix_gamma", True):
+        array = layer.context["weights"].get(gamma)
+        if array is None:
+            raise NotImplementedError(f"BatchNorm {layer.name!r}: gamma is computed, and fix_gamma is on.")
+        gamma = layer.constant(np.ones_like(array), array.dtype)
+    return layer.done("BatchNormalization", data, gamma, *rest, epsilon=float(layer.attributes.get("eps", 1e-3)))
+
+
+@converts("LeakyReLU")
+def leaky_relu(layer):
+    """PReLU with a slope a channel; rrelu with the mean of its bounds, as MXNet predicts; the others as the exporter."""
+    kind = layer.attributes.get("act_type", "leaky")
+    if kind == "rrelu":
+        bounds = [float(layer.attributes.get(key, value)) for key, value in (("lower_bound", 0.125), ("upper_bound", 0.334))]
+        return layer.done("LeakyRelu", layer.inputs[0], alpha=sum(bounds) / 2)
+    if kind != "prelu":
+        return layer.original()
+    data, slope = layer.inputs
+    array = layer.context["weights"].get(slope)
+    if array is not None and array.size == 1:
+        return layer.done("PRelu", data, layer.op("Reshape", slope, layer.constant([1])))
+    if layer.shapes:
+        shape = [-1, *[1] * (len(layer.shapes[0]) - 2)]
+        if array is not None:
+            return layer.done("PRelu", data, layer.constant(array.reshape(shape), array.dtype))
+        return layer.done("PRelu", data, layer.op("Reshape", slope, layer.constant(shape)))
+    # (N, C, ...) as (N, C, rest), whatever the rest is
+    three = layer.op("Reshape", data, layer.constant([0, 0, -1]))
+    made = layer.op("PRelu", three, layer.op("Reshape", slope, layer.constant([-1, 1])))
+    return layer.done("Reshape", made, layer.shape_of(data))
+
+
+@converts("L2Normalization")
+def l2_normalization(layer):
+    """Division by the root of the sum of squares over an image, over its channels, or over the places of each channel."""
+    mode, data = layer.attributes.get("mode", "instance"), layer.inputs[0]
+    epsilon = layer.constant(float(layer.attributes.get("eps", 1e-10)), layer.types[0])
+    form, axis = {"instance": ([0, -1], 1), "spatial": ([0, 0, -1], 2), "channel": (None, 1)}[mode]
+    x = layer.op("Reshape", data, layer.constant(form)) if form else data
+    total = layer.op("ReduceSum", layer.op("Mul", x, x), layer.constant([axis]), keepdims=1)
+    norm = layer.op("Sqrt", layer.op("Add", total, epsilon))
+    if not form:
+        return layer.done("Div", x, norm)
+    return layer.done("Reshape", layer.op("Div", x, norm), layer.shape_of(data))
+
+
+@converts("LRN")
+def local_response(layer):
+    """Local response normalisation, with MXNet's defaults."""
+    value = {key: float(layer.attributes.get(key, default)) for key, default in
+             (("alpha", 1e-4), ("beta", 0.75), ("knorm", 2))}
+    return layer.done("LRN", layer.inputs[0], alpha=value["alpha"], beta=value["beta"], bias=value["knorm"],
+                      size=int(layer.attributes["nsize"]))
+
+
+@converts("topk")
+def top_k(layer):
+    """The largest or smallest, as values, as places or both, in the type that the graph asks for."""
+    from onnx import helper
+
+    kind, axis = layer.attributes.get("ret_typ", "indices"), layer.attributes.get("axis", "-1")
+    count, data = int(layer.attributes.get("k", 1)), layer.inputs[0]
+    if kind == "mask":
+        raise NotImplementedError(f"topk {layer.name!r} gives a mask, which cannot be converted.")
+    if axis == "None":
+        data, axis = layer.op("Reshape", data, layer.constant([-1])), 0
+    if count > 0:
+        count = layer.constant([count])
+    else:  # all of them
+        count = layer.op("Gather", layer.shape_of(data), layer.constant([int(axis)]), axis=0)
+    both = kind == "both"
+    values = f"{layer.name}0" if both or kind == "value" else f"{layer.name}__values"  # names as the exporter awaits them
+    places = f"{layer.name}__places"
+    layer.op("TopK", data, count, outputs=[values, places], axis=int(axis), largest=int(not layer.true("is_ascend")))
+    if kind == "value":
+        return layer.nodes, (layer.types[0],)
+    dtype = np.dtype(layer.attributes.get("dtype", "float32"))
+    layer.op("Cast", places, outputs=[f"{layer.name}1" if both else layer.name],
+             to=helper.np_dtype_to_tensor_dtype(dtype))
+    return layer.nodes, (layer.types[0], dtype) if both else (dtype,)
+
+
+@converts("Reshape")
+def reshape(layer):
+    """Any reshape of which one size at most depends on how many images there are."""
+    if not (layer.output and layer.larger):
+        return layer.original()
+    free = [place for place, (one, other) in enumerate(zip(layer.output, layer.larger)) if one != other]
+    if len(free) > 1 or 0 in layer.output:
+        return layer.original()
+    sizes = [-1 if place in free else size for place, size in enumerate(layer.output)]
+    return layer.done("Reshape", layer.inputs[0], layer.constant(sizes))
