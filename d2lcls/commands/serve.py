@@ -15,6 +15,7 @@ _LIMITS = {
     "pictures": (int, "pictures in one request"),
     "pixels": (int, "pixels of one picture"),
     "body": (int, "bytes of one request"),
+    "receive": (float, "seconds for a request to arrive"),
     "grace": (float, "seconds for accepted requests when the service is stopped"),
 }
 

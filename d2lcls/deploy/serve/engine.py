@@ -60,7 +60,7 @@ class Engine(asyncio.Protocol):
         if not self.batches:
             self.since = asyncio.get_running_loop().time()
         self.batches.append(batch)
-        self.transport.writelines(frames.pack(frames.PICTURES, *pictures))
+        self.transport.write(frames.pack(frames.PICTURES, *pictures))
 
     async def stop(self, seconds=5):
         """Close the socket, which ends the process, and see to it that it is gone."""

@@ -7,8 +7,8 @@ READY, ERROR, PICTURES, ANSWERS, FAILED = b"R", b"E", b"P", b"A", b"F"
 
 
 def pack(kind, *contents):
-    """Return a frame as a list of buffers, ready for `writelines` or `sendmsg`."""
-    return [HEAD.pack(kind, sum(memoryview(content).nbytes for content in contents)), *contents]
+    """Return a frame of one content after the other, bytes or contiguous arrays."""
+    return b"".join((HEAD.pack(kind, sum(memoryview(content).nbytes for content in contents)), *contents))
 
 
 def unpack(buffer):

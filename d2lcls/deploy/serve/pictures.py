@@ -10,6 +10,7 @@ from base64 import b64decode
 from PIL import Image
 
 from d2lcls.data.images import BrokenImage
+from d2lcls.deploy.serve import plain_png
 from d2lcls.deploy.serve.limits import Refused
 
 # Only what people send, told by its first bytes: each further decoder is one more that strangers may try to break.
@@ -139,12 +140,14 @@ def decode(pictures, preprocess, limits):
         Refused: 400 for a broken picture, 413 for one with too many pixels, 415 for one of another kind.
     """
     images = []
+    start = plain_png.head(preprocess.crop) if preprocess.crop == preprocess.resize else None
     for place, picture in enumerate(pictures):
         claimed = pixels(picture)
         if claimed > limits.pixels:
             raise Refused(413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it smaller.")
         try:
-            images.append(preprocess.image(picture))
+            image = plain_png.read(picture, start) if start else None
+            images.append(preprocess.image(picture) if image is None else image)
         except BrokenImage:
             raise Refused(400, f"Picture {place} is broken and cannot be read.") from None
     return images
