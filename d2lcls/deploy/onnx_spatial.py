@@ -142,3 +142,14 @@ def deconvolution(layer):
     inputs = layer.inputs[:2] if layer.true("no_bias", True) else layer.inputs
     return layer.done("ConvTranspose", *inputs, group=int(layer.attributes.get("num_group", 1)), kernel_shape=kernel,
                       strides=stride, dilations=dilate, pads=[*pad, *pad], output_padding=more)
+
+
+@converts("Pad", "pad")
+def padding(layer):
+    """Padding; of weights it is done here, as ONNX Runtime 1.26 takes it for one of the convolution's input and fails."""
+    array = layer.context["weights"].get(layer.inputs[0])
+    if array is None or layer.attributes.get("mode") != "constant":
+        return layer.original()
+    widths = np.reshape(layer.numbers("pad_width"), (-1, 2))
+    padded = np.pad(array, widths, constant_values=float(layer.attributes.get("constant_value", 0)))
+    return layer.done("Identity", layer.constant(padded, array.dtype))

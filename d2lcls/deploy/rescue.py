@@ -125,9 +125,9 @@ def load_old_model(symbol_path, params_path, shapes=None):
     return assemble(read_symbol(symbol_path), read_params(params_path), shapes)
 
 
-def assemble(graph, arrays, shapes=None):
+def assemble(graph, arrays, shapes=None, notes=()):
     """Bring a `Graph` and a dict of arrays together as an `OldModel`; see `load_old_model`."""
-    plain, notes = {}, list(graph.changes)
+    plain, notes = {}, [*notes, *graph.changes]
     for name, array in arrays.items():
         bare = name[4:] if name[:4] in ("arg:", "aux:") else name
         if bare in plain:
@@ -192,7 +192,10 @@ def _check_parameters(symbol, needed, arrays, shapes):
     try:
         expected = infer_shapes(symbol, shapes)
     except mx.MXNetError as error:
-        raise RescueError(f"The graph cannot take inputs of {_sizes(shapes)} ({_reason(error)}).") from error
+        if shapes:
+            raise RescueError(f"The graph cannot take inputs of {_sizes(shapes)} ({_reason(error)}).") from error
+        expected = None  # some operators, such as Pad, want to know the input's shape before anything else
+    known, expected = expected is not None, expected or {}
     wrong = [(name, expected[name], arrays[name].shape) for name in sorted(needed & arrays.keys())
              if expected.get(name) and (len(expected[name]) != arrays[name].ndim or
                                         any(n not in (0, m) for n, m in zip(expected[name], arrays[name].shape)))]
@@ -205,6 +208,8 @@ def _check_parameters(symbol, needed, arrays, shapes):
     if wrong:
         problems.append(f"{len(wrong)} have another shape: " + _some(
             [f"{name} {found} instead of {wanted}" for name, wanted, found in wrong]))
+    if not problems and not known:
+        return
     if not problems:
         try:
             infer_shapes(symbol, {**shapes, **{name: array.shape for name, array in arrays.items() if name in needed}})
@@ -234,7 +239,7 @@ def _expected(name, expected):
 
 
 def _sizes(shapes):
-    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()) or "any size"
+    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
 
 
 def _some(names, most=12):
