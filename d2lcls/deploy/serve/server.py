@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvloop
 
-from d2lcls.deploy.manifest import ModelError
+from d2lcls.deploy.manifest import ModelError, read_manifest
 from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.http import Connection
 from d2lcls.deploy.serve.metrics import Metrics
@@ -84,6 +84,8 @@ class Server:
         self.log("info", "stopped")
 
     async def _open(self):
+        # A model that is damaged is told at once, and in a thread, as large files take a while to be checked.
+        await asyncio.get_running_loop().run_in_executor(None, read_manifest, self.folder)
         batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics, self.log)
         self.batchers.append(batcher)
         try:
