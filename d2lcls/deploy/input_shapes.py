@@ -85,6 +85,8 @@ def guess_shape(graph, symbol, name, parameters):
         return (channels,), None
     if channels is None:
         return None, None
+    if all(_fits(symbol, name, (1, channels, size, size), parameters) for size in (224, SIZES[-1])):
+        return None, None  # it takes any size
     fits = [size for size in SIZES if _fits(symbol, name, (1, channels, size, size), parameters)]
     if fits and len(fits) < len(SIZES) / 4:
         best = next((size for size in (224, 299, 227, 32, 28, 24, 48) if size in fits), fits[0])

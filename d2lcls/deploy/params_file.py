@@ -15,7 +15,7 @@ V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 TYPES = {0: "f4", 1: "f8", 2: "f2", 3: "u1", 4: "i4", 5: "i1", 6: "i8", 7: "?", 8: "i2", 9: "u2", 10: "u4",
          11: "u8", 12: "bfloat16"}
 MAX_DIMENSIONS = 32
-MAX_DENSE = 1 << 30  # bytes that a sparse array may become
+MAX_DENSE = 1 << 28  # bytes that a sparse array may become
 
 
 class ParamsError(ValueError):
