@@ -39,7 +39,7 @@ def compile_host(folder, target, batch=1, records=None, tolerance=1e-4):
         raise ValueError(f"batch must be 1 or more, not {batch}.")
     manifest, target = read_onnx_model(folder), new_folder(target)
     module = read_relax(folder, manifest, batch)
-    build(schedule(records.apply(module) if records else module), target / FILE)
+    build(records.apply(module) if records else schedule(module), target / FILE)
     x = np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32)
     expected = open_session(Path(folder, "model.onnx"))(x)
     made = derive(manifest, "tvm", batch, processor=this_processor(), tuned=bool(records))

@@ -1,5 +1,6 @@
 """From an ONNX file to TVM's intermediate languages: Relax for the graph, TIR for the loops of each operator."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ _MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
 
 def import_tvm():
     """Import and return TVM; ImportError names the extra it comes with."""
+    os.environ.setdefault("TVM_BIND_THREADS", "0")  # pinned to a core that another process uses, a thread waits for it
     try:
         import tvm
         import tvm.relax

@@ -1,6 +1,9 @@
-// From a picture's file to the network's input, with the same pixels as Preprocess in d2lcls/data/preprocess.py.
+// From a picture's file to the network's input, with the same pixels as Preprocess in d2lcls/data/preprocess.py. Only
+// some tall pictures differ, by a few levels: since Pillow 13 they are scaled downwards first, here always across first.
 #pragma once
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -80,8 +83,8 @@ inline std::vector<Blend> blends(int from, int to, bool bicubic) {
   return all;
 }
 
-// Blends `lines` lines, whose pixels lie `stride` values apart and whose starts lie `step` values apart.
-inline uint8_t blend_at(const uint8_t* start, int stride, const Blend& blend) {
+// Returns one value of a scaled line, whose source has its pixels `stride` values apart.
+inline uint8_t blend_at(const uint8_t* start, size_t stride, const Blend& blend) {
   int sum = 1 << 21;
   for (size_t i = 0; i < blend.weights.size(); ++i) sum += start[(blend.first + i) * stride] * blend.weights[i];
   return uint8_t(std::min(std::max(sum >> 22, 0), 255));
@@ -97,7 +100,8 @@ inline Picture scale(const Picture& from, int width, int height, bool bicubic) {
             blend_at(&from.pixels[size_t(y) * from.width * 3 + colour], 3, across[x]);
   Picture result{width, height, std::vector<uint8_t>(size_t(width) * height * 3)};
   for (int y = 0; y < height; ++y)
-    for (int i = 0; i < width * 3; ++i) result.pixels[size_t(y) * width * 3 + i] = blend_at(&wide.pixels[i], width * 3, down[y]);
+    for (int i = 0; i < width * 3; ++i)
+      result.pixels[size_t(y) * width * 3 + i] = blend_at(&wide.pixels[i], width * 3, down[y]);
   return result;
 }
 

@@ -1,0 +1,62 @@
+"""`d2lcls compile`: machine code of a model, for this machine or for 64-bit Arm."""
+
+from pathlib import Path
+
+from d2lcls.commands.parsers import positive
+
+
+def add(command):
+    """Add the command to the parser."""
+    compile_ = command("compile", _compile, "Compile a model with TVM for this machine or for 64-bit Arm.",
+                       "d2lcls compile models/cnn-onnx --target arm64 --out models/cnn-arm64")
+    add = compile_.add_argument
+    add("folder", metavar="ONNX_FOLDER", help="model folder of form onnx")
+    add("--target", choices=("host", "arm64"), default="host",
+        help="host: a library for this machine; arm64: one program for a phone or a Raspberry Pi")
+    add("--out", required=True, metavar="DIR", help="a new folder for the compiled model")
+    add("--batch", type=positive(int), default=1, metavar="N", help="pictures computed at once (host only)")
+    add("--tune", type=positive(float), metavar="SECONDS", help="try tiles for each loop for so long (host only)")
+
+
+def _compile(options):
+    if options.target == "arm64":
+        if options.tune or options.batch != 1:
+            options.wrong("--tune and --batch go with --target host: tuning measures on the machine it runs on, and the "
+                          "program for Arm takes one picture at a time")
+        _compile_arm(options)
+    else:
+        _compile_host(options)
+
+
+def _compile_host(options):
+    import statistics
+
+    from d2lcls.deploy.export import new_folder
+    from d2lcls.deploy.tvm import FILE, compile_host
+    from d2lcls.deploy.tvm_tune import gain, tune
+
+    new_folder(options.out)  # says at once, and not after minutes of tuning, that there is something already
+    records = None
+    if options.tune:
+        records = tune(options.folder, options.tune, options.batch)
+        ratios = gain(options.folder, records, options.batch)
+        print(f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast as "
+              "scheduled by rule")
+    manifest, difference = compile_host(options.folder, options.out, options.batch, records)
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['processor']}, batch "
+          f"{manifest.batch}; logits differ from ONNX Runtime's by {difference:.1g} of the largest")
+
+
+def _compile_arm(options):
+    from d2lcls.deploy.arm import FILE, compile_arm
+
+    manifest = compile_arm(options.folder, options.out)
+    crop = manifest.preprocess.crop
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm ({crop} x {crop} pixels)")
+    print(f"On a Raspberry Pi: scp {Path(options.out, FILE)} pi: && ssh pi ./{FILE} picture.ppm")
+    print(f"On a phone: adb push {Path(options.out, FILE)} picture.ppm /data/local/tmp && "
+          f"adb shell 'cd /data/local/tmp && chmod +x {FILE} && ./{FILE} picture.ppm'")
+
+
+def _megabytes(folder, name):
+    return f"{Path(folder, name).stat().st_size / 1e6:.1f} MB"
