@@ -31,8 +31,9 @@ def add(command):
     serve.add_argument("--port", type=whole, default=8080, help="0 takes a free one")
     serve.add_argument("--token-file", metavar="FILE", type=Path,
                        help="file with the token that clients must send (or the variable D2LCLS_TOKEN)")
-    serve.add_argument("--engines", type=positive(int), default=1, metavar="N", help="processes that compute")
-    serve.add_argument("--threads", type=positive(int), metavar="N", help="of each of them (default: the cores' share)")
+    serve.add_argument("--engines", type=positive(int), metavar="N", help="processes that compute (default: one a core)")
+    serve.add_argument("--threads", type=positive(int), default=1, metavar="N",
+                       help="of each of them; more than one share a batch, and wait for each other where cores are busy")
     defaults = {entry.name: entry.default for entry in fields(Limits)}
     for name, (kind, text) in _LIMITS.items():
         kind = float if name == "batch_wait" else positive(kind)
@@ -47,9 +48,9 @@ def _serve(options):
     from d2lcls.deploy.serve.logs import make_log
 
     limits = Limits(**{name: getattr(options, name) for name in _LIMITS})
-    threads = options.threads or max(1, usable_cores() // options.engines)
     serve(options.model, log=make_log(options.log), limits=limits, host=options.host, port=options.port,
-          token=_token(options.token_file), engines=options.engines, threads=threads, access=options.access_log)
+          token=_token(options.token_file), engines=options.engines or usable_cores(), threads=options.threads,
+          access=options.access_log)
 
 
 def _token(path):

@@ -12,8 +12,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter("d2lcls_requests", "Requests answered.", ["route", "status"], registry=registry)
-        self._seconds = Histogram("d2lcls_request_seconds", "From a request's first byte to its answer.", ["route"],
-                                  buckets=_SECONDS, registry=registry)
+        self._seconds = Histogram("d2lcls_request_seconds", "From a request's first byte to its answer.",
+                                  ["route", "status"], buckets=_SECONDS, registry=registry)
         self._pictures = Histogram("d2lcls_batch_pictures", "Pictures computed at once.", buckets=(1, 2, 4, 8, 16, 32, 64),
                                    registry=registry)
         self._batch_seconds = Histogram("d2lcls_batch_seconds", "Time that a batch took.", buckets=_SECONDS,
@@ -29,7 +29,8 @@ class Metrics:
         """Count an answer."""
         known = self._known.get((route, status))
         if known is None:
-            known = self._known[route, status] = self._requests.labels(route, status), self._seconds.labels(route)
+            known = self._known[route, status] = self._requests.labels(route, status), \
+                self._seconds.labels(route, status)
         known[0].inc()
         known[1].observe(seconds)
 
