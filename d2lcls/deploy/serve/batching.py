@@ -115,14 +115,16 @@ class Batcher:
             free = min(self.engines, key=lambda one: len(one.batches), default=None)
             if free is None or len(free.batches) >= IN_FLIGHT:
                 return
-            if len(self.queue) < self.limits.batch_size and not self.closing:
+            # A fair share of all that is here, or one process would compute everything while the others wait for it.
+            size = min(self.limits.batch_size, -(-self.waiting // len(self.engines)))
+            if len(self.queue) < size and not self.closing:
                 wait = self.queue[0][3] + self.limits.batch_wait - time.monotonic()
                 if wait > 0 or free.batches:  # nobody would begin with it now, so others may join
                     if self.timer is None and not free.batches:
                         self.timer = asyncio.get_running_loop().call_later(wait, self._waited)
                     return
             batch = []
-            while self.queue and len(batch) < self.limits.batch_size:
+            while self.queue and len(batch) < size:
                 item = self.queue.popleft()
                 if item[0].over:
                     self.waiting -= 1
