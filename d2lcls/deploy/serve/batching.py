@@ -164,12 +164,13 @@ class Batcher:
         if one not in self.engines:
             return
         self.engines.remove(one)
+        if not self.closing:  # told before anybody gets the 500
+            self.log("error", "engine ended", pictures=sum(map(len, batches)), code=one.process.poll())
         for batch in batches:
             self.waiting -= len(batch)
             for ticket, _, _, _ in batch:
                 ticket.finish(Refused(500, "The process that computed this picture ended."))
         if not self.closing:
-            self.log("error", "engine ended", pictures=sum(map(len, batches)), code=one.process.poll())
             self.metrics.restarts.inc()
             self.replacing = asyncio.ensure_future(self._replace(one))
 
