@@ -26,6 +26,7 @@ from d2lcls.deploy.tvm_tune import tune
 from d2lcls.models import get_model
 
 NETWORKS = {"cnn": (10, 32), "cifar_resnet20_v1": (10, 32), "efficientnet_lite0": (1000, 224)}  # classes, pixels
+FOLDERS = (("mxnet_fused", "mxnet"), ("onnx", "onnx"), ("tvm", "rule"))
 LOADS = 5
 
 
@@ -33,7 +34,7 @@ def main():
     """Measure every network and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--tune", type=float, default=60, help="seconds a network")
+    parser.add_argument("--tune", type=float, default=30, help="seconds a network")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     options = parser.parse_args()
     found = {}
@@ -85,14 +86,17 @@ def measure(work, name, options):
           flush=True)
     answer = {"ms": {form: results.spread(ms) for form, ms in rounds.items()}, "over_mxnet": ratio,
               "tuned_over_rule": gain, "tuning": {"seconds": options.tune, "trials": records.trials},
-              "differs": differs, "load_ms": {form: results.spread([_load(work / folder, x) for _ in range(LOADS)])
-                                              for form, folder in (("mxnet_fused", "mxnet"), ("onnx", "onnx"), ("tvm", "rule"))},
-              "bytes": {form: sum(path.stat().st_size for path in (work / folder).iterdir() if path.name != "manifest.json")
-                        for form, folder in (("mxnet", "mxnet"), ("onnx", "onnx"), ("tvm", "rule"))}}
+              "differs": differs,
+              "load_ms": {form: results.spread([_load(work / folder, x) for _ in range(LOADS)]) for form, folder in FOLDERS},
+              "bytes": {form: _bytes(work / folder) for form, folder in FOLDERS}}
     if shutil.which(arm.COMPILER):
         arm.compile_arm(work / "onnx", work / "arm")
         answer["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
     return answer
+
+
+def _bytes(folder):
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json")
 
 
 def _load(folder, x):

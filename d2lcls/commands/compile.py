@@ -21,8 +21,8 @@ def add(command):
 def _compile(options):
     if options.target == "arm64":
         if options.tune or options.batch != 1:
-            options.wrong("--tune and --batch go with --target host: tuning measures on the machine it runs on, and the "
-                          "program for Arm takes one picture at a time")
+            options.wrong("--tune and --batch go with --target host: tuning measures on the machine it runs on, and "
+                          "the program for Arm takes one picture at a time")
         _compile_arm(options)
     else:
         _compile_host(options)
@@ -40,8 +40,8 @@ def _compile_host(options):
     if options.tune:
         records = tune(options.folder, options.tune, options.batch)
         ratios = gain(options.folder, records, options.batch)
-        print(f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast as "
-              "scheduled by rule")
+        print(f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast "
+              "as scheduled by rule")
     manifest, difference = compile_host(options.folder, options.out, options.batch, records)
     print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['processor']}, batch "
           f"{manifest.batch}; logits differ from ONNX Runtime's by {difference:.1g} of the largest")
@@ -52,7 +52,8 @@ def _compile_arm(options):
 
     manifest = compile_arm(options.folder, options.out)
     crop = manifest.preprocess.crop
-    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm ({crop} x {crop} pixels)")
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm, "
+          f"{crop} x {crop} pixels")
     print(f"On a Raspberry Pi: scp {Path(options.out, FILE)} pi: && ssh pi ./{FILE} picture.ppm")
     print(f"On a phone: adb push {Path(options.out, FILE)} picture.ppm /data/local/tmp && "
           f"adb shell 'cd /data/local/tmp && chmod +x {FILE} && ./{FILE} picture.ppm'")

@@ -123,7 +123,8 @@ def plan_calls(module, folder="the model"):
                 storages[variable] = plan.memory
                 plan.memory += -(-int(value.args[0].values[0]) // 64) * 64
             elif name == "relax.memory.alloc_tensor":
-                known[variable] = _add(plan, "ARENA", storages[value.args[0]] + int(value.args[1].value), variable.ty, folder)
+                offset = storages[value.args[0]] + int(value.args[1].value)
+                known[variable] = _add(plan, "ARENA", offset, variable.ty, folder)
             elif isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar):
                 plan.calls.append((value.op.name_hint, [place(argument) for argument in value.args]))
             else:
@@ -155,8 +156,8 @@ def plan_source(plan, manifest):
              f"constexpr float kFactor[] = {{{_floats(factor)}}}, kShift[] = {{{_floats(shift)}}};",
              f"constexpr char kAbout[] = {_text(f'The network is {manifest.name}.')};",
              "constexpr const char* classes[] = {", *[f"    {_text(name)}," for name in manifest.classes], "};",
-             'extern "C" {', *[f"int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names],
-             "}", "static std::vector<Array> arrays = {",
+             'extern "C" {',
+             *[f"int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names], "}", "static std::vector<Array> arrays = {",
              *[f"    {{{place}, {offset}, {{{', '.join(map(str, shape))}}}}}," for place, offset, shape in plan.arrays],
              "};", "static const std::vector<Step> steps = {",
              *[f"    {{__tvm_ffi_{name}, {{{', '.join(map(str, arrays))}}}}}," for name, arrays in plan.calls], "};"]
@@ -176,7 +177,7 @@ def _text(text):
 def _link(work, path):
     import tvm_ffi.libinfo as places
 
-    includes = [f"-I{places.find_include_path()}", f"-I{places.find_dlpack_include_path()}", f"-I{_SOURCES}", f"-I{work}"]
+    includes = [f"-I{path}" for path in (places.find_include_path(), places.find_dlpack_include_path(), _SOURCES, work)]
     command = [COMPILER, "-std=c++17", "-O2", "-ffp-contract=off", "-static", "-s", f"-Wa,-I{work}", *includes,
                str(_SOURCES / "classify.cc"), str(Path(work, "loops.o")), "-o", str(path), "-pthread"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -7,7 +7,7 @@ import numpy as np
 from d2lcls.cores import usable_cores
 from d2lcls.deploy.manifest import ModelError, derive, write_manifest
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
-from d2lcls.deploy.tvm_schedule import schedule
+from d2lcls.deploy.tvm_schedule import TILE, schedule
 
 FILE = "model.so"
 
@@ -39,15 +39,15 @@ def compile_host(folder, target, batch=1, records=None, tolerance=1e-4):
         raise ValueError(f"batch must be 1 or more, not {batch}.")
     manifest, target = read_onnx_model(folder), new_folder(target)
     module = read_relax(folder, manifest, batch)
-    build(records.apply(module) if records else schedule(module), target / FILE)
+    build(records.apply(module) if records else schedule(module, host_tile()), target / FILE)
     x = np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32)
     expected = open_session(Path(folder, "model.onnx"))(x)
     made = derive(manifest, "tvm", batch, processor=this_processor(), tuned=bool(records))
     difference = float(np.abs(open_library(target, made)(x) - expected).max() / np.abs(expected).max())
     if not difference <= tolerance:
         (target / FILE).unlink()
-        raise ModelError(f"{folder}: compiled, the model's logits differ by up to {difference:.2g} of the largest, more "
-                         f"than {tolerance:g}. Please report the network's name.")
+        raise ModelError(f"{folder}: compiled, the model's logits differ by up to {difference:.2g} of the largest, "
+                         f"more than {tolerance:g}. Please report the network's name.")
     return write_manifest(target, made, ["apache-tvm", "onnx"]), difference
 
 
@@ -68,6 +68,13 @@ def host_target():
     """Return the `tvm.target.Target` of this machine."""
     tvm = import_tvm()
     return tvm.target.Target({"kind": "llvm", "mcpu": this_processor(), "num-cores": usable_cores()})
+
+
+def host_tile():
+    """Return how many pixels the rule sums at once: registers of 512 bits hold all channels of a tile in one."""
+    from tvm.target.codegen import llvm_get_vector_width
+
+    return 4 * TILE if llvm_get_vector_width(host_target()) >= 512 else TILE
 
 
 def this_processor():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
-from d2lcls.deploy.tvm_schedule import DEPTH, TILE, schedule, schedule_function
+from d2lcls.deploy.tvm_schedule import DEPTH, schedule, schedule_function
 
 TILES, DEPTHS = (1, 2, 4, 7, 8, 14, 16), (8, 16, 32, 64)
 
@@ -37,11 +37,12 @@ class Records:
         """Schedule a `tvm.IRModule` with the tiles found; a loop that was not tuned is scheduled by rule."""
         from tvm.tirx import PrimFunc
 
-        return type(module)({name: self._schedule(function) if isinstance(function, PrimFunc) else function
-                             for name, function in module.functions.items()}, attrs=module.attrs)
+        from d2lcls.deploy.tvm import host_tile
 
-    def _schedule(self, function):
-        return schedule_function(function, *self.choices.get(function.script(), (TILE, DEPTH)))
+        by_rule = (host_tile(), DEPTH)
+        return type(module)({name: schedule_function(function, *self.choices.get(function.script(), by_rule))
+                             if isinstance(function, PrimFunc) else function
+                             for name, function in module.functions.items()}, attrs=module.attrs)
 
 
 def gain(folder, records, batch=1, rounds=50):
@@ -56,13 +57,13 @@ def gain(folder, records, batch=1, rounds=50):
     Returns:
         list of `rounds` ratios: how many times as quick the tuned model was; its median tells.
     """
-    from d2lcls.deploy.tvm import build
+    from d2lcls.deploy.tvm import build, host_tile
 
     tvm, manifest = import_tvm(), read_onnx_model(folder)
     module, models, ratios = read_relax(folder, manifest, batch), [], []
     x = tvm.runtime.tensor(np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32))
     with tempfile.TemporaryDirectory() as work:
-        for number, scheduled in enumerate((schedule(module), records.apply(module))):
+        for number, scheduled in enumerate((schedule(module, host_tile()), records.apply(module))):
             path = Path(work, f"{number}.so")
             build(scheduled, path)
             models.append(tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"])
@@ -98,14 +99,17 @@ def tune(folder, seconds, batch=1, seed=0):
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, not {seconds}.")
+    import_tvm()
     from tvm.tirx import PrimFunc
+
+    from d2lcls.deploy.tvm import host_tile
 
     until = time.monotonic() + seconds
     module = read_relax(folder, read_onnx_model(folder), batch)
     loops = {function.script(): function for function in module.functions.values() if isinstance(function, PrimFunc)}
     records, best, queue, shuffle = Records(), {}, {}, random.Random(seed)
     for text, function in loops.items():
-        best[text] = _Timed(function, TILE, DEPTH)
+        best[text] = _Timed(function, host_tile(), DEPTH)
         others = {schedule_function(function, tile, depth, parallel=False).script(): (tile, depth)
                   for tile in TILES for depth in DEPTHS}
         others.pop(best[text].text, None)

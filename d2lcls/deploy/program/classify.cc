@@ -95,7 +95,8 @@ static int run(int count, char** texts) {
     if (text == "--logits") show_logits = true;
     else if (text == "--runs") number(runs);
     else if (text == "--threads") number(workers);
-    else if (text.rfind("--", 0) == 0) throw std::runtime_error(text + ": there are --logits, --runs N and --threads N.");
+    else if (text.rfind("--", 0) == 0)
+      throw std::runtime_error(text + ": there are --logits, --runs N and --threads N.");
     else paths.push_back(text);
   }
   if (paths.empty()) {
