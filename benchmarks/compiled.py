@@ -87,7 +87,8 @@ def measure(work, name, options):
     answer = {"ms": {form: results.spread(ms) for form, ms in rounds.items()}, "over_mxnet": ratio,
               "tuned_over_rule": gain, "tuning": {"seconds": options.tune, "trials": records.trials},
               "differs": differs,
-              "load_ms": {form: results.spread([_load(work / folder, x) for _ in range(LOADS)]) for form, folder in FOLDERS},
+              "load_ms": {form: results.spread([_load(work / folder, x) for _ in range(LOADS)])
+                          for form, folder in FOLDERS},
               "bytes": {form: _bytes(work / folder) for form, folder in FOLDERS}}
     if shutil.which(arm.COMPILER):
         arm.compile_arm(work / "onnx", work / "arm")

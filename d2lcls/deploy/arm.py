@@ -157,7 +157,8 @@ def plan_source(plan, manifest):
              f"constexpr char kAbout[] = {_text(f'The network is {manifest.name}.')};",
              "constexpr const char* classes[] = {", *[f"    {_text(name)}," for name in manifest.classes], "};",
              'extern "C" {',
-             *[f"int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names], "}", "static std::vector<Array> arrays = {",
+             *[f"int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names],
+             "}", "static std::vector<Array> arrays = {",
              *[f"    {{{place}, {offset}, {{{', '.join(map(str, shape))}}}}}," for place, offset, shape in plan.arrays],
              "};", "static const std::vector<Step> steps = {",
              *[f"    {{__tvm_ffi_{name}, {{{', '.join(map(str, arrays))}}}}}," for name, arrays in plan.calls], "};"]
@@ -177,7 +178,8 @@ def _text(text):
 def _link(work, path):
     import tvm_ffi.libinfo as places
 
-    includes = [f"-I{path}" for path in (places.find_include_path(), places.find_dlpack_include_path(), _SOURCES, work)]
+    includes = [f"-I{path}" for path in (
+        places.find_include_path(), places.find_dlpack_include_path(), _SOURCES, work)]
     command = [COMPILER, "-std=c++17", "-O2", "-ffp-contract=off", "-static", "-s", f"-Wa,-I{work}", *includes,
                str(_SOURCES / "classify.cc"), str(Path(work, "loops.o")), "-o", str(path), "-pthread"]
     done = subprocess.run(command, capture_output=True, text=True)

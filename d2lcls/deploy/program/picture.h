@@ -1,5 +1,5 @@
 // From a picture's file to the network's input, with the same pixels as Preprocess in d2lcls/data/preprocess.py.
-// Only some tall pictures differ, by a few levels: since Pillow 13 they are scaled downwards first, here always across first.
+// Only some tall pictures differ, by a few levels: Pillow 13 scales them downwards first, here it is always across.
 #pragma once
 
 #include <algorithm>
