@@ -2,8 +2,9 @@
 #   PYTHON=python3.11 make book     another place of Python 3.11, for which the lock is made
 #   PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make book     offline, after `make wheels` with a network
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+# Not the environment's own Python, which comes first where it is activated: that is what is made anew.
+PYTHON ?= $(shell PATH=$$(echo "$$PATH" | sed "s|$(CURDIR)/$(VENV)/bin:||g"); command -v python3.11 || command -v python3)
 READY := $(VENV)/installed
 BIN := $(CURDIR)/$(VENV)/bin
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
@@ -55,7 +56,7 @@ wheels: $(READY)
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-		--extra cpu --extra book --extra test --extra tune --extra weights -o requirements.lock pyproject.toml
+		--extra cpu --extra book --extra test --extra tune --extra weights --extra deploy --extra serve -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf _build .pytest_cache book/runs runs
