@@ -63,9 +63,9 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # x86-64 Linux
 def prepare():
     """Mend this process so that ``import mxnet`` works; a second call does nothing.
 
-    OMP_NUM_THREADS is set to the number of usable cores, unless you have set it; where the processor
-    has AMX, DNNL_MAX_CPU_ISA is set too. Children inherit both, but not the permission to use AMX:
-    a child that imports mxnet has to import d2lcls first.
+    OMP_NUM_THREADS is set to the number of usable cores and GOMP_SPINCOUNT to 10,000, unless you have
+    set them; where the processor has AMX, DNNL_MAX_CPU_ISA is set too. Children inherit all of these,
+    but not the permission to use AMX: a child that imports mxnet has to import d2lcls first.
     """
     global _prepared, mxnet_came_first, unloadable, amx
     if _prepared:
@@ -77,6 +77,9 @@ def prepare():
     restore_numpy_names()
     # Else MXNet halves the number of processors, as if each core showed itself twice.
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    # Threads that wait for each other keep their core busy, and two programs on the same cores then wait for the
+    # scheduler at every operation; after so many turns a thread goes to sleep.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # or every fused network writes a line to stderr
     if sys.platform == "linux":
         preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # what tools/venv.sh found missing
