@@ -11,7 +11,7 @@ from mxnet import nd
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.models.fusion import fuse, quantize
+from d2lcls.models.fusion import assemble, fuse, quantize, trace
 from d2lcls.models.surgery import split
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import find_weights
@@ -150,3 +150,17 @@ def test_a_network_that_never_saw_an_image_cannot_be_fused():
     net.initialize()
     with pytest.raises(Exception, match="(?i)deferred|shape|initialized"):
         fuse(net)
+
+
+def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convolution():
+    """MXNet's own fusion is wrong here, by a tenth of the largest logit; the day it is not, `_keep_apart` can go."""
+    net = get_model("cifar_resnet20_v2", classes=3)
+    mx.random.seed(0)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    x = nd.random.normal(shape=(4, 3, 16, 16))
+    expected = net(x).asnumpy()
+    largest = np.abs(expected).max()
+    assert np.abs(fuse(net)(x).asnumpy() - expected).max() < 1e-5 * largest
+    symbol, arguments, statistics = trace(net)
+    bare = assemble(symbol.get_backend_symbol("MKLDNN"), arguments, statistics)(x).asnumpy()
+    assert np.abs(bare - expected).max() > 1e-3 * largest
