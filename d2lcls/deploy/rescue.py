@@ -8,7 +8,7 @@ import numpy as np
 
 from d2lcls.deploy.input_shapes import find_inputs, guess_shape, infer_shapes
 from d2lcls.deploy.params_file import read_params
-from d2lcls.deploy.symbol_json import Graph, _reason, read_symbol
+from d2lcls.deploy.symbol_json import Graph, read_symbol, reason_of
 
 WIDE = {np.dtype(name) for name in ("float16", "float64")}
 
@@ -94,7 +94,7 @@ class OldModel:
             found = [array.asnumpy() for array in executor.forward(is_train=False)]
         except mx.MXNetError as error:
             sizes = ", ".join(f"{name} {array.shape}" for name, array in given.items())
-            raise RescueError(f"MXNet cannot run the network on {sizes} ({_reason(error)}).") from error
+            raise RescueError(f"MXNet cannot run the network on {sizes} ({reason_of(error)}).") from error
         return dict(zip(self.symbol.list_outputs(), found))
 
     def save(self, prefix):
@@ -133,7 +133,7 @@ def assemble(graph, arrays, shapes=None, notes=()):
         if bare in plain:
             raise RescueError(f"{bare!r} is in the parameters twice, as argument and as statistic.")
         plain[bare] = array
-    graph, plain = _in_float32(graph, plain, notes)
+    graph, plain = _in_float32(graph.complete(), plain, notes)
     symbol = graph.load()
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     inputs, labels = find_inputs(graph, symbol, plain)
@@ -193,7 +193,7 @@ def _check_parameters(symbol, needed, arrays, shapes):
         expected = infer_shapes(symbol, shapes)
     except mx.MXNetError as error:
         if shapes:
-            raise RescueError(f"The graph cannot take inputs of {_sizes(shapes)} ({_reason(error)}).") from error
+            raise RescueError(f"The graph cannot take inputs of {_sizes(shapes)} ({reason_of(error)}).") from error
         expected = None  # some operators, such as Pad, want to know the input's shape before anything else
     known, expected = expected is not None, expected or {}
     wrong = [(name, expected[name], arrays[name].shape) for name in sorted(needed & arrays.keys())
@@ -215,7 +215,7 @@ def _check_parameters(symbol, needed, arrays, shapes):
             infer_shapes(symbol, {**shapes, **{name: array.shape for name, array in arrays.items() if name in needed}})
             return
         except mx.MXNetError as error:
-            problems.append(_reason(error))
+            problems.append(reason_of(error))
     hint = " Or is it the input's shape that differs?" if wrong and not missing and shapes else ""
     raise RescueError(f"The parameters do not fit the graph: {'; '.join(problems)}. Look for the files that were "
                       f"written together.{hint}")

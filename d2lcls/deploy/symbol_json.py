@@ -44,19 +44,27 @@ class Graph(NamedTuple):
     version: str
     changes: Tuple[str, ...]
 
-    def json(self):
-        """Return the text that MXNet 1.9 reads."""
+    def json(self, complete=True):
+        """Return the text that MXNet 1.9 reads; if not `complete`, it adds variables that a node lacks."""
         nodes = [{"op": node.op, "name": node.name, "inputs": [[*edge, 0] for edge in node.inputs],
                   **({"attrs": node.attributes} if node.attributes else {})} for node in self.nodes]
         return json.dumps({"nodes": nodes, "heads": [[*head, 0] for head in self.heads],
                            "arg_nodes": [place for place, node in enumerate(self.nodes) if node.op == "null"],
-                           "node_row_ptr": list(range(len(nodes) + 1)), "attrs": {"mxnet_version": ["int", VERSION]}})
+                           **({"attrs": {"mxnet_version": ["int", VERSION]}} if complete else {})})
 
     def load(self):
-        """Return it as an `mx.sym.Symbol`.
+        """Return it as an `mx.sym.Symbol`; only what `complete` has checked is safe.
 
         Raises:
-            SymbolError: MXNet does not know an operator, or an edge leads to an output that a layer does not have.
+            SymbolError: MXNet refuses it.
+        """
+        return _load(self, "the graph")
+
+    def complete(self):
+        """Return it with the variables that old files leave out, such as running statistics, and all edges checked.
+
+        Raises:
+            SymbolError: MXNet does not know an operator, a node takes too many inputs, or an output that another does not have.
         """
         import mxnet as mx
 
@@ -64,18 +72,29 @@ class Graph(NamedTuple):
         if unknown:
             raise SymbolError(f"{_listed(unknown)}: MXNet {mx.__version__} has no such operator. It was part of a "
                               "fork or a plugin: build that one, or cut the network off before it.")
-        # All edges to output 0, which is always there, until MXNet has told how many outputs each layer has.
-        safe = self._replace(nodes=tuple(node._replace(inputs=tuple((place, 0) for place, _ in node.inputs))
-                                         for node in self.nodes), heads=tuple((place, 0) for place, _ in self.heads))
-        _load(safe, "the graph")
-        known = {}
-        counts = [_outputs(node, known) for node in self.nodes]
-        for name, edges in [*((node.name, node.inputs) for node in self.nodes), ("the outputs", self.heads)]:
-            for place, output in edges:
-                if output >= counts[place]:
-                    raise SymbolError(f"{name!r} takes output {output} of {self.nodes[place].name!r}, which has "
-                                      f"{counts[place]}.")
-        return _load(self, "the graph")
+        known, nodes, places, counts = {}, [], {}, []
+        for place, node in enumerate(self.nodes):
+            names, outputs = _signature(node, known)
+            names = [str(number) for number in range(len(node.inputs))] if names is None else names
+            if len(node.inputs) > len(names):
+                raise SymbolError(f"{node.name!r} takes {len(node.inputs)} inputs, and {node.op} has {len(names)}.")
+            edges = []
+            for before, output in node.inputs:
+                if output >= counts[before]:
+                    raise SymbolError(f"{node.name!r} takes output {output} of {self.nodes[before].name!r}, which has "
+                                      f"{counts[before]}.")
+                edges.append((places[before], output))
+            for name in names[len(edges):]:
+                edges.append((len(nodes), 0))
+                nodes.append(Node("null", f"{node.name}_{name}", {}, (), "null"))
+            places[place] = len(nodes)
+            nodes.append(node._replace(inputs=tuple(edges)))
+            counts.append(outputs)
+        for before, output in self.heads:
+            if output >= counts[before]:
+                raise SymbolError(f"The graph gives out output {output} of {self.nodes[before].name!r}, which has "
+                                  f"{counts[before]}.")
+        return self._replace(nodes=tuple(nodes), heads=tuple((places[before], output) for before, output in self.heads))
 
 
 def read_symbol(path):
@@ -117,10 +136,13 @@ def parse_symbol(content):
         except (ValueError, TypeError, KeyError) as error:
             name = raw.get("name") if isinstance(raw, dict) else None
             raise _Unsound(f"node {place}{f' ({name!r})' if name else ''} is not sound: {error}") from error
+    version = _version(found, forms)
+    if version[0] not in "123456789" and not version.startswith("0"):
+        nodes = [_of_before(node, changes) for node in nodes]
     heads = _edges(found.get("heads"), len(nodes), "the heads")
     if not heads:
         raise _Unsound("it has no outputs")
-    return Graph(tuple(nodes), tuple(dict.fromkeys(heads)), _version(found, forms), tuple(dict.fromkeys(changes)))
+    return Graph(tuple(nodes), tuple(dict.fromkeys(heads)), version, tuple(dict.fromkeys(changes)))
 
 
 class _Unsound(ValueError):
@@ -161,6 +183,14 @@ def _node(raw, place, changes, forms):
     return Node(new, name, made, inputs, op)
 
 
+def _of_before(node, changes):
+    """Mend what had another meaning in MXNet before 0.9.5, as its own reader does."""
+    if node.op in ("argmax", "argmin") and node.attributes.get("axis") == "-1":
+        changes.append(f"{node.op} with axis -1 is one over all axes, as it was then")
+        return node._replace(attributes={key: value for key, value in node.attributes.items() if key != "axis"})
+    return node
+
+
 def _edges(raw, count, what):
     if not isinstance(raw, list):
         raise _Unsound(f"{what} should be a list of edges")
@@ -182,31 +212,40 @@ def _version(found, forms):
         return "of 0.9 to 0.11 (2017)" if "attr" in forms else "unknown"
 
 
-def _load(graph, what):
+def _load(graph, what, complete=True):
     import mxnet as mx
 
     try:
-        return mx.sym.load_json(graph.json())
+        return mx.sym.load_json(graph.json(complete))
     except (mx.MXNetError, UnicodeError) as error:
         custom = [node for node in graph.nodes if node.op == "Custom"]
         if custom and "custom operator" in str(error):
             raise SymbolError(f"{_listed(custom)}: written in Python as {custom[0].attributes.get('op_type')!r}, which "
                               "is not in the file. Import the module that registers it first.") from error
-        raise SymbolError(f"MXNet cannot build {what} ({_reason(error)}).") from error
+        raise SymbolError(f"MXNet cannot build {what} ({reason_of(error)}).") from error
 
 
-def _outputs(node, known):
-    """Ask MXNet how many outputs a node has, by building it alone."""
+def _signature(node, known):
+    """Ask MXNet for the names of a node's inputs (None: any number) and the number of its outputs, by building it alone."""
     if node.op == "null":
-        return 1
-    key = node.op, len(node.inputs), tuple(sorted(node.attributes.items()))
+        return (), 1
+    key = node.op, tuple(sorted(node.attributes.items()))
     if key not in known:
-        variables = tuple(Node("null", f"in{place}", {}, (), "null") for place in range(len(node.inputs)))
-        edges = tuple((place, 0) for place in range(len(variables)))
-        alone = Graph((*variables, node._replace(inputs=edges)), ((len(variables), 0),), "", ())
-        symbol = _load(alone, f"{node.name!r}")
-        known[key] = len(symbol.get_internals().list_outputs()) - len(symbol.list_inputs())
+        alone = Graph((node._replace(name="it", inputs=()),), ((0, 0),), "", ())
+        symbol = _load(alone, f"{node.name!r}", complete=False)
+        inputs = symbol.list_inputs()
+        outputs = len(symbol.get_internals().list_outputs()) - len(inputs)
+        known[key] = tuple(name[len("it_"):] for name in inputs) or _documented_inputs(node.op), outputs
     return known[key]
+
+
+def _documented_inputs(op):
+    """Return the names of inputs of an operator that does not name them in graphs; None for any number."""
+    import mxnet as mx
+
+    arguments = mx.operator.get_operator_arguments(op)
+    inputs = [(name, kind) for name, kind in zip(arguments.names, arguments.types) if "Symbol" in kind]
+    return None if any("[]" in kind for _, kind in inputs) else tuple(name for name, _ in inputs)
 
 
 def _operators():
@@ -220,7 +259,7 @@ def _listed(nodes):
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _reason(error):
+def reason_of(error):
     """Return the telling line of what MXNet says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = next((line for line in lines if "Check failed" in line or "rror" in line), lines[0] if lines else "no reason")
