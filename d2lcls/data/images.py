@@ -23,7 +23,7 @@ def open_image(source):
     pixels are laid on white, and greyscale, palette, 16-bit and CMYK pictures become RGB.
 
     Args:
-        source: a path, or the encoded bytes of an image file.
+        source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
 
     Returns:
         `PIL.Image.Image` in mode "RGB".
@@ -31,7 +31,13 @@ def open_image(source):
     Raises:
         FileNotFoundError: there is no such file.
         BrokenImage: the file is no image, is cut short, or claims more than `MAX_PIXELS` pixels.
+        ValueError: an array of another kind.
     """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+            raise ValueError(f"A picture as an array must be uint8 of shape (H, W, 3), not {source.dtype} of "
+                             f"{source.shape}.")
+        return Image.fromarray(source)
     name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
     stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv.data sets it: cut files would be half-grey pictures to all

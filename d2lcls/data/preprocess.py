@@ -6,6 +6,7 @@ the standard deviation. A pixel's shift or another filter costs tenths of a per 
 
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Tuple
 
 import numpy as np
@@ -62,7 +63,7 @@ class Preprocess:
         """Read, scale and crop one picture.
 
         Args:
-            source: a path, or the encoded bytes of an image file.
+            source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
 
         Returns:
             uint8 array of shape (crop, crop, 3), RGB.
@@ -74,7 +75,7 @@ class Preprocess:
         picture = open_image(source)
         size = self._scaled(*picture.size)
         if size[0] * size[1] > MAX_PIXELS:
-            name = "<bytes>" if isinstance(source, (bytes, bytearray)) else source
+            name = source if isinstance(source, (str, Path)) else "the picture"
             raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels is too narrow a picture: with the "
                               f"shorter side at {self.resize} it would be {size[0]} x {size[1]}.")
         # Not ImageOps.fit or `box=`: cropping before scaling gives other pixels than the published protocol.
@@ -108,7 +109,7 @@ class Preprocess:
         """Turn pictures into a network's input.
 
         Args:
-            sources: list of paths or encoded bytes, one or more.
+            sources: list of paths, encoded bytes or uint8 arrays (H, W, 3), one or more.
 
         Returns:
             float32 array of shape (N, 3, crop, crop).

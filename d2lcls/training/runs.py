@@ -13,6 +13,7 @@ import mxnet as mx
 import numpy as np
 
 from d2lcls.data import Batches, Images, read_image
+from d2lcls.data.preprocess import Preprocess
 from d2lcls.files import write_atomically
 from d2lcls.models import get_model, replace_head
 from d2lcls.training.checkpoints import load_checkpoint
@@ -130,3 +131,15 @@ def classify(run, net, paths):
         images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
     data = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
     return softmax(predict(net, run.batches(data)))
+
+
+def preprocess_of(run):
+    """Return the `Preprocess` from any picture to the input of a run's network.
+
+    Images larger than the network's input are scaled and cropped as `Preprocess` does it.
+    """
+    height, width = run.size or run.image_shape[:2]
+    if height != width or run.image_shape[2] != 3:
+        raise ValueError(f"The run's network takes images of shape {(height, width, run.image_shape[2])}; a model folder "
+                         "needs square ones in colour. Train with --size of one number.")
+    return Preprocess(height, height, run.mean, run.std, "bicubic" if run.size else "bilinear")

@@ -1,0 +1,146 @@
+"""`d2lcls export`, `quantize`, `onnx` and `compare`: from a trained run to every form of the model."""
+
+from pathlib import Path
+
+from d2lcls.commands.parsers import positive
+
+
+def add(command):
+    """Add the commands to the parser."""
+    export = command("export", _export, "Write a trained run, or a pretrained network, as a model folder.",
+                     "d2lcls export runs/cifar10-cnn --out models/cnn")
+    add = export.add_argument
+    add("run_folder", metavar="RUN", nargs="?", help="the folder that train wrote")
+    add("--pretrained", metavar="NAME", help="a network with ImageNet weights instead of a run")
+    _common(add, "the folder to write")
+
+    quantize = command("quantize", _quantize, "Write a model in int8, calibrated on training images.",
+                       "d2lcls quantize models/cnn --out models/cnn-int8")
+    add = quantize.add_argument
+    add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
+    _common(add, "the folder to write; not needed with --scan")
+    add("--mode", choices=("naive", "entropy"), default="naive", help="form mxnet: how ranges are chosen")
+    add("--images", type=positive(int), default=256, metavar="N", help="training images to calibrate with")
+    add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
+    add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
+
+    onnx = command("onnx", _onnx, "Write a model as ONNX and compare it with MXNet.",
+                   "d2lcls onnx models/cnn --out models/cnn-onnx")
+    onnx.add_argument("model", metavar="MODEL", help="a model folder of form mxnet")
+    _common(onnx.add_argument, "the folder to write")
+
+    compare = command("compare", _compare, "Put forms of one model side by side: agreement, size, speed.",
+                      "d2lcls compare models/cnn models/cnn-int8 models/cnn-onnx")
+    add = compare.add_argument
+    add("models", metavar="MODEL", nargs="+", help="model folders; the others are held against the first")
+    add("--dataset", help="images to compare on (default: the test images of what the model was trained on)")
+    add("--images", type=positive(int), default=1000, metavar="N", help="how many of them")
+
+
+def _common(add, out):
+    add("--out", metavar="DIR", help=out)
+    add("--dataset", help="images to calibrate with and to score on (default: those the model was trained on)")
+    add("--test-images", type=positive(int), metavar="N", help="score on so many test images only (default: all)")
+
+
+def _export(options):
+    from d2lcls.deploy.export import export
+
+    if bool(options.run_folder) == bool(options.pretrained):
+        options.wrong("give either RUN or --pretrained NAME")
+    if not options.out:
+        options.wrong("the following arguments are required: --out")
+    if options.run_folder:
+        from d2lcls.training.runs import load_run, preprocess_of
+
+        run, net = load_run(options.run_folder)
+        export(net, options.out, run.model, run.classes, preprocess_of(run), run.dataset)
+    else:
+        from d2lcls.data.imagenet import imagenet_classes
+        from d2lcls.models import get_model, preprocessing
+
+        net = get_model(options.pretrained, pretrained=True)
+        export(net, options.out, options.pretrained.lower(), imagenet_classes()[1], preprocessing(options.pretrained))
+    _finish(options, options.out)
+
+
+def _quantize(options):
+    from d2lcls.deploy import read_manifest
+
+    manifest = read_manifest(options.model)
+    if not options.out and not options.scan:
+        options.wrong("one of the arguments --out --scan is required")
+    if manifest.form == "onnx" and (options.scan or options.exclude or options.mode != "naive"):
+        options.wrong("--mode, --exclude and --scan go with a model of form mxnet")
+    x = _examples(options, manifest)
+    if options.scan:
+        from d2lcls.deploy.quantize import sensitivity
+
+        for layer in sensitivity(options.model, x, options.mode):
+            print(f"{layer.error:8.2%}  {layer.name}")
+        return
+    if manifest.form == "onnx":
+        from d2lcls.deploy.quantize_onnx import quantize_onnx
+
+        quantize_onnx(options.model, options.out, x)
+    else:
+        from d2lcls.deploy.quantize import quantize_model
+
+        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude)
+        print(f"in float: {', '.join(in_float) or 'no layer'}")
+    _finish(options, options.out)
+
+
+def _onnx(options):
+    from d2lcls.deploy.to_onnx import export_onnx
+
+    if not options.out:
+        options.wrong("the following arguments are required: --out")
+    _, difference = export_onnx(options.model, options.out)
+    print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
+    _finish(options, options.out)
+
+
+def _compare(options):
+    import numpy as np
+
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.compare import compare, table
+
+    manifest = read_manifest(options.models[0])
+    images = _images(options, manifest, "test")
+    images = images.subset(np.linspace(0, len(images) - 1, min(options.images, len(images))).astype(int))
+    print(table(compare(options.models, manifest.preprocess.batch(images.images), images.labels)))
+
+
+def _images(options, manifest, split):
+    from d2lcls import data
+
+    name = options.dataset or manifest.dataset
+    if not name:
+        raise ValueError(f"{manifest.name} does not say what it was trained on: name images with --dataset.")
+    if name in data.DATASETS:
+        return data.load(name, split)
+    return data.load(name, split, size=manifest.preprocess.resize)
+
+
+def _examples(options, manifest):
+    """Return typical inputs: training images, the classes alike."""
+    from d2lcls import data
+
+    images = _images(options, manifest, "train")
+    images = data.take_per_class(images, -(-options.images // len(images.classes)), seed=0)
+    return manifest.preprocess.batch(images.images[:options.images])
+
+
+def _finish(options, folder):
+    """Score a model that was written, where there are images for it, and say where it is."""
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.compare import measure_accuracy
+
+    manifest = read_manifest(folder)
+    if options.dataset or manifest.dataset:
+        accuracy = measure_accuracy(folder, _images(options, manifest, "test"), options.test_images)
+        print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
+    size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
+    print(f"{folder}: {manifest.name} as {manifest.form}, {size:.2f} MB")

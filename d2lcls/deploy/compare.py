@@ -1,0 +1,112 @@
+"""Several forms of one model side by side: do they agree, how large and how fast are they?"""
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from d2lcls.deploy.manifest import Accuracy, write_manifest
+from d2lcls.deploy.predictor import load_model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of a model.
+
+    form: as in its manifest.
+    megabytes: of all files in its folder.
+    ms: dict from batch size to the median time of a batch in milliseconds.
+    agreement: share of images with the same likeliest class as the first model.
+    difference: largest difference of a logit from the first model's.
+    top1: share of right answers, None without labels.
+    """
+
+    form: str
+    megabytes: float
+    ms: dict
+    agreement: float
+    difference: float
+    top1: Optional[float]
+
+
+def measure_accuracy(folder, data, limit=None):
+    """Score a model on images, and write the accuracy into its manifest.
+
+    Args:
+        folder: model folder.
+        data: `Images` with the model's classes.
+        limit: number of images to score, evenly spread over the set; None is all.
+
+    Returns:
+        `Accuracy`.
+
+    Raises:
+        ValueError: the set has other classes.
+    """
+    model = load_model(folder)
+    if tuple(data.classes) != tuple(model.manifest.classes):
+        raise ValueError(f"{folder}: the model knows the classes {', '.join(model.manifest.classes)}; this set has "
+                         f"{', '.join(data.classes)}.")
+    if limit and limit < len(data):
+        data = data.subset(np.linspace(0, len(data) - 1, limit).astype(int))
+    hits = 0
+    for begin in range(0, len(data), 64):
+        part = model.manifest.preprocess.batch(data.images[begin:begin + 64])
+        hits += int((model.compute(part).argmax(axis=1) == data.labels[begin:begin + 64]).sum())
+    accuracy = Accuracy(hits / len(data), len(data), data.name)
+    packages = [name for name in model.manifest.versions if name not in ("python", "d2lcls")]
+    write_manifest(folder, replace(model.manifest, accuracy=accuracy), packages)
+    return accuracy
+
+
+def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
+    """Compare models that should say the same; times are taken in turn, so that a busy machine slows all of them.
+
+    Args:
+        folders: model folders; the first is what the others are held against.
+        x: float32 (N, 3, H, W).
+        labels: int (N,), if known.
+        batch_sizes: to time.
+        rounds: how often each is timed.
+        tie: logits of the first model nearer to each other than that are taken as equal: either answer agrees.
+
+    Returns:
+        list of `Row`, in the order of the folders.
+    """
+    models = [load_model(folder) for folder in folders]
+    logits = [np.concatenate([model.compute(x[begin:begin + 64]) for begin in range(0, len(x), 64)])
+              for model in models]
+    times = [{size: [] for size in batch_sizes} for _ in models]
+    for size in batch_sizes:
+        batch = np.resize(x, (size, *x.shape[1:]))
+        for turn in range(rounds + 1):
+            for model, own in zip(models, times):
+                begun = time.perf_counter()
+                model.compute(batch)
+                if turn:  # the first warms up
+                    own[size].append(1000 * (time.perf_counter() - begun))
+    first = logits[0]
+    rows = []
+    for folder, model, own, found in zip(folders, models, times, logits):
+        answer = found.argmax(axis=1)
+        agrees = first.max(axis=1) - first[np.arange(len(first)), answer] <= tie
+        size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
+        rows.append(Row(model.manifest.form, size / 1e6, {n: statistics.median(ms) for n, ms in own.items()},
+                        float(agrees.mean()), float(np.abs(found - first).max()),
+                        None if labels is None else float((answer == labels).mean())))
+    return rows
+
+
+def table(rows):
+    """Return rows as text, with speed as a multiple of the first row's."""
+    sizes = list(rows[0].ms)
+    head = f"{'form':<12}{'MB':>8}{'top-1':>9}{'same top-1':>12}{'largest diff.':>15}"
+    lines = [head + "".join(f"{f'ms, batch {size}':>15}{'':>7}" for size in sizes)]
+    for row in rows:
+        top1 = "" if row.top1 is None else f"{row.top1:.2%}"
+        lines.append(f"{row.form:<12}{row.megabytes:>8.2f}{top1:>9}{row.agreement:>12.2%}{row.difference:>15.2g}"
+                     + "".join(f"{row.ms[size]:>15.2f}{rows[0].ms[size] / row.ms[size]:>6.1f}x" for size in sizes))
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,124 @@
+"""From a trained network to a model folder that needs neither its class nor its training code."""
+
+import json
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+
+from d2lcls.deploy.graph import fold_constants
+from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
+from d2lcls.models.fusion import assemble, fuse_graph, trace
+
+SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
+_SCALE = "scale:"
+
+
+def export(net, folder, name, classes, preprocess, dataset=None):
+    """Write a network as a model folder, read it back and compare.
+
+    Args:
+        net: initialised `gluon.HybridBlock` on the CPU, from (N, 3, crop, crop) to logits.
+        folder: a new or empty folder.
+        name: of the network.
+        classes: sequence of names, in the order of the logits.
+        preprocess: `Preprocess`.
+        dataset: name or folder of the images it was trained on, if known.
+
+    Returns:
+        `Manifest`.
+
+    Raises:
+        ValueError: the folder is not empty, or the number of classes is not that of the logits.
+        ModelError: what was written does not compute what the network does.
+    """
+    folder = new_folder(folder)
+    crop = preprocess.crop
+    if hasattr(net, "see"):
+        net.see(crop, crop)  # padding depends on the size
+    x = nd.array(np.random.default_rng(0).normal(size=(2, 3, crop, crop)))
+    logits = net(x).asnumpy()
+    if logits.shape != (2, len(classes)):
+        raise ValueError(f"The network returns an array of shape {logits.shape} for two pictures, which are not the "
+                         f"logits of the {len(classes)} classes given.")
+    symbol, arguments, statistics = trace(net)
+    symbol, arguments = fold_constants(symbol, arguments)
+    save_graph(folder, symbol, {f"arg:{name}": value for name, value in arguments.items()},
+               {f"aux:{name}": value for name, value in statistics.items()})
+    manifest = write_manifest(folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"])
+    again = assemble(*load_graph(folder))(x).asnumpy()
+    if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
+        raise ModelError(f"{folder}: read back, the model's logits differ from the network's by up to "
+                         f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?")
+    return manifest
+
+
+def new_folder(folder):
+    """Make a folder for a model and return its `Path`; ValueError if something is in it already."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: there is something already. Choose another folder, or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_graph(folder, symbol, arguments, statistics):
+    """Write a symbol and its parameters, dicts from name with "arg:", "aux:" or "scale:" before it to NDArray.
+
+    The files are those of MXNet's own export; only the blanks in the symbol's JSON are left out.
+    """
+    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
+    Path(folder, SYMBOL).write_text(text)
+    nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
+
+
+def load_graph(folder):
+    """Return (symbol, arguments, statistics) of a model folder of form "mxnet" or "mxnet-int8".
+
+    Weights kept in int8 are multiplied by their scales.
+
+    Raises:
+        FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
+    """
+    folder, manifest = Path(folder), read_manifest(folder)
+    if not manifest.form.startswith("mxnet"):
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet, as "
+                         "`d2lcls export` writes it.")
+    stored = nd.load(str(folder / PARAMETERS))
+    scales = {name[len(_SCALE):]: value for name, value in stored.items() if name.startswith(_SCALE)}
+    found = {"arg": {}, "aux": {}}
+    for name, value in stored.items():
+        kind, _, short = name.partition(":")
+        if kind in found:
+            found[kind][short] = value.astype("float32") * scales[short] if short in scales else value
+    return mx.sym.load(str(folder / SYMBOL)), found["arg"], found["aux"]
+
+
+def shrink(arguments, names):
+    """Round some weights to 8 bits, each output channel on a scale of its own.
+
+    Args:
+        arguments: dict from name to NDArray, float32.
+        names: of the weights (O, ...) to round.
+
+    Returns:
+        (rounded, stored): the weights after rounding, as float32, and what `nd.save` is to keep of all arguments:
+        int8 and a scale (O, 1, ...) for each of them, the others as they are.
+    """
+    rounded, stored = dict(arguments), {f"arg:{name}": value for name, value in arguments.items()}
+    for name in names:
+        weight = arguments[name].asnumpy()
+        largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        whole = np.rint(weight / scale).astype(np.int8)
+        rounded[name] = nd.array(whole * scale)
+        stored[f"arg:{name}"], stored[_SCALE + name] = nd.array(whole, dtype=np.int8), nd.array(scale)
+    return rounded, stored
+
+
+def read_graph(folder, manifest):
+    """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU, layers fused."""
+    symbol, arguments, statistics = load_graph(folder)
+    net = assemble(symbol if manifest.form == "mxnet-int8" else fuse_graph(symbol), arguments, statistics)
+    return lambda x: net(nd.array(x)).asnumpy()

@@ -1,0 +1,150 @@
+"""What a model folder says of itself, so that no later step has to guess.
+
+A model folder holds one form of one model: the files that a runtime needs, and `manifest.json` with the classes, the
+preprocessing, the input, the accuracy and where it was measured, the files' checksums and the model it was made from.
+"""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Mapping, Optional, Tuple
+
+from d2lcls.data.download import file_checksum
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.files import write_atomically
+
+FILE = "manifest.json"
+FORMS = ("mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm")
+
+
+class ModelError(ValueError):
+    """A model folder that cannot be used; the message names it, says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A measured accuracy: the share of right answers, on how many images, of which set."""
+
+    top1: float
+    images: int
+    data: str
+
+    def __post_init__(self):
+        if not 0 <= self.top1 <= 1 or self.images < 1:
+            raise ValueError(f"top1 must be a share from 0 to 1 on one image or more, not {self.top1} on {self.images}.")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model folder says of itself.
+
+    Args:
+        name: of the network, such as "cnn".
+        form: one of `FORMS`: what computes it.
+        classes: names in the order of the logits.
+        preprocess: `Preprocess`, from a picture to the input.
+        input_name: the graph's name of its input, float32 of shape (N, 3, crop, crop) with any N.
+        batch: N where it is fixed, None where it is free.
+        dataset: name or folder of the images it was trained on, None if unknown.
+        accuracy: `Accuracy` of this very form, None if not measured.
+        files: dict from the names of the folder's other files to their sha256.
+        made_from: form, files and accuracy of the model this one was made from, and how; None for the first.
+        versions: dict from packages to versions.
+    """
+
+    name: str
+    form: str
+    classes: Tuple[str, ...]
+    preprocess: Preprocess
+    input_name: str = "data"
+    batch: Optional[int] = None
+    dataset: Optional[str] = None
+    accuracy: Optional[Accuracy] = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    made_from: Optional[Mapping] = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}.")
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes must be one text or more, not {self.classes!r}.")
+
+    def input_shape(self, batch_size=1):
+        """Return the shape of an input with so many pictures."""
+        return batch_size, 3, self.preprocess.crop, self.preprocess.crop
+
+
+def write_manifest(folder, manifest, packages=()):
+    """Write a folder's manifest, last of all its files: a folder without one is not a model yet.
+
+    Args:
+        folder: where the model's files are already.
+        manifest: `Manifest`; `files` and `versions` are filled in here.
+        packages: distributions whose versions matter, such as "mxnet".
+
+    Returns:
+        `Manifest` as it was written.
+    """
+    folder = Path(folder)
+    files = {path.name: file_checksum(path, "sha256") for path in sorted(folder.iterdir())
+             if path.is_file() and path.name != FILE}
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in ("d2lcls", *packages)}}
+    content = {**asdict(manifest), "files": files, "versions": versions}
+    text = json.dumps({"manifest": 1, **content}, indent=1, allow_nan=False)
+    write_atomically(folder / FILE, lambda file: file.write(text.encode() + b"\n"))
+    return read_manifest(folder)
+
+
+def read_manifest(folder, verify=True):
+    """Return the `Manifest` of a model folder.
+
+    Args:
+        folder: the folder.
+        verify: compare the files' checksums.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no manifest in it.
+        ModelError: the manifest is damaged or of a later version, or a file is missing or not the one that was written.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(f"{folder}: holds no {FILE}, so it is no model folder. "
+                                "Make one of a trained run with: d2lcls export RUN")
+    try:
+        content = json.loads((folder / FILE).read_text("utf-8"), parse_constant=_no_constant)
+        version = content.pop("manifest")
+        if version != 1:
+            raise ModelError(f"{folder / FILE}: of version {version}; this d2lcls reads version 1. Update d2lcls.")
+        known = {entry.name for entry in fields(Manifest)}
+        accuracy = content.get("accuracy")
+        manifest = Manifest(**{**{key: content[key] for key in content if key in known},
+                               "classes": tuple(content["classes"]), "preprocess": Preprocess(**content["preprocess"]),
+                               "accuracy": accuracy and Accuracy(**accuracy)})
+        files = {str(name): str(checksum) for name, checksum in manifest.files.items()}
+    except ModelError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{folder / FILE}: damaged ({error!r}). Make the model anew.") from error
+    for name, checksum in files.items():
+        if Path(name).name != name:
+            raise ModelError(f"{folder / FILE}: names the file {name!r}, which is not in this folder. Make the model anew.")
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing. Copy the whole folder, or make the model anew.")
+        if verify and file_checksum(folder / name, "sha256") != checksum:
+            raise ModelError(f"{folder / name}: not the file that was written with the model (its sha256 differs). "
+                             "Copy the folder again, or make the model anew.")
+    return manifest
+
+
+def derive(manifest, form, batch=None, **how):
+    """Return the `Manifest` of a model in another form made from this one; `how` tells of its making."""
+    made_from = {"form": manifest.form, "files": dict(manifest.files),
+                 "accuracy": manifest.accuracy and asdict(manifest.accuracy), **how}
+    return replace(manifest, form=form, batch=batch, accuracy=None, made_from=made_from)
+
+
+def _no_constant(name):
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,97 @@
+"""One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A loaded model.
+
+    Args:
+        manifest: `Manifest` of its folder.
+        compute: function from float32 (N, 3, H, W) to logits, float32 (N, K).
+    """
+
+    manifest: Manifest
+    compute: Callable
+
+    def logits(self, sources):
+        """Return the logits float32 (N, K) of a list of pictures: paths, encoded bytes, or uint8 arrays (H, W, 3)."""
+        return self.compute(self.manifest.preprocess.batch(sources))
+
+    def predict(self, source, top=5):
+        """Name what one picture shows.
+
+        Args:
+            source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
+            top: how many classes.
+
+        Returns:
+            list of (class, probability), the likeliest first.
+
+        Raises:
+            BrokenImage, FileNotFoundError: as `open_image`.
+        """
+        return self.predict_many([source], top)[0]
+
+    def predict_many(self, sources, top=5):
+        """Name what each of several pictures shows: a list of what `predict` returns."""
+        return [likeliest(row, self.manifest.classes, top) for row in self.logits(sources)]
+
+
+def likeliest(logits, classes, top=5):
+    """Return the `top` likeliest classes of logits (K,) as (class, probability); equal ones in the classes' order."""
+    order = np.argsort(-logits, kind="stable")[:top]
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    return [(classes[place], float(probabilities[place])) for place in order]
+
+
+def load_model(folder):
+    """Load a model folder, whatever its form.
+
+    Args:
+        folder: what `export` and its later steps wrote.
+
+    Returns:
+        `Predictor`.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+        ModelError: it is damaged, or its graph does not fit its manifest.
+        ImportError: the package that computes this form is not installed; names the extra.
+    """
+    manifest = read_manifest(folder)
+    compute = _RUNTIMES[manifest.form](Path(folder), manifest)
+    probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
+    if probe.shape != (manifest.batch or 1, len(manifest.classes)):
+        raise ModelError(f"{folder}: the graph returns an array of shape {probe.shape}, which are not the logits of "
+                         f"{len(manifest.classes)} classes. Make the model anew.")
+    return Predictor(manifest, compute)
+
+
+def _mxnet(folder, manifest):
+    from d2lcls.deploy.export import read_graph
+
+    return read_graph(folder, manifest)
+
+
+def _onnx(folder, manifest):
+    from d2lcls.deploy.onnx_runtime import open_session
+
+    return open_session(folder / "model.onnx")
+
+
+def _tvm(folder, manifest):
+    from d2lcls.deploy.tvm import open_library
+
+    return open_library(folder, manifest)
+
+
+_RUNTIMES = {"mxnet": _mxnet, "mxnet-int8": _mxnet, "onnx": _onnx, "onnx-int8": _onnx, "tvm": _tvm}
