@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import tempfile
 import textwrap
+from pathlib import Path
 
 SCALES = ("smoke", "lesson", "full")
 
@@ -25,6 +27,54 @@ def scale():
 def by_scale(smoke, lesson, full):
     """Return the argument that is named like the present `scale`."""
     return {"smoke": smoke, "lesson": lesson, "full": full}[scale()]
+
+
+def example_model(network="cnn"):
+    """Return the folder of a model trained on CIFAR-10 as the chapter on the training loop does it.
+
+    It is trained at the present `scale` if the cache does not hold it yet, for 1, 4 or 12 epochs; the full training of
+    the book's CNN takes a few minutes on two cores.
+
+    Args:
+        network: name for `models.get_model`, of a network for images of 32 x 32 pixels.
+
+    Returns:
+        `Path` of a model folder of form "mxnet", as `deploy.export` writes it, with its accuracy on the test images.
+    """
+    import mxnet as mx
+
+    from d2lcls import data, models, training
+    from d2lcls.data.fetch import home
+    from d2lcls.data.preprocess import Preprocess
+    from d2lcls.deploy.compare import measure_accuracy
+    from d2lcls.deploy.export import export
+
+    images, test = data.load("cifar10"), data.load("cifar10", "test")
+    name = f"{network}-{'sample' if data.is_sample(images) else 'cifar10'}-{scale()}"
+    folder = home() / "models" / name
+    if folder.is_dir():
+        return folder
+    if scale() == "smoke":
+        images, test = images.subset(slice(300)), test.subset(slice(300))
+    train, valid = data.split_validation(images, 0.1)
+    mean, std = data.channel_statistics(train.images)
+    mx.random.seed(0)
+    net = models.get_model(network, classes=len(images.classes))
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        training.fit(net, data.Batches(train, 128, mean, std, shuffle=True, augment=data.STANDARD),
+                     data.Batches(valid, 256, mean, std), num_epochs=by_scale(1, 4, 12), lr=0.1, checkpoint_dir=work)
+        training.load_checkpoint(Path(work, "best.npz"), net)
+        made = Path(work, "model")
+        export(net, made, network, images.classes, Preprocess(32, 32, mean, std, "bilinear"), "cifar10")
+        measure_accuracy(made, test)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
+    return folder
 
 
 class Source:
