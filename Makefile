@@ -9,7 +9,7 @@ READY := $(VENV)/installed
 BIN := $(CURDIR)/$(VENV)/bin
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
-.PHONY: help book test test-all lab execute bench wheels lock clean distclean
+.PHONY: help book test test-all lab execute bench deploy-demo wheels lock clean distclean
 
 help:
 	@echo "make book      build the site"
@@ -18,6 +18,7 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make execute   run the notebooks at lesson scale and store their outputs"
 	@echo "make bench     measure again what results/ holds (hours)"
+	@echo "make deploy-demo  take one trained network through every form and compare them"
 	@echo "make wheels    download all packages into wheels/, to install without a network later"
 	@echo "make lock      resolve requirements.lock anew from pyproject.toml"
 	@echo "make clean     remove what was built;  make distclean: the environment too"
@@ -48,6 +49,9 @@ execute: $(READY)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+deploy-demo: $(READY)
+	$(BIN)/python tools/deploy_demo.py
 
 wheels: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps -r requirements.lock -w wheels

@@ -1,4 +1,4 @@
-"""`d2lcls export`, `quantize`, `onnx` and `compare`: from a trained run to every form of the model."""
+"""`d2lcls export`, `quantize`, `onnx`, `torch` and `compare`: from a trained run to every form of the model."""
 
 from pathlib import Path
 
@@ -28,6 +28,14 @@ def add(command):
                    "d2lcls onnx models/cnn --out models/cnn-onnx")
     onnx.add_argument("model", metavar="MODEL", help="a model folder of form mxnet")
     _common(onnx.add_argument, "the folder to write")
+
+    torch = command("torch", _torch, "Write a model as PyTorch: code to read and train on, weights, and a check.",
+                    "d2lcls torch models/cnn --out models/cnn-torch")
+    add = torch.add_argument
+    add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
+    add("--out", metavar="DIR", required=True, help="the folder to write")
+    add("--dataset", help="images for the check (default: training images of what the model was trained on)")
+    add("--images", type=positive(int), default=16, metavar="N", help="how many of them")
 
     compare = command("compare", _compare, "Put forms of one model side by side: agreement, size, speed.",
                       "d2lcls compare models/cnn models/cnn-int8 models/cnn-onnx")
@@ -101,6 +109,17 @@ def _onnx(options):
     _finish(options, options.out)
 
 
+def _torch(options):
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.to_torch import export_torch
+
+    manifest = read_manifest(options.model)
+    export_torch(options.model, options.out,
+                 _examples(options, manifest) if options.dataset or manifest.dataset else None)
+    print(f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
+          f"python {Path(options.out, 'check.py')}")
+
+
 def _compare(options):
     import numpy as np
 
@@ -139,8 +158,14 @@ def _finish(options, folder):
     from d2lcls.deploy.compare import measure_accuracy
 
     manifest = read_manifest(folder)
-    if options.dataset or manifest.dataset:
+    if options.dataset or _has_test_images(manifest.dataset):
         accuracy = measure_accuracy(folder, _images(options, manifest, "test"), options.test_images)
         print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
     size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
     print(f"{folder}: {manifest.name} as {manifest.form}, {size:.2f} MB")
+
+
+def _has_test_images(name):
+    from d2lcls import data
+
+    return name in data.DATASETS or name is not None and any((Path(name) / split).is_dir() for split in ("test", "val"))

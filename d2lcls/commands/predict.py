@@ -10,20 +10,32 @@ def add(command):
     predict = command("predict", _predict, "Name what pictures show, the most likely classes first.",
                       "d2lcls predict --run runs/cifar10-cnn cat.jpg dog.jpg")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture files")
-    predict.add_argument("--run", dest="run_folder", metavar="RUN",
-                         help="a run's folder (default: the newest in runs/)")
+    source = predict.add_mutually_exclusive_group()
+    source.add_argument("--run", dest="run_folder", metavar="RUN", help="a run's folder (default: the newest in runs/)")
+    source.add_argument("--model", metavar="MODEL", help="a model folder of any form, as export and its later steps "
+                                                         "write it")
     predict.add_argument("--top", type=positive(int), default=5, metavar="N", help="how many classes")
 
 
 def _predict(options):
+    for path, answers in zip(options.images, _of_model(options) if options.model else _of_run(options)):
+        print(path)
+        for name, probability in answers:
+            print(f"  {probability:7.2%}  {name}")
+
+
+def _of_run(options):
     from d2lcls.training.runs import classify, load_run
 
-    folder = options.run_folder or _newest_run()
-    run, net = load_run(folder)
-    for path, probabilities in zip(options.images, classify(run, net, options.images)):
-        print(path)
-        for place in probabilities.argsort()[::-1][:options.top]:
-            print(f"  {probabilities[place]:7.2%}  {run.classes[place]}")
+    run, net = load_run(options.run_folder or _newest_run())
+    return [[(run.classes[place], row[place]) for place in row.argsort()[::-1][:options.top]]
+            for row in classify(run, net, options.images)]
+
+
+def _of_model(options):
+    from d2lcls.deploy import load_model
+
+    return load_model(options.model).predict_many(options.images, options.top)
 
 
 def _newest_run():

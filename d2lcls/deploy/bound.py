@@ -1,37 +1,45 @@
-"""A graph bound to the few batch sizes that a service computes: MXNet sets each of them up once, and not at every call.
+"""A graph bound to the batch sizes it meets: MXNet sets each of them up once, and not at every call.
 
 A hybridized block infers shapes and plans memory anew at each call, about a millisecond and a half for a ResNet-20 in
 int8, unless it is told static_shape=True, with which int8 layers return the first batch's outputs for ever. A bound
 executor does neither.
 """
 
+from threading import Lock
+
 import mxnet as mx
 
+KEPT = 16  # batch sizes that are kept set up; beyond, the one set up first goes
 
-def bind(symbol, arguments, statistics, shapes, name="data"):
-    """Bind a graph to the shapes of its input, on the CPU.
+
+def bind(symbol, arguments, statistics, name="data"):
+    """Bind a graph on the CPU to each batch size that comes.
 
     Args:
         symbol: `mxnet.symbol.Symbol` of logits (N, K), fused or quantised already.
         arguments, statistics: dicts from name to NDArray, without the input.
-        shapes: list of the input's shapes (N, C, H, W) with different N.
         name: of the input.
 
     Returns:
-        function from float32 of one of the shapes to logits float32 (N, K); to be called from one thread.
+        function from float32 (N, C, H, W), any N, to logits float32 (N, K); threads may share it, and wait for each
+        other.
     """
-    executors = {}
-    used = {key: arguments[key] for key in symbol.list_arguments() if key != name}
-    kept = {key: statistics[key] for key in symbol.list_auxiliary_states()}
-    largest = None
-    for shape in sorted(shapes, reverse=True):  # the first one's memory is enough for the others
-        executors[shape[0]] = symbol.bind(mx.cpu(), {**used, name: mx.nd.zeros(shape)}, grad_req="null",
-                                          aux_states=kept, shared_exec=largest)
-        largest = largest or executors[shape[0]]
+    executors, lock = {}, Lock()
+
+    def executor(shape):
+        # Parameters of its own: oneDNN lays them out anew, in place, and an executor that shares them computes nonsense.
+        own = {key: arguments[key].copy() for key in symbol.list_arguments() if key != name}
+        return symbol.bind(mx.cpu(), {**own, name: mx.nd.zeros(shape)}, grad_req="null", aux_states={
+            key: statistics[key].copy() for key in symbol.list_auxiliary_states()})
 
     def compute(x):
-        executor = executors[len(x)]
-        executor.arg_dict[name][:] = x
-        return executor.forward(is_train=False)[0].asnumpy()
+        with lock:
+            if x.shape not in executors:
+                if len(executors) == KEPT:
+                    executors.pop(next(iter(executors)))
+                executors[x.shape] = executor(x.shape)
+            bound = executors[x.shape]
+            bound.arg_dict[name][:] = x
+            return bound.forward(is_train=False)[0].asnumpy()
 
     return compute

@@ -16,6 +16,7 @@ from d2lcls.deploy.predictor import load_model
 class Row:
     """One form of a model.
 
+    name: of its folder.
     form: as in its manifest.
     megabytes: of all files in its folder.
     ms: dict from batch size to the median time of a batch in milliseconds.
@@ -24,6 +25,7 @@ class Row:
     top1: share of right answers, None without labels.
     """
 
+    name: str
     form: str
     megabytes: float
     ms: dict
@@ -62,8 +64,44 @@ def measure_accuracy(folder, data, limit=None):
     return accuracy
 
 
+def in_turn(sides, rounds=20, pause=0.02):
+    """Time several things fairly: one run of each, round after round, so that a busy machine slows all of them.
+
+    Args:
+        sides: dict from name to a function without arguments that returns the milliseconds it took.
+        rounds: how many; one more warms up.
+        pause: seconds before each run, after which the threads of the one before have stopped waiting for work.
+
+    Returns:
+        dict from name to the list of its milliseconds, by round.
+    """
+    found = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, milliseconds in sides.items():
+            time.sleep(pause)
+            took = milliseconds()
+            if turn:
+                found[name].append(took)
+    return found
+
+
+def timer(compute, x, repeats=3):
+    """Return a function that runs `compute(x)` once to wake its threads, then some more times, and returns the median
+    in milliseconds."""
+    def milliseconds():
+        compute(x)
+        times = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            compute(x)
+            times.append(1000 * (time.perf_counter() - begun))
+        return statistics.median(times)
+
+    return milliseconds
+
+
 def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
-    """Compare models that should say the same; times are taken in turn, so that a busy machine slows all of them.
+    """Compare models that should say the same, in answers, size and time, timed `in_turn`.
 
     Args:
         folders: model folders; the first is what the others are held against.
@@ -79,22 +117,18 @@ def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
     models = [load_model(folder) for folder in folders]
     logits = [np.concatenate([model.compute(x[begin:begin + 64]) for begin in range(0, len(x), 64)])
               for model in models]
-    times = [{size: [] for size in batch_sizes} for _ in models]
+    times = {}
     for size in batch_sizes:
         batch = np.resize(x, (size, *x.shape[1:]))
-        for turn in range(rounds + 1):
-            for model, own in zip(models, times):
-                begun = time.perf_counter()
-                model.compute(batch)
-                if turn:  # the first warms up
-                    own[size].append(1000 * (time.perf_counter() - begun))
+        times[size] = in_turn({place: timer(model.compute, batch) for place, model in enumerate(models)}, rounds)
     first = logits[0]
     rows = []
-    for folder, model, own, found in zip(folders, models, times, logits):
+    for place, (folder, model, found) in enumerate(zip(folders, models, logits)):
         answer = found.argmax(axis=1)
         agrees = first.max(axis=1) - first[np.arange(len(first)), answer] <= tie
         size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
-        rows.append(Row(model.manifest.form, size / 1e6, {n: statistics.median(ms) for n, ms in own.items()},
+        rows.append(Row(Path(folder).name, model.manifest.form, size / 1e6,
+                        {n: statistics.median(times[n][place]) for n in batch_sizes},
                         float(agrees.mean()), float(np.abs(found - first).max()),
                         None if labels is None else float((answer == labels).mean())))
     return rows
@@ -102,11 +136,12 @@ def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
 
 def table(rows):
     """Return rows as text, with speed as a multiple of the first row's."""
-    sizes = list(rows[0].ms)
-    head = f"{'form':<12}{'MB':>8}{'top-1':>9}{'same top-1':>12}{'largest diff.':>15}"
-    lines = [head + "".join(f"{f'ms, batch {size}':>15}{'':>7}" for size in sizes)]
+    sizes, width = list(rows[0].ms), max(len(row.name) for row in rows) + 2
+    lines = [f"{'model':<{width}}{'form':<11}{'MB':>7}{'top-1':>9}{'same top-1':>12}{'largest diff.':>15}"
+             + "".join(f"{f'ms, batch {size}':>14}{'':>7}" for size in sizes)]
     for row in rows:
         top1 = "" if row.top1 is None else f"{row.top1:.2%}"
-        lines.append(f"{row.form:<12}{row.megabytes:>8.2f}{top1:>9}{row.agreement:>12.2%}{row.difference:>15.2g}"
-                     + "".join(f"{row.ms[size]:>15.2f}{rows[0].ms[size] / row.ms[size]:>6.1f}x" for size in sizes))
+        lines.append(f"{row.name:<{width}}{row.form:<11}{row.megabytes:>7.2f}{top1:>9}{row.agreement:>12.2%}"
+                     f"{row.difference:>15.2g}" + "".join(f"{row.ms[size]:>14.2f}{rows[0].ms[size] / row.ms[size]:>6.1f}x"
+                                                          for size in sizes))
     return "\n".join(line.rstrip() for line in lines)

@@ -5,16 +5,20 @@ from mxnet.gluon import nn
 
 
 class GlobalMean(gluon.HybridBlock):
-    """Average every channel over all its pixels: (N, C, H, W) -> (N, C).
+    """Average every channel over all its pixels: (N, C, H, W) -> (N, C), or (N, C, 1, 1) with keepdims.
 
     It computes what `nn.GlobalAvgPool2D` computes. That layer returns (N, C, 1, 1), a shape whose memory
     layout oneDNN cannot always tell from another; where it cannot, as in residual networks, the backward pass
     falls to a reference kernel that costs nearly half the training time. A mean over two axes never does.
     """
 
+    def __init__(self, keepdims=False, **kwargs):
+        super().__init__(**kwargs)
+        self.keepdims = keepdims
+
     def hybrid_forward(self, F, x):
         """Return the mean over the pixels; x is (N, C, H, W)."""
-        return F.mean(x, axis=(2, 3))
+        return F.mean(x, axis=(2, 3), keepdims=self.keepdims)
 
 
 class SmallCNN(gluon.HybridBlock):

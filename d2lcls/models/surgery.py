@@ -11,6 +11,9 @@ import mxnet as mx
 from mxnet import gluon
 from mxnet.gluon import nn
 
+from d2lcls.models.cnn import GlobalMean
+from d2lcls.models.efficientnet import blocks_of
+
 HEADS = ("output", "fc")
 
 
@@ -208,6 +211,29 @@ def split(net, groups, size=None):
     if _operators(tail(front(image))) != _operators(net(image)):
         raise ValueError(f"{type(net).__name__} does more than run its `features` and its head, so it cannot be split.")
     return front, tail
+
+
+def replace_global_pooling(net):
+    """Put a `GlobalMean` in the place of each `nn.GlobalAvgPool2D`, whose backward pass is slow on a CPU.
+
+    Args:
+        net: any network of Gluon's; it is changed. Its outputs, gradients and parameters stay the same.
+
+    Returns:
+        how many there were.
+    """
+    replaced = 0
+    for block in blocks_of(net, gluon.Block):
+        for name, child in list(block._children.items()):
+            if isinstance(child, nn.GlobalAvgPool2D):
+                mean = GlobalMean(keepdims=True)
+                attributes = [key for key, value in vars(block).items() if value is child]
+                block._children[name] = mean
+                for key in attributes:
+                    object.__setattr__(block, key, mean)
+                replaced += 1
+    forget_compiled(net)
+    return replaced
 
 
 def forget_compiled(net):

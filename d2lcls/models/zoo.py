@@ -6,6 +6,7 @@ import fnmatch
 import mxnet as mx
 
 from d2lcls.models.efficientnet_lite import NAMES, make_efficientnet
+from d2lcls.models.surgery import replace_global_pooling, replace_head
 
 # GluonCV's zoo also holds networks that detect, segment or watch films, and some (hrnet, the pruned ones) that
 # take an argument `classes` and ignore it. These modules of gluoncv.model_zoo hold the others.
@@ -33,7 +34,8 @@ def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
         pretrained: True loads ImageNet weights, from this machine or, if it lacks them, from the first source that
             answers; a path loads that file. With other than 1000 classes, a new head then replaces the old.
         ctx: context or list of contexts of a pretrained network; None is the CPU.
-        kwargs: further arguments of that network's constructor.
+        kwargs: further arguments of that network's constructor. In GluonCV's networks, `replace_global_pooling` makes
+            the backward pass quicker; what they compute is the same.
 
     Returns:
         `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, classes).
@@ -46,7 +48,6 @@ def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
     name = name.lower()
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
-    from d2lcls.models.surgery import replace_head
     from d2lcls.models.weight_files import load_weights
     from d2lcls.models.weights import get_weights
 
@@ -74,4 +75,6 @@ def _make(name, classes, kwargs):
                          f"d2lcls.models.list_models() lists all {len(known)}.")
     from gluoncv.model_zoo import get_model as gluoncv_model
 
-    return gluoncv_model(name, pretrained=False, classes=classes, **kwargs)
+    net = gluoncv_model(name, pretrained=False, classes=classes, **kwargs)
+    replace_global_pooling(net)
+    return net

@@ -7,8 +7,8 @@ from mxnet.gluon import nn
 from d2lcls.data import Batches
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.models.surgery import (forget_compiled, gradual, head_name, layer_groups, replace_head,
-                                   set_lr_multipliers, split, train_last)
+from d2lcls.models.surgery import (blocks_of, forget_compiled, gradual, head_name, layer_groups, replace_global_pooling,
+                                   replace_head, set_lr_multipliers, split, train_last)
 from d2lcls.training import fit, make_trainer, train_step
 
 NETWORKS = {"cnn": 12, "cifar_resnet20_v1": 32, "resnet18_v1": 64, "resnet18_v1b": 64, "mobilenetv2_1.0": 64,
@@ -359,3 +359,48 @@ def test_compiled_networks_are_traced_anew():
     assert net._cached_op is not None
     forget_compiled(net)
     assert net._cached_op is None
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20_v1", "cifar_resnet20_v2", "resnet18_v1", "resnet18_v1b", "mobilenet0.25",
+                                  "mobilenetv2_0.25", "se_resnet18_v1", "resnext50_32x4d"])
+def test_networks_of_gluoncv_keep_outputs_and_gradients_without_global_pooling(name):
+    from gluoncv.model_zoo import get_model as stock
+
+    size, found = 32 if name.startswith("cifar") else 64, []
+    mine, theirs = get_model(name, classes=10), stock(name, classes=10)
+    assert not blocks_of(mine, nn.GlobalAvgPool2D) and blocks_of(theirs, nn.GlobalAvgPool2D)
+    assert replace_global_pooling(mine) == 0
+    x = images(size, 16)
+    for net in (mine, theirs):
+        net.initialize(mx.init.MSRAPrelu("in", 0))
+        net(x)
+    for own, other in zip(mine.collect_params().values(), theirs.collect_params().values()):
+        assert own.shape == other.shape and own.name.split("_", 1)[1] == other.name.split("_", 1)[1]
+        own.set_data(other.data())
+    for net in (mine, theirs):
+        net.hybridize()
+        with mx.autograd.record():
+            loss = gluon.loss.SoftmaxCrossEntropyLoss()(net(x), nd.arange(16) % 10)
+        loss.backward()
+        found.append([loss.asnumpy(), *(p.grad().asnumpy() for p in net.collect_params().values() if p.grad_req != "null")])
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-3)
+    own, other = (np.concatenate([array.ravel() for array in arrays[1:]]) for arrays in found)
+    assert 0 < np.linalg.norm(other) < 1e4 and np.linalg.norm(own - other) < 0.01 * np.linalg.norm(other)
+
+
+def test_pooling_is_replaced_in_attributes_and_compiled_networks_too():
+    class Net(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.GlobalAvgPool2D()
+
+        def hybrid_forward(self, F, x):
+            return self.pool(x)
+
+    net, x = Net(), images(6)
+    net.hybridize()
+    expected = net(x).asnumpy()
+    assert replace_global_pooling(net) == 1 and not isinstance(net.pool, nn.GlobalAvgPool2D)
+    assert net.pool is net._children["pool"] and net(x).shape == (2, 3, 1, 1)
+    np.testing.assert_allclose(net(x).asnumpy(), expected, rtol=1e-5, atol=1e-7)
+    assert '"op": "mean"' in net(mx.sym.var("data")).tojson()

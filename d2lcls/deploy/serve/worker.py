@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
@@ -57,21 +57,6 @@ def compute(predictor, images, sizes):
     return rank(np.concatenate(logits))
 
 
-def _bound(folder, predictor, sizes):
-    """Return a predictor that computes the same, in batches of these sizes only, quicker where MXNet computes."""
-    manifest = predictor.manifest
-    if manifest.form not in ("mxnet", "mxnet-int8"):
-        return predictor
-    from d2lcls.deploy.bound import bind
-    from d2lcls.deploy.export import load_graph
-    from d2lcls.models.fusion import fuse_graph
-
-    symbol, arguments, statistics = load_graph(folder)
-    symbol = symbol if manifest.form == "mxnet-int8" else fuse_graph(symbol)
-    shapes = [manifest.input_shape(size) for size in sizes]
-    return replace(predictor, compute=bind(symbol, arguments, statistics, shapes, manifest.input_name))
-
-
 def main(folder, descriptor, batch_size):
     """Load, tell, and answer."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
@@ -90,9 +75,9 @@ def main(folder, descriptor, batch_size):
     try:
         from d2lcls.deploy.predictor import load_model
 
-        predictor = _bound(folder, load_model(folder), sizes)
+        predictor = load_model(folder)
         side = predictor.manifest.preprocess.crop
-        for size in sizes:
+        for size in reversed(sizes):  # the largest first: its memory is enough for the others
             compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)
     except Exception as error:  # whatever it is, the service has to hear of it
         tell(frames.ERROR, f"{error}".encode() or repr(error).encode())

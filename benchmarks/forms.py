@@ -1,0 +1,136 @@
+"""What does each form of a model cost and buy: MXNet, fused, int8, ONNX Runtime, TVM, PyTorch?
+
+The book's CNN and a ResNet-20, both trained on CIFAR-10 by the recipe of the chapter on the training loop (the first
+time, a quarter of an hour), and a MobileNet at 224 pixels with drawn weights, whose time does not depend on them. Each
+form runs one picture and 64 in turn with the others; what all say of 1,000 test images is held against MXNet's float32,
+and accuracy is that on the whole test set. Writes results/forms.json. About fifteen minutes on two cores.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import d2lcls  # noqa: F401  before mxnet, which it makes importable
+import mxnet as mx
+import numpy as np
+
+from d2lcls import data, results
+from d2lcls.deploy import load_model, read_manifest
+from d2lcls.deploy.compare import in_turn, measure_accuracy, timer
+from d2lcls.deploy.export import export, load_graph
+from d2lcls.deploy.quantize import quantize_model
+from d2lcls.deploy.quantize_onnx import quantize_onnx
+from d2lcls.deploy.to_onnx import export_onnx
+from d2lcls.deploy.tvm import compile_host
+from d2lcls.deploy.tvm_tune import tune
+from d2lcls.models import get_model
+from d2lcls.models.fusion import assemble
+from d2lcls.notebook import example_model
+
+NETWORKS = ("cnn", "cifar_resnet20_v1", "mobilenet1.0")
+FOLDERS = {"fused": "mxnet", "int8": "int8", "onnx": "onnx", "onnx_int8": "onnx-int8", "tvm": "tvm", "tvm_tuned": "tuned"}
+
+
+def main():
+    """Measure every network and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--tune", type=float, default=45, help="seconds of tuning a network, for one picture")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--torch-python", help="a Python with torch, for the side that leaves MXNet")
+    options = parser.parse_args()
+    os.environ["D2LCLS_SCALE"] = "full"
+    found = {}
+    for name in options.networks:
+        with tempfile.TemporaryDirectory() as work:
+            found[name] = measure(Path(work), name, options)
+    print(results.write("forms", "python benchmarks/forms.py --torch-python PYTHON", {
+        "networks": found, "units": {
+            "ms": "a batch, median over rounds", "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
+            "int8_over": "time of the named form over that of MXNet's int8, by round", "mb": "all files of the model",
+            "top1": "% of the 10,000 test images", "same_top1": "% of 1,000 test images, ties aside",
+            "difference": "largest difference of a logit from MXNet's, as a share of the largest"}}, data=["cifar10"]))
+
+
+def measure(work, name, options):
+    """Return what one network needs and says in each form."""
+    first, test, examples = source(work, name)
+    (work / "mxnet").symlink_to(first)
+    quantize_model(first, work / "int8", examples)
+    export_onnx(first, work / "onnx")
+    quantize_onnx(work / "onnx", work / "onnx-int8", examples)
+    compile_host(work / "onnx", work / "tvm")
+    compile_host(work / "onnx", work / "tuned", records=tune(work / "onnx", options.tune))
+    forms = {form: load_model(work / folder).compute for form, folder in FOLDERS.items()}
+    plain = assemble(*load_graph(first))
+    plain.hybridize(static_alloc=True, static_shape=True)
+    forms = {"mxnet": lambda x: plain(mx.nd.array(x)).asnumpy(), **forms}
+    manifest = read_manifest(first)
+    x = examples if test is None else manifest.preprocess.batch(test.images[:1000])
+    answer = {"mb": {form: size(work / folder) for form, folder in FOLDERS.items()}, **agreement(forms, x)}
+    if test is not None:
+        answer["top1"] = {form: 100 * measure_accuracy(work / folder, test).top1 for form, folder in FOLDERS.items()
+                          if "tvm" not in form}
+    for count in (1, 64):
+        answer[f"batch_{count}"] = time_all(work, forms, np.ascontiguousarray(x[:count]), options)
+    print(name, answer, flush=True)
+    return answer
+
+
+def source(work, name):
+    """Return (model folder, test images or None, inputs to calibrate with) of one network."""
+    if name != "mobilenet1.0":
+        folder = example_model(name)
+        train = data.take_per_class(data.load("cifar10", fallback=False), 26)
+        return folder, data.load("cifar10", "test"), read_manifest(folder).preprocess.batch(train.images)
+    mx.random.seed(0)
+    net = get_model(name, classes=1000)
+    net.initialize(mx.init.MSRAPrelu("in", 0))
+    x = np.random.default_rng(0).normal(size=(64, 3, 224, 224)).astype(np.float32)
+    net(mx.nd.array(x[:1]))
+    export(net, work / "drawn", name, [str(number) for number in range(1000)],
+           data.Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"))
+    return work / "drawn", None, x
+
+
+def agreement(forms, x, tie=1e-3):
+    """Return how often each form says what MXNet says, and by how much it differs."""
+    logits = {form: np.concatenate([compute(x[begin:begin + 50]) for begin in range(0, len(x), 50)])
+              for form, compute in forms.items()}
+    own, same = logits["mxnet"], {}
+    for form, found in logits.items():
+        same[form] = 100 * float((own.max(axis=1) - own[np.arange(len(own)), found.argmax(axis=1)] <= tie).mean())
+    return {"same_top1": same, "difference": {form: float(np.abs(found - own).max() / np.abs(own).max())
+                                              for form, found in logits.items()}}
+
+
+def time_all(work, forms, x, options):
+    """Return the milliseconds of every form for one batch, and their ratios by round."""
+    sides = {form: timer(compute, x) for form, compute in forms.items() if len(x) == 1 or form != "tvm_tuned"}
+    child = Torch(options.torch_python, work, x) if options.torch_python else None
+    try:
+        rounds = in_turn({**sides, **({"torch": child} if child else {})}, options.rounds)
+    finally:
+        if child:
+            child.close()
+    return {"ms": {form: float(np.median(ms)) for form, ms in rounds.items()},
+            "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
+            "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"}}
+
+
+def ratio(one, other):
+    """Return the spread of the ratios of two sides, by round."""
+    found = results.spread([a / b for a, b in zip(one, other)])
+    return {key: found[key] for key in ("median", "min", "max")}
+
+
+def size(folder):
+    """Return the MB of all files of a model."""
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+
+if __name__ == "__main__":
+    main()
