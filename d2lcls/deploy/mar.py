@@ -1,7 +1,8 @@
 """A model folder as an archive for the MXNet Model Server (multi-model-server), for those who run one.
 
-That server was last released in 2023, has no authentication and no bound on the pixels of a picture: keep it behind
-something that has both. `d2lcls serve` does not need it.
+That server was last released in 2023, with the Netty of that year. It has no authentication, and its management port
+runs the code of any archive it is told to load: keep it behind something that knows who may ask what. `d2lcls serve`
+does not need it.
 """
 
 import json
@@ -34,8 +35,8 @@ def write_archive(folder, path):
     if path.suffix != ".mar":
         raise ValueError(f"{path}: the server reads files whose name ends in .mar. Name it {path.stem}.mar.")
     manifest = read_manifest(folder)
-    content = {"runtime": "python", "specificationVersion": "1.0", "implementationVersion": "1.0", "modelServerVersion": "1.0",
-               "engine": {"engineName": "MXNet", "engineVersion": "1.9.1"},
+    content = {"runtime": "python", "specificationVersion": "1.0", "implementationVersion": "1.0",
+               "modelServerVersion": "1.0", "engine": {"engineName": "MXNet", "engineVersion": "1.9.1"},
                "model": {"modelName": manifest.name, "modelVersion": "1.0", "handler": "handler.py:handle",
                          "description": f"{manifest.form}, {len(manifest.classes)} classes"}}
 

@@ -14,17 +14,6 @@ import numpy as np
 import psutil
 from PIL import Image
 
-START = """
-import argparse, sys
-from d2lcls.commands import serve
-from d2lcls.commands.parsers import commands_of
-parser = argparse.ArgumentParser()
-serve.add(commands_of(parser))
-options = parser.parse_args(["serve", *sys.argv[1:]])
-options.run(options)
-"""
-
-
 def write_model(folder, seed=0):
     """Write a model of three classes that sees 8 x 8 pixels."""
     import mxnet as mx
@@ -56,16 +45,17 @@ class Serving:
         environment = {**os.environ, "D2LCLS_TOKEN": token or "", "OMP_NUM_THREADS": "1"}
         self.log = log
         with open(log, "wb") as file:
-            self.process = subprocess.Popen([sys.executable, "-W", "error", "-c", START, str(model), "--port", "0",
-                                             "--engines", "1", *map(str, options)], stderr=file, env=environment)
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "d2lcls", "serve", str(model), "--port", "0", "--engines", "1",
+                 *map(str, options)], stderr=file, env=environment)
         self.port = self.wait_for("serving")["port"]
 
     def lines(self, event=None):
-        """The log's events so far, without what MXNet and libpng write there themselves."""
-        found = [json.loads(line) for line in self.log.read_text("utf-8", "replace").splitlines() if line.startswith("{")]
+        """The log's events so far; whatever is printed is one, too."""
+        found = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [line for line in found if event in (None, line["event"])]
 
-    def wait_for(self, event, seconds=30):
+    def wait_for(self, event, seconds=60):
         """Wait for an event and return it."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from serving import png, write_model
 
+from d2lcls import cli
 from d2lcls.deploy.mar import write_archive
 from d2lcls.deploy.predictor import load_model
 
@@ -31,9 +32,24 @@ def archive(model, tmp_path_factory):
 
 def test_archive_holds_what_the_server_needs(archive, model):
     with zipfile.ZipFile(archive) as content:
-        assert set(content.namelist()) == {"MAR-INF/MANIFEST.json", "handler.py", *(path.name for path in model.iterdir())}
+        assert set(content.namelist()) == {"MAR-INF/MANIFEST.json", "handler.py",
+                                           *(path.name for path in model.iterdir())}
         manifest = json.loads(content.read("MAR-INF/MANIFEST.json"))
     assert manifest["runtime"] == "python" and manifest["model"]["handler"] == "handler.py:handle"
+
+
+def test_command_writes_the_same(archive, model, tmp_path, capsys):
+    assert cli.main(["archive", str(model), "--out", str(tmp_path / "small.mar")]) == 0
+    printed = capsys.readouterr().out
+    assert f"--model-store {tmp_path} --models small=small.mar" in printed and "token" in printed
+    with zipfile.ZipFile(tmp_path / "small.mar") as made, zipfile.ZipFile(archive) as expected:
+        assert {name: made.read(name) for name in made.namelist()} \
+            == {name: expected.read(name) for name in expected.namelist()}
+    assert cli.main(["archive", str(tmp_path), "--out", str(tmp_path / "other.mar")]) == 1
+    assert "holds no manifest.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as wrong:
+        cli.main(["archive", str(model), "--out", str(tmp_path / "small.zip")])
+    assert wrong.value.code == 2 and "ends in .mar" in capsys.readouterr().err
 
 
 def test_other_endings_are_refused(model, tmp_path):
@@ -90,7 +106,8 @@ def test_model_server_serves_the_archive(archive, model, tmp_path):
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{ports[0]}\nmanagement_address=http://127.0.0.1:{ports[1]}\n"
         "default_workers_per_model=1\n")
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, "TMPDIR": str(tmp_path),
+                   "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen([program, "--start", "--foreground", "--mms-config", tmp_path / "config.properties",
                                    "--model-store", archive.parent, "--models", f"small={archive.name}"],

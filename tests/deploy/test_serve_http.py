@@ -1,11 +1,15 @@
 import base64
+import io
 import json
 import socket
 import struct
+import time
 import zlib
 
+import psutil
 import pytest
 import requests
+from PIL import Image
 
 pytest.importorskip("httptools")
 pytest.importorskip("uvloop")
@@ -24,8 +28,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
-    serving = Serving(model, tmp_path_factory.mktemp("log") / "log", "--body", 200_000, "--pictures", 4, "--pixels", 90_000,
-                      "--receive", 2, token=TOKEN)
+    serving = Serving(model, tmp_path_factory.mktemp("log") / "log", "--body", 200_000, "--pictures", 4, "--pixels",
+                      90_000, "--receive", 3, token=TOKEN)
     yield serving
     assert serving.stop() == 0
     events = serving.lines()
@@ -52,6 +56,10 @@ def test_one_picture(server, expected):
     same(content["predictions"][0], expected[0])
     status, content = server.predict(png(1, 20, "JPEG"), "application/octet-stream", "?top=2", **BEARER)
     same(content["predictions"][0], expected[1][:2])
+    status, content = server.predict(in_parts(4000)[0], **BEARER)
+    same(content["predictions"][0], expected[0])
+    status, content = server.predict(png(), "application/x-www-form-urlencoded", **BEARER)  # curl's, if it is not told
+    same(content["predictions"][0], expected[0])
 
 
 def test_several_pictures(server, expected):
@@ -99,7 +107,8 @@ def test_openapi_tells_every_address(server):
     status, _, body = server.ask("GET", "/openapi.json")
     document = json.loads(body)
     assert status == 200 and document["openapi"] == "3.1.0"
-    assert set(document["paths"]) == {"/v1/predict", "/v1/models", "/v1/reload", "/healthz", "/metrics", "/openapi.json"}
+    assert set(document["paths"]) == {"/v1/predict", "/v1/models", "/v1/reload", "/healthz", "/metrics",
+                                      "/openapi.json"}
     for path, operations in document["paths"].items():
         for method in operations:
             secured = "security" in operations[method]
@@ -113,8 +122,9 @@ def test_wrong_token(server, header):
     assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("method, path, status", [("GET", "/", 404), ("POST", "/v1/models", 405), ("GET", "/v1/predict", 405),
-                                                  ("DELETE", "/v1/predict", 405), ("POST", "/v1/predict/..", 404)])
+@pytest.mark.parametrize("method, path, status", [
+    ("GET", "/", 404), ("POST", "/v1/models", 405), ("GET", "/v1/predict", 405), ("DELETE", "/v1/predict", 405),
+    ("POST", "/v1/predict/..", 404)])
 def test_wrong_address(server, method, path, status):
     found, headers, body = server.ask(method, path, headers=BEARER)
     assert found == status and headers["Content-Type"] == "application/problem+json"
@@ -124,15 +134,40 @@ def test_wrong_address(server, method, path, status):
 def bomb(side):
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes((3 * side + 1) * 10), 9)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
-                                          for part in (header, data, b"IEND"))
+    return as_png(header, data, b"IEND")
+
+
+def as_png(*parts):
+    """A PNG of chunks, each of them its name and its content."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+
+
+def drawn_over(times):
+    """A JPEG whose last scan comes so many times."""
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG", progressive=True)
+    picture = stream.getvalue()
+    scan = picture[picture.rindex(b"\xff\xda"):-2]
+    return picture[:-2] + times * scan + picture[-2:]
+
+
+def in_parts(number):
+    """A PNG and a JPEG with so many parts that mean nothing."""
+    chunk = bytes(4) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    photograph = png(0, 8, "JPEG")
+    return png()[:33] + number * chunk + png()[33:], photograph[:2] + number * b"\xff\xe5\x00\x02" + photograph[2:]
 
 
 @pytest.mark.parametrize("body, kind, status, says", [
-    (b"", "image/png", 400, "empty"), (b"hello", "image/png", 415, "none of"), (png()[:-40], "image/png", 400, "broken"),
+    (b"", "image/png", 400, "empty"), (b"hello", "image/png", 415, "none of"),
+    (png()[:-40], "image/png", 400, "broken"),
     (b"\x89PNG\r\n\x1a\n" + bytes(50), "image/png", 400, "broken"), (b"GIF89a", "image/gif", 400, "broken"),
     (png(), "text/plain", 415, "Content-Type"), (bomb(301), "image/png", 413, "pixels"),
-    (bomb(60_000), "image/png", 413, "pixels"), (bytes(200_001), "image/png", 413, "200000 bytes"),
+    (bomb(60_000), "image/png", 413, "pixels"), (drawn_over(3000), "image/jpeg", 413, "drawn over"),
+    (in_parts(6000)[0], "image/png", 413, "parts"), (in_parts(6000)[1], "image/jpeg", 413, "parts"),
+    (b"[" + b"1," * 50_000 + b"1]", "application/json", 413, "4 pictures"),
+    (bytes(200_001), "image/png", 413, "200000 bytes"),
     (b"{", "application/json", 400, "not JSON"), (b"[" * 100_000, "application/json", 400, "not JSON"),
     (b"{}", "application/json", 400, "must be"), (b"[]", "application/json", 400, "must be"),
     (b'{"image": 1}', "application/json", 400, "texts"), (b'{"images": []}', "application/json", 400, "empty"),
@@ -141,8 +176,10 @@ def bomb(side):
     (b'{"image": "AA==", "url": "x"}', "application/json", 400, "must be"),
     (b'{"images": ["AA==", "AA==", "AA==", "AA==", "AA=="]}', "application/json", 413, "4 are taken"),
     (b"x", "multipart/form-data", 400, "multipart"), (b"x", "multipart/form-data; boundary=b", 400, "multipart"),
-    (b"--b\r\nContent-Disposition: form-data; name=other\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", 400, "neither"),
-    (b"--b\r\nContent-Disposition: form-data; name=image\r\n\r\nx", "multipart/form-data; boundary=b", 400, "multipart"),
+    (b"--b\r\nContent-Disposition: form-data; name=other\r\n\r\nx\r\n--b--\r\n", "multipart/form-data; boundary=b", 400,
+     "neither"),
+    (b"--b\r\nContent-Disposition: form-data; name=image\r\n\r\nx", "multipart/form-data; boundary=b", 400,
+     "multipart"),
     (b"--b--\r\n", "multipart/form-data; boundary=b", 400, "")])
 def test_bodies_that_are_refused(server, body, kind, status, says):
     found, content = server.predict(body, kind, **BEARER)
@@ -159,16 +196,21 @@ HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
 
 @pytest.mark.parametrize("data, status", [
     ("nonsense\r\n\r\n", 400), ("GET / HTTP/1.1\r\n\r\n", 400), ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-    ("GET / HTTP/3.9\r\nHost: a\r\n\r\n", 400), ("\x16\x03\x01\x02\x00", 400), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-    (f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414), (f"GET / HTTP/1.1\r\nHost: a\r\nX: {'a' * 20_000}\r\n\r\n", 431),
-    ("GET / HTTP/1.1\r\nHost: a\r\n" + "X: 1\r\n" * 70 + "\r\n", 431), ("GET / HTTP/1.1\r\nHost: a\r\nX: " + "a" * 17_000, 431),
+    ("GET / HTTP/3.9\r\nHost: a\r\n\r\n", 400), ("\x16\x03\x01\x02\x00", 400),
+    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400), (f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    (f"GET / HTTP/1.1\r\nHost: a\r\nX: {'a' * 20_000}\r\n\r\n", 431),
+    ("GET / HTTP/1.1\r\nHost: a\r\n" + "X: 1\r\n" * 70 + "\r\n", 431),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: " + "a" * 17_000, 431),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: -5\r\n\r\nhello", 400),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 99999999999999999999999\r\n\r\n", 400),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 300000\r\n\r\n", 413),
-    (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n" + ("8000\r\n" + "a" * 0x8000 + "\r\n") * 9, 413),
+    (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n"
+     + ("8000\r\n" + "a" * 0x8000 + "\r\n") * 9, 413),
     (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + "a" * 1_000_000, 431),
+    (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n1;" + "a" * 1_000_000, 431),
     (f"GET /healthz HTTP/1.1\r\n{HEAD} folded: 1\r\n\r\n", 400), ("GET /healthz HTTP/1.0\r\n\r\n", 200)])
 def test_malformed_http(server, data, status):
     answer = server.raw(data.encode("latin-1"))
@@ -189,3 +231,24 @@ def test_slow_client_is_told_and_closed(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 10\r\n\r\nabc".encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_client_that_does_not_read_is_not_listened_to(server):
+    requests_, memory = 1000 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", psutil.Process(server.process.pid)
+    before, sent, until = memory.memory_info().rss, 0, time.monotonic() + 20
+    with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
+        try:
+            while time.monotonic() < until:
+                sent += connection.send(requests_)
+        except OSError:  # nothing more is taken, or the service has closed the connection
+            pass
+    assert time.monotonic() < until and sent < 20e6, f"{sent / 1e6:.0f} MB of requests were taken"
+    assert memory.memory_info().rss - before < 60e6
+
+
+def test_what_libraries_print_is_an_event(server):
+    raw = bytearray(zlib.compress(b"".join(b"\x07" + bytes(24) for _ in range(8))))  # there is no filter 7
+    header = b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    broken = as_png(header, b"IDAT" + raw, b"IEND")
+    assert server.predict(broken, **BEARER)[0] == 400
+    assert "libpng" in server.wait_for("printed")["text"]

@@ -1,5 +1,6 @@
 """What the service does when it is overloaded, stopped, reloaded, or loses the process that computes."""
 
+import http.client
 import json
 import shutil
 import signal
@@ -47,8 +48,8 @@ def start(models, tmp_path):
 @pytest.fixture(scope="module")
 def shared(models, tmp_path_factory):
     """A service of small bounds."""
-    serving = Serving(models[0], tmp_path_factory.mktemp("log") / "log", "--waiting", 8, "--pictures", 4, "--seconds", 1.5,
-                      "--access-log")
+    serving = Serving(models[0], tmp_path_factory.mktemp("log") / "log", "--waiting", 8, "--pictures", 4, "--seconds",
+                      4, "--access-log")
     yield serving
     assert serving.stop() == 0
 
@@ -213,3 +214,19 @@ def test_access_log_has_no_contents(shared):
     assert [(event["method"], event["path"], event["status"]) for event in events] == \
         [("POST", "/v1/predict", 200), ("GET", "/healthz", 200)]
     assert "secret" not in serving.log.read_text() and "PNG" not in serving.log.read_text()
+
+
+def test_stop_answers_what_had_been_sent_on_an_open_connection(start):
+    serving = start()
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=20)
+    connection.request("POST", "/v1/predict", png())
+    assert connection.getresponse().read()
+    service = psutil.Process(serving.process.pid)
+    service.suspend()  # so that both are there when it wakes
+    serving.process.send_signal(signal.SIGTERM)
+    connection.request("POST", "/v1/predict", png())
+    service.resume()
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.headers["Connection"] == "close" and answer.read()
+    connection.close()
+    assert serving.stop() == 0

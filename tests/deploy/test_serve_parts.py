@@ -103,8 +103,9 @@ def test_frames_arrive_in_any_pieces():
     assert [frames.read(stream)[0], frames.read(stream)[0], frames.read(stream)] == [b"A", b"B", None]
 
 
-@pytest.mark.parametrize("options, message", [({"waiting": 0}, "waiting must be above 0"), ({"seconds": -1}, "seconds must"),
-                                              ({"pictures": 9, "waiting": 8}, "never fit"), ({"held": 10}, "never fit")])
+@pytest.mark.parametrize("options, message", [
+    ({"waiting": 0}, "waiting must be above 0"), ({"seconds": -1}, "seconds must"),
+    ({"pictures": 9, "waiting": 8}, "never fit"), ({"held": 10}, "never fit")])
 def test_limits_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         Limits(**options)

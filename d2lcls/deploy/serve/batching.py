@@ -1,4 +1,4 @@
-"""The waiting room: pictures are admitted or refused at once, gathered into batches, and answered in time or not at all."""
+"""The waiting room: pictures are admitted or refused at once, gathered into batches, and answered in time or not."""
 
 import asyncio
 import time
@@ -206,4 +206,6 @@ class Batcher:
         self._dispatch()
         while self.waiting and self.engines:
             await asyncio.sleep(0.01)
+        for ticket in self.tickets:  # where the processes ended before they had computed everything
+            ticket.finish(Refused(500, "The process that computes ended."))
         await asyncio.gather(*(one.stop() for one in self.engines))

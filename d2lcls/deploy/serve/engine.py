@@ -96,7 +96,7 @@ async def start(folder, limits, threads, on_answers, on_end):
         return engine, await asyncio.wait_for(asyncio.shield(engine.ready), limits.load)
     except asyncio.TimeoutError:
         process.kill()
-        raise ModelError(f"{folder}: was not ready within {limits.load:g} s. Allow it more time.") from None
+        raise ModelError(f"{folder}: was not ready within {limits.load:g} s. Allow it more time: --load.") from None
     finally:
         if not engine.ready.done() or engine.ready.exception():
             await engine.stop()

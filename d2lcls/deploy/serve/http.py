@@ -39,7 +39,13 @@ class Request:
 
     def refuse(self, refused):
         """Answer with a `Refused`."""
-        self.answer(refused.status, problem(refused.status, refused.reason), b"application/problem+json", refused.headers)
+        body = problem(refused.status, refused.reason)
+        self.answer(refused.status, body, b"application/problem+json", refused.headers)
+
+    def release(self):
+        """Let go of the body, which is no longer needed."""
+        self.connection.front.held -= len(self.body)
+        self.body = b""
 
 
 class Connection(asyncio.Protocol):
@@ -48,12 +54,14 @@ class Connection(asyncio.Protocol):
     def __init__(self, front):
         self.front, self.limits = front, front.limits
         self.parser = httptools.HttpRequestParser(self)
-        self.in_headers, self.header_size, self.lines, self.url, self.size = True, 0, 0, b"", 0
+        self.in_headers, self.lines, self.url, self.size = True, 0, b"", 0
+        self.overhead = 0        # bytes that came since there was a whole header or a piece of a body
         self.reading = None      # the request that is arriving
         self.active = None       # the request that is being answered
         self.complete = deque()  # requests that wait for it
         self.last = False        # nothing more is read
         self.paused = False
+        self.unread = False      # the client does not read its answers, so it gets no more of them
         self.until = 0.0         # when the connection's time is up, 0 for never
 
     def connection_made(self, transport):
@@ -62,13 +70,24 @@ class Connection(asyncio.Protocol):
         self.until = time.monotonic() + self.limits.receive
         if len(self.front.connections) > self.limits.connections:
             self._give_up(busy(1, "Too many connections."))
+            self.transport.close()  # no time to read that, or the system would be out of files soon
 
     def connection_lost(self, error):
         self.front.connections.discard(self)
         for request in (self.reading, self.active, *self.complete):
-            self._forget(request)
+            if request:
+                request.release()
         self.last, self.reading, self.active = True, None, None
         self.complete.clear()
+
+    def pause_writing(self):
+        self.unread, self.until = True, time.monotonic() + self.limits.receive
+        self._pause()
+
+    def resume_writing(self):
+        self.unread = False
+        if not self.active and (self.complete or not self.last):
+            self._go_on()
 
     def eof_received(self):
         self.last = True
@@ -77,8 +96,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data):
         if self.last:
             return
-        if self.in_headers:
-            self.header_size += len(data)
+        self.overhead += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # the request stands, what follows is of no protocol spoken here
@@ -91,7 +109,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._give_up(Refused(400, "This is not HTTP/1.1."))
         else:
-            if self.in_headers and self.header_size > self.limits.header:
+            if self.overhead > self.limits.header:  # of the body's last chunk there may be headers, too
                 self._give_up(self._long_headers())
 
     # What llhttp found, in this order.
@@ -118,7 +136,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self):
         request, parser = self.reading, self.parser
-        self.in_headers, self.header_size, self.size = False, 0, 0
+        self.in_headers, self.overhead, self.size = False, 0, 0
         request.method, request.keep = parser.get_method().decode("latin-1"), parser.should_keep_alive()
         path, _, query = self.url.partition(b"?")
         request.path, request.query = path.decode("latin-1"), query.decode("latin-1")
@@ -144,7 +162,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data):
-        request = self.reading
+        request, self.overhead = self.reading, 0
         self.size += len(data)
         if self.size > self.limits.body:
             raise self._large_body()
@@ -160,13 +178,16 @@ class Connection(asyncio.Protocol):
             raise busy(1)
 
     def on_message_complete(self):
-        request, self.reading, self.in_headers = self.reading, None, True
-        if self.active is None:
+        request, self.reading, self.in_headers, self.overhead = self.reading, None, True, 0
+        if self.active is None and not self.unread:
             return self._begin(request)
         self.complete.append(request)
         self.last = self.last or len(self.complete) >= PIPELINED
+        return self._pause()
+
+    def _pause(self):
         self.paused = True
-        return self.transport.pause_reading()
+        self.transport.pause_reading()
 
     def _long_headers(self):
         return Refused(431, f"More than {HEADERS} headers, or more than {self.limits.header} bytes of them.")
@@ -185,13 +206,13 @@ class Connection(asyncio.Protocol):
 
     def send(self, request, status, body, kind, headers):
         """Write an answer and go on with the next request."""
-        self._forget(request)
+        request.release()
         self.front.answered(request, status)
         if self.active is not request or self.transport.is_closing():
             return
         keep = request.keep and (bool(self.complete) or not (self.last or self.front.closing))
-        head = [STATUS[status], b"Content-Type: ", kind, b"\r\nContent-Length: %d\r\nDate: " % len(body), self.front.date,
-                b"\r\nX-Content-Type-Options: nosniff\r\n"]
+        head = [STATUS[status], b"Content-Type: ", kind, b"\r\nContent-Length: %d\r\nDate: " % len(body),
+                self.front.date, b"\r\nX-Content-Type-Options: nosniff\r\n"]
         for name, value in (headers or {}).items():
             head.append(f"{name}: {value}\r\n".encode("latin-1"))
         head.append(b"\r\n" if keep else b"Connection: close\r\n\r\n")
@@ -201,7 +222,11 @@ class Connection(asyncio.Protocol):
         self.active = None
         if not keep:
             self.close()
-        elif self.complete:
+        elif not self.unread:
+            self._go_on()
+
+    def _go_on(self):
+        if self.complete:
             self._begin(self.complete.popleft())
         else:
             self.until = time.monotonic() + self.limits.idle
@@ -209,16 +234,11 @@ class Connection(asyncio.Protocol):
                 self.paused = False
                 self.transport.resume_reading()
 
-    def _forget(self, request):
-        if request is not None:
-            self.front.held -= len(request.body)
-            request.body = b""
-
     def _give_up(self, refused):
         """Answer what is no request or too large a one, and close."""
         request, self.reading, self.last = self.reading or Request(self), None, True
         if self.active:  # its answer comes, and then the end
-            self._forget(request)
+            request.release()
             return
         self.active, request.keep = request, False
         request.refuse(refused)
@@ -234,7 +254,7 @@ class Connection(asyncio.Protocol):
         """Close the connection if its time is up; called about once a second."""
         if not self.until or now < self.until:
             return
-        if self.reading and not self.last:
+        if self.reading and not (self.last or self.unread):
             self._give_up(Refused(408, f"The request did not arrive within {self.limits.receive:g} s."))
         else:
             self.transport.abort()

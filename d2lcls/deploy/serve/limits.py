@@ -48,7 +48,8 @@ class Limits:
             raise ValueError(f"pictures={self.pictures} in a request never fit where waiting={self.waiting} are "
                              "accepted. Raise waiting, or lower pictures.")
         if self.body > self.held:
-            raise ValueError(f"body={self.body} bytes never fit where held={self.held} are held. Raise held, or lower body.")
+            raise ValueError(f"body={self.body} bytes never fit where held={self.held} are held. Raise held, or lower "
+                             "body.")
 
 
 class Refused(Exception):

@@ -21,8 +21,8 @@ def document(limits, forms, token):
         "top": _TOP}}}
     predict = {
         "summary": "Name what pictures show, the likeliest classes first.",
-        "description": f"Up to {limits.pictures} pictures of {limits.pixels} pixels, {limits.body} bytes in all, within "
-                       f"{limits.seconds:g} s.",
+        "description": f"Up to {limits.pictures} pictures of {limits.pixels} pixels, {limits.body} bytes in all, "
+                       f"within {limits.seconds:g} s.",
         "parameters": [{"name": "top", "in": "query", "schema": _TOP, "description": "how many classes"}],
         "requestBody": {"required": True, "content": bodies},
         "responses": {"200": _json("The classes of each picture, in the order sent.", {
@@ -41,8 +41,9 @@ def document(limits, forms, token):
         "info": {"title": "d2lcls: an image classifier", "version": "1"},
         "paths": {
             "/v1/predict": {"post": operation(predict)},
-            "/v1/models": {"get": operation({"summary": "What is served, with its accuracy and checksums.", "responses": {
-                "200": _json("The models.", {"type": "object"})}})},
+            "/v1/models": {"get": operation({
+                "summary": "What is served, with its accuracy and checksums.",
+                "responses": {"200": _json("The models.", {"type": "object"})}})},
             "/v1/reload": {"post": operation({"summary": "Load the model's folder anew; needs a token.", "responses": {
                 "200": _json("The new model serves.", {"type": "object"}), **_problems(403),
                 "409": _json("A reload is going on.", {"type": "object"}),
@@ -58,13 +59,16 @@ def document(limits, forms, token):
         content["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return content
 
+
 _TOP = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
 _TITLES = {400: "The request is not understood.", 401: "The token is missing or wrong.", 403: "Not allowed.",
            408: "The request arrived too slowly.", 413: "Too much in one request.", 415: "Not a kind that is read.",
            500: "A fault of the service.", 503: "Busy; see Retry-After.", 504: "Not done in time."}
 
+
 def _json(description, schema):
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
 
 def _problems(*statuses):
     return {str(status): {"description": _TITLES[status], "content": {"application/problem+json": {"schema": {

@@ -1,4 +1,4 @@
-"""From the body of a request to the pictures in it: one as it is, several as multipart/form-data, or JSON with base64."""
+"""From a request's body to the pictures in it: one as it is, several as multipart/form-data, or JSON with base64."""
 
 import binascii
 import io
@@ -18,8 +18,12 @@ _STARTS = {"image/png": (b"\x89PNG\r\n\x1a\n",), "image/jpeg": (b"\xff\xd8\xff",
            "image/bmp": (b"BM",), "image/webp": (b"RIFF",)}
 KINDS = tuple(_STARTS)
 FORMS = (*KINDS, "application/octet-stream", "multipart/form-data", "application/json")
+_UNNAMED = ("application/octet-stream", "application/x-www-form-urlencoded")  # which is what curl --data-binary says
 _ALL_STARTS = tuple(start for starts in _STARTS.values() for start in starts)
 _PNG = struct.Struct(">II")
+PARTS = 5000  # of one PNG or JPEG: Pillow takes them one by one, in Python, seconds for 10 MB of empty ones
+SCANS = 100   # of one JPEG, which may draw its pixels over and over: 300 kB were seen to keep a core busy for 40 s
+_SIMPLE = 16_384  # bytes in which neither can be many enough to matter
 
 
 def encoded(kind, body, limits):
@@ -37,7 +41,7 @@ def encoded(kind, body, limits):
         Refused: 400 for a body that is not what it says, 413 for more pictures than are taken, 415 for another kind.
     """
     name = kind.partition(";")[0].strip().lower()
-    if name in KINDS or name == "application/octet-stream":
+    if name in KINDS or name in _UNNAMED:
         found, top = [body], None
     elif name == "application/json":
         found, top = _json(body, limits)
@@ -52,6 +56,8 @@ def encoded(kind, body, limits):
 
 def _json(body, limits):
     example = '{"image": "<base64>"} or {"images": ["<base64>", ...]}, and "top" if you like'
+    if body.count(b",") > 2 * limits.pictures + 2:  # before millions of numbers are read; base64 has no commas
+        raise Refused(413, f"More is in the body than {limits.pictures} pictures, which are taken.")
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
@@ -75,7 +81,8 @@ def _multipart(kind, body, limits):
     options = parse_options_header(kind)[1]
     found, top, name, part = [], None, None, []
     try:
-        with PushMultipartParser(options.get("boundary", ""), max_segment_count=limits.pictures + 1, strict=True) as parser:
+        with PushMultipartParser(options.get("boundary", ""), max_segment_count=limits.pictures + 1,
+                                 strict=True) as parser:
             for event in (*parser.parse(body), *parser.parse(b"")):
                 if isinstance(event, (bytes, bytearray)):
                     part.append(event)
@@ -125,26 +132,53 @@ def pixels(picture):
         raise Refused(400, "A picture is broken: its header cannot be read.") from None
 
 
-def decode(pictures, preprocess, limits):
+def _in_pieces(picture):
+    """Whether a picture takes seconds to read, however small it is, because of how it is put together."""
+    parts = 0
+    if picture.startswith(_STARTS["image/png"]):
+        place = 8
+        while place < len(picture) and parts <= PARTS:
+            place += 12 + int.from_bytes(picture[place:place + 4], "big")
+            parts += 1
+    elif picture.startswith(_STARTS["image/jpeg"]):
+        if picture.count(b"\xff\xda") > SCANS:
+            return True
+        place = 2
+        while place < len(picture) - 4 and picture[place:place + 2] != b"\xff\xda" and parts <= PARTS:
+            named = picture[place] == 0xff and 0 < picture[place + 1] < 0xff
+            place += 2 + int.from_bytes(picture[place + 2:place + 4], "big") if named else 1
+            parts += 1
+    return parts > PARTS
+
+
+def decode(pictures, preprocess, limits, given_up=lambda: False):
     """Turn encoded pictures into what the model sees.
 
     Args:
         pictures: list of bytes.
         preprocess: `Preprocess` of the model.
         limits: `Limits`.
+        given_up: function that says whether nobody waits for the pictures any more.
 
     Returns:
         list of uint8 arrays (crop, crop, 3), RGB.
 
     Raises:
-        Refused: 400 for a broken picture, 413 for one with too many pixels, 415 for one of another kind.
+        Refused: 400 for a broken picture, 413 for one with too many pixels or scans, 415 for one of another kind, 504
+            for one that nobody waits for.
     """
     images = []
     start = plain_png.head(preprocess.crop) if preprocess.crop == preprocess.resize else None
     for place, picture in enumerate(pictures):
+        if given_up():
+            raise Refused(504, "Not decoded in time.")
+        if len(picture) > _SIMPLE and _in_pieces(picture):
+            raise Refused(413, f"Picture {place} is made of more than {PARTS} parts, or drawn over more than {SCANS} "
+                               "times. Save it anew.")
         claimed = pixels(picture)
         if claimed > limits.pixels:
-            raise Refused(413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it smaller.")
+            raise Refused(413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it "
+                               "smaller.")
         try:
             image = plain_png.read(picture, start) if start else None
             images.append(preprocess.image(picture) if image is None else image)

@@ -1,8 +1,8 @@
 """The quick way for the commonest small picture: a plain PNG that has the model's size already.
 
 Pillow takes three times as long as OpenCV to read a PNG of 32 x 32 pixels, as much as a quarter of what a small network
-needs for it. Where nothing can be read in two ways - 8-bit RGB without transparency, orientation or any other chunk, checksums
-right - both give the same pixels; whatever else comes, or is refused by OpenCV, is Pillow's to judge.
+needs for it. Where nothing can be read in two ways - 8-bit RGB without transparency, orientation or any other chunk,
+checksums right - both give the same pixels; whatever else comes, or is refused by OpenCV, is Pillow's to judge.
 """
 
 import zlib

@@ -1,9 +1,11 @@
-"""The service from its start to its end: the socket, the signals, reloads, and a stop that finishes what it accepted."""
+"""The service from its start to its end: socket, signals, reloads, and a stop that finishes what it accepted."""
 
 import asyncio
 import os
+import resource
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import uvloop
@@ -34,6 +36,8 @@ def run(folder, log, limits, host="127.0.0.1", port=8080, token=None, engines=1,
     """
     server = Server(Path(folder), log, limits, token, engines, threads, access)
     listening = _listen(host, port)
+    _allow_files(2 * limits.connections + 100)
+    sys.setswitchinterval(0.0005)  # the event loop does not wait for threads that decode
     uvloop.install()
     try:
         asyncio.run(server.serve(listening))
@@ -107,6 +111,8 @@ class Server:
 
     async def _finish(self):
         self.log("info", "stopping", requests=sum(one.active is not None for one in self.service.connections))
+        self.service.closing = True  # each answer says now that it is the last one
+        await asyncio.sleep(0.1)  # for requests that are on their way
         self.service.drain()
         loop = asyncio.get_running_loop()
         until = loop.time() + self.limits.grace
@@ -145,8 +151,21 @@ class Server:
         self.batchers.remove(batcher)
 
 
+def _allow_files(number):
+    """Allow the process so many open files, as far as the system lets it: else connections use up those of a reload."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        number = min(number, most)
+    if least != resource.RLIM_INFINITY and least < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
+
+
 def _listen(host, port):
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"{host} is no address of this machine ({error.strerror}). Name one, such as "
+                                   "127.0.0.1 or 0.0.0.0") from error
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

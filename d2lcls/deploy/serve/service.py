@@ -12,6 +12,7 @@ from d2lcls.deploy.serve.limits import Refused, busy
 from d2lcls.deploy.serve.logs import Often
 from d2lcls.deploy.serve.pictures import FORMS, decode, encoded, pixels
 
+DECODERS = 2
 SMALL = 16_384, 65_536  # bytes and pixels of a picture that is decoded sooner than it is handed to another thread
 TOP = 5
 
@@ -33,7 +34,8 @@ class Service:
         self.token = token.encode() if token else None
         self.reload = reload
         self.connections, self.held, self.closing, self.date = set(), 0, False, date_now()
-        self.decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self.decoding, self.decoding_pace = 0, 0.0  # pictures that are with them, and seconds for one of these
         self.batcher, self.since, self.name, self.labels = None, None, None, None
         self.routes = {("POST", "/v1/predict"): self._predict, ("GET", "/v1/models"): self._models,
                        ("POST", "/v1/reload"): self._reload, ("GET", "/healthz"): self._health,
@@ -92,7 +94,7 @@ class Service:
                        method=request.method, path=route)
 
     def failed(self, request, error):
-        """Log an error that nobody foresaw and return the `Refused` for it. The message of an error may hold a picture."""
+        """Log an error that nobody foresaw, without its message, which may hold a picture; return the `Refused`."""
         where = [f"{frame.name} in {frame.filename.rpartition('/')[2]}:{frame.lineno}"
                  for frame in traceback.extract_tb(error.__traceback__)]
         self.log("error", "unforeseen", error=type(error).__name__, where=where, path=request.path if request else None)
@@ -107,8 +109,7 @@ class Service:
         self.often.flush()
 
     def drain(self):
-        """Take no further requests."""
-        self.closing = True
+        """Close the connections on which nothing is going on."""
         for connection in list(self.connections):
             connection.drain()
 
@@ -135,16 +136,38 @@ class Service:
         top = top if asked is None else asked
         if type(top) is not int or not 1 <= top <= 1000:
             raise Refused(400, "top must be a whole number from 1 to 1000.")
-        small = len(blobs) == 1 and len(blobs[0]) <= SMALL[0] and pixels(blobs[0]) <= SMALL[1]
+        if len(blobs) == 1 and len(blobs[0]) <= SMALL[0] and pixels(blobs[0]) <= SMALL[1]:
+            ticket = batcher.admit(1, done)
+            return bring(ticket, self._decoded(request, blobs, batcher, ticket))
+        expected = self.decoding * self.decoding_pace
+        if expected > self.limits.seconds / 2:
+            raise busy(expected)
         ticket = batcher.admit(len(blobs), done)
-        if small:
-            return bring(ticket, self._decoded(request, blobs, batcher))
-        future = self.loop.run_in_executor(self.decoders, self._decoded, request, blobs, batcher)
-        return future.add_done_callback(lambda future: bring(ticket, future.result()))
+        request.release()
+        return self._decode_aside(request, blobs, batcher, ticket, bring)
 
-    def _decoded(self, request, blobs, batcher):
+    def _decode_aside(self, request, blobs, batcher, ticket, bring):
+        count, size = len(blobs), sum(map(len, blobs))
+        self.decoding += count
+        self.held += size  # even if the client is gone before its turn comes
+
+        def work():
+            begun = time.monotonic()
+            return self._decoded(request, blobs, batcher, ticket), time.monotonic() - begun
+
+        def decoded(future):
+            images, seconds = future.result()
+            self.decoding -= count
+            self.held -= size
+            if not ticket.over:
+                self.decoding_pace += 0.2 * (seconds / count / DECODERS - self.decoding_pace)
+            bring(ticket, images)
+
+        self.loop.run_in_executor(self.decoders, work).add_done_callback(decoded)
+
+    def _decoded(self, request, blobs, batcher, ticket):
         try:
-            return decode(blobs, batcher.preprocess, self.limits)
+            return decode(blobs, batcher.preprocess, self.limits, lambda: ticket.over)
         except Refused as refused:
             return refused
         except Exception as error:
