@@ -8,7 +8,7 @@ import numpy as np
 from mxnet import nd
 
 from d2lcls.deploy.bound import bind
-from d2lcls.deploy.graph import fold_constants
+from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
 from d2lcls.models.fusion import assemble, fuse_graph, trace
 
@@ -121,5 +121,7 @@ def shrink(arguments, names):
 def read_graph(folder, manifest):
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU, layers fused."""
     symbol, arguments, statistics = load_graph(folder)
-    symbol = symbol if manifest.form == "mxnet-int8" else fuse_graph(symbol)
+    if manifest.form == "mxnet":
+        symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
+        symbol = fuse_graph(symbol)
     return bind(symbol, arguments, statistics, manifest.input_name)

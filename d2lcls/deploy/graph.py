@@ -46,6 +46,9 @@ def fold_constants(symbol, arguments):
 def fold_batch_norm(symbol, arguments, statistics):
     """Multiply each batch normalisation that follows a convolution into its weights, as is right for prediction only.
 
+    One that follows max-pooling after a convolution goes the same way where it turns no sign, and a ReLU after it goes
+    before the pooling, as neither changes which number is the largest; then the ReLU fuses with the convolution.
+
     Args:
         symbol, arguments, statistics: as `d2lcls.models.fusion.trace` returns them.
 
@@ -58,17 +61,24 @@ def fold_batch_norm(symbol, arguments, statistics):
     replaced = {}  # place of a batch normalisation -> of its convolution
     for place, node in enumerate(graph["nodes"]):
         node["inputs"] = [[replaced.get(source, source), *rest] for source, *rest in node["inputs"]]
-        convolution = graph["nodes"][node["inputs"][0][0]] if node["op"] == "BatchNorm" else None
-        if not convolution or convolution["op"] != "Convolution" or uses[node["inputs"][0][0]] > 1 \
-                or node["attrs"].get("axis", "1") != "1":
+        settings = node.get("attrs", {})
+        if node["op"] != "BatchNorm" or settings.get("axis", "1") != "1":
+            continue
+        before = graph["nodes"][node["inputs"][0][0]]
+        pooled = _is_max_pooling(before) and uses[node["inputs"][0][0]] == 1
+        source = before["inputs"][0][0] if pooled else node["inputs"][0][0]
+        convolution = graph["nodes"][source]
+        if convolution["op"] != "Convolution" or uses[source] > 1:
             continue
         own = [graph["nodes"][source] for source, *_ in node["inputs"][1:]]
         if not all(graph["nodes"][source]["name"] in values for source, *_ in convolution["inputs"][1:]):
             continue  # its weight is computed: see `fold_constants`
         gamma, beta, mean, variance = (values[parameter["name"]].asnumpy().astype(np.float64) for parameter in own)
-        if node["attrs"].get("fix_gamma", "True") in ("True", "1"):
+        if settings.get("fix_gamma", "True") in ("True", "1"):
             gamma = np.ones_like(gamma)
-        factor = gamma / np.sqrt(variance + float(node["attrs"].get("eps", 1e-3)))
+        factor = gamma / np.sqrt(variance + float(settings.get("eps", 1e-3)))
+        if pooled and (factor <= 0).any():
+            continue
         parameters = [graph["nodes"][source] for source, *_ in convolution["inputs"][1:]]
         weight = values[parameters[0]["name"]].asnumpy()
         bias = values[parameters[1]["name"]].asnumpy() if len(parameters) > 1 else 0.0
@@ -79,10 +89,29 @@ def fold_batch_norm(symbol, arguments, statistics):
         target = parameters[1] if len(parameters) > 1 else own[1]
         values[target["name"]] = mx.nd.array(beta + (bias - mean) * factor)
         replaced[place] = node["inputs"][0][0]
+        node.update(op="null", inputs=[])  # nothing leads to it any more
     graph["heads"] = [[replaced.get(place, place), *rest] for place, *rest in graph["heads"]]
+    _put_relu_first(graph)
     symbol = _rebuilt(_sorted(graph))
     return (symbol, {name: values[name] for name in symbol.list_arguments() if name in values},
             {name: values[name] for name in symbol.list_auxiliary_states()})
+
+
+def _is_max_pooling(node):
+    return node["op"] == "Pooling" and node["attrs"].get("pool_type", "max") == "max"
+
+
+def _put_relu_first(graph):
+    """Exchange max-pooling and the ReLU that alone takes what it returns; what is padded counts as minus infinity."""
+    nodes_, uses = graph["nodes"], Counter(place for node in graph["nodes"] for place, *_ in node["inputs"])
+    uses.update(place for place, *_ in graph["heads"])
+    for node in nodes_:
+        if node["op"] == "Activation" and node["attrs"]["act_type"] == "relu":
+            pooling = nodes_[node["inputs"][0][0]]
+            if _is_max_pooling(pooling) and uses[node["inputs"][0][0]] == 1:
+                kept = {key: node[key] for key in ("op", "name", "attrs")}
+                node.update({key: pooling[key] for key in kept})  # the later place becomes the pooling
+                pooling.update(kept)
 
 
 def _sorted(graph):

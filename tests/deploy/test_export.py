@@ -117,6 +117,23 @@ def test_batch_norms_are_folded(network, examples, name):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("sign, folded", [(1, True), (-1, False)])
+def test_a_batch_norm_after_pooling_is_folded_where_it_turns_no_sign(network, examples, sign, folded):
+    net = network()  # conv, pool, norm, relu; all drawn gammas are positive
+    gamma = net.features[2].gamma
+    values = gamma.data().asnumpy()
+    values[0] *= sign
+    gamma.set_data(nd.array(values))
+    symbol, arguments, statistics = fold_batch_norm(*trace(net))
+    ops = [node["op"] for node in nodes(symbol) if node["op"] != "null"]
+    assert ops[:3] == (["Convolution", "Activation", "Pooling"] if folded else ["Convolution", "Pooling", "BatchNorm"])
+    assert "BatchNorm" not in ops[3:]
+    expected = net(nd.array(examples)).asnumpy()
+    found = assemble(symbol, arguments, statistics)(nd.array(examples)).asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(expected).max() > 0.1
+
+
 def test_a_convolution_that_others_see_keeps_its_batch_norm(examples):
     x = mx.sym.var("data")
     convolution = mx.sym.Convolution(x, kernel=(1, 1), num_filter=3, name="c")
