@@ -60,6 +60,14 @@ def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):
     assert run(show).split() == ["7", cores]
 
 
+def test_waiting_threads_go_to_sleep_unless_told_otherwise(monkeypatch):
+    show = "import os, d2lcls; print(os.environ['GOMP_SPINCOUNT'])"
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert run(show) == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+    assert run(show) == "0"
+
+
 def test_remembers_that_mxnet_came_first():
     assert run("""
 import sys, types
