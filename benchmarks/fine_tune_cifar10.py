@@ -9,7 +9,7 @@ import time
 
 from d2lcls import results
 from d2lcls.data import Batches, flip, load, take_per_class
-from d2lcls.models import (FeatureBatches, extract_features, freeze_depthwise, get_model, hold_statistics,
+from d2lcls.models import (FeatureBatches, drop_bounds, extract_features, freeze_depthwise, get_model, hold_statistics,
                            preprocessing, quantize, split)
 from d2lcls.training import evaluate, fit
 from d2lcls.training.losses import cross_entropy
@@ -43,6 +43,7 @@ def main():
     print(f"features of {options.copies} x {len(train):,} images after {looked:.0f} s", flush=True)
     hold_statistics(tail)
     freeze_depthwise(tail)
+    drop_bounds(tail)
     records = fit(tail, FeatureBatches(features, 64, shuffle=True), num_epochs=options.epochs, lr=options.lr,
                   warmup_epochs=0.2, wd=5e-4, loss=cross_entropy(0.1))
     trained = time.perf_counter() - begun

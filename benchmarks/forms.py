@@ -9,8 +9,8 @@ and accuracy is that on the whole test set. Writes results/forms.json. About fif
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
@@ -18,18 +18,42 @@ import mxnet as mx
 import numpy as np
 
 from d2lcls import data, results
+from d2lcls.cores import usable_cores
 from d2lcls.deploy import load_model, read_manifest
 from d2lcls.deploy.compare import in_turn, measure_accuracy, timer
 from d2lcls.deploy.export import export, load_graph
 from d2lcls.deploy.quantize import quantize_model
 from d2lcls.deploy.quantize_onnx import quantize_onnx
 from d2lcls.deploy.to_onnx import export_onnx
+from d2lcls.deploy.to_torch import export_torch
 from d2lcls.deploy.tvm import compile_host
 from d2lcls.deploy.tvm_tune import tune
 from d2lcls.models import get_model
 from d2lcls.models.fusion import assemble
 from d2lcls.notebook import example_model
 
+THEIRS = """
+import statistics, sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy, torch
+from model import load
+torch.set_num_threads(int(sys.argv[3]))
+x = torch.tensor(numpy.load(sys.argv[2]))
+net = load().eval()
+if sys.argv[4] == "frozen":
+    net = torch.jit.freeze(torch.jit.trace(net, x))
+with torch.inference_mode():
+    for _ in range(3):
+        net(x)
+    for line in sys.stdin:
+        net(x)
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            net(x)
+            times.append(1000 * (time.perf_counter() - begun))
+        print(statistics.median(times), flush=True)
+"""
 NETWORKS = ("cnn", "cifar_resnet20_v1", "mobilenet1.0")
 FOLDERS = {"fused": "mxnet", "int8": "int8", "onnx": "onnx", "onnx_int8": "onnx-int8", "tvm": "tvm", "tvm_tuned": "tuned"}
 
@@ -40,7 +64,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--tune", type=float, default=45, help="seconds of tuning a network, for one picture")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--torch-python", help="a Python with torch, for the side that leaves MXNet")
+    parser.add_argument("--torch-python", help="a Python with torch and safetensors, for the sides of PyTorch")
     options = parser.parse_args()
     os.environ["D2LCLS_SCALE"] = "full"
     found = {}
@@ -61,6 +85,7 @@ def measure(work, name, options):
     (work / "mxnet").symlink_to(first)
     quantize_model(first, work / "int8", examples)
     export_onnx(first, work / "onnx")
+    export_torch(first, work / "torch")
     quantize_onnx(work / "onnx", work / "onnx-int8", examples)
     compile_host(work / "onnx", work / "tvm")
     compile_host(work / "onnx", work / "tuned", records=tune(work / "onnx", options.tune))
@@ -110,12 +135,21 @@ def agreement(forms, x, tie=1e-3):
 def time_all(work, forms, x, options):
     """Return the milliseconds of every form for one batch, and their ratios by round."""
     sides = {form: timer(compute, x) for form, compute in forms.items() if len(x) == 1 or form != "tvm_tuned"}
-    child = Torch(options.torch_python, work, x) if options.torch_python else None
+    np.save(work / "x.npy", x)
+    children = {f"torch_{kind}": subprocess.Popen(
+        [options.torch_python, "-c", THEIRS, work / "torch", work / "x.npy", str(usable_cores()), kind], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE) for kind in ("eager", "frozen") if options.torch_python}
+
+    def ask(child):
+        child.stdin.write("\n")
+        child.stdin.flush()
+        return float(child.stdout.readline())
+
     try:
-        rounds = in_turn({**sides, **({"torch": child} if child else {})}, options.rounds)
+        rounds = in_turn({**sides, **{kind: partial(ask, child) for kind, child in children.items()}}, options.rounds)
     finally:
-        if child:
-            child.close()
+        for child in children.values():
+            child.communicate()  # closes its input, at which it ends
     return {"ms": {form: float(np.median(ms)) for form, ms in rounds.items()},
             "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
             "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"}}

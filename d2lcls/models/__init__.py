@@ -5,8 +5,8 @@ from d2lcls.models.efficientnet import EfficientNet
 from d2lcls.models.features import FeatureBatches, Features, extract_features
 from d2lcls.models.fusion import fuse, quantize
 from d2lcls.models.summary import Layer, Summary, summarize
-from d2lcls.models.surgery import (freeze_depthwise, gradual, hold_statistics, layer_groups, replace_global_pooling,
-                                   replace_head, set_lr_multipliers, split, train_last)
+from d2lcls.models.surgery import (drop_bounds, freeze_depthwise, gradual, hold_statistics, layer_groups,
+                                   replace_global_pooling, replace_head, set_lr_multipliers, split, train_last)
 from d2lcls.models.tensors import WeightsError, read_tensors
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import WeightsUnavailable, preprocessing
@@ -14,7 +14,7 @@ from d2lcls.models.zoo import get_model, list_models
 
 __all__ = [
     "EfficientNet", "FeatureBatches", "Features", "GlobalMean", "Layer", "SmallCNN", "Summary", "WeightsError",
-    "WeightsUnavailable", "extract_features", "freeze_depthwise", "fuse", "get_model", "gradual",
+    "WeightsUnavailable", "drop_bounds", "extract_features", "freeze_depthwise", "fuse", "get_model", "gradual",
     "hold_statistics", "layer_groups", "list_models", "load_weights", "preprocessing", "quantize",
     "read_tensors", "replace_global_pooling", "replace_head", "set_lr_multipliers", "split", "summarize", "train_last",
 ]

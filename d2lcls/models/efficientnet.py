@@ -68,15 +68,21 @@ class ReLU6(gluon.HybridBlock):
     Args:
         by_clip: one `clip`, which oneDNN can fuse with the convolution before it, or else a ReLU and a minimum, which
             train about 1.5 times faster: oneDNN knows a ReLU's backward pass, and not that of `clip`.
+
+    Attributes:
+        bounded: False makes it a plain ReLU; see `surgery.drop_bounds`.
     """
 
     def __init__(self, by_clip=True, **kwargs):
         super().__init__(**kwargs)
-        self.by_clip = by_clip
+        self.by_clip, self.bounded = by_clip, True
 
     def hybrid_forward(self, F, x):
         """Return an array of x's shape."""
-        return F.clip(x, 0, 6) if self.by_clip else F.minimum(F.Activation(x, act_type="relu"), 6)
+        if self.by_clip and self.bounded:
+            return F.clip(x, 0, 6)
+        y = F.Activation(x, act_type="relu")
+        return F.minimum(y, 6) if self.bounded else y
 
 
 class SqueezeExcite(gluon.HybridBlock):

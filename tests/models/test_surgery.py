@@ -6,9 +6,11 @@ from mxnet.gluon import nn
 
 from d2lcls.data import Batches
 from d2lcls.models import SmallCNN, get_model
+from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.models.surgery import (blocks_of, forget_compiled, gradual, head_name, layer_groups, replace_global_pooling,
-                                   replace_head, set_lr_multipliers, split, train_last)
+from d2lcls.models.fusion import fuse
+from d2lcls.models.surgery import (drop_bounds, forget_compiled, gradual, head_name, layer_groups,
+                                   replace_global_pooling, replace_head, set_lr_multipliers, split, train_last)
 from d2lcls.training import fit, make_trainer, train_step
 
 NETWORKS = {"cnn": 12, "cifar_resnet20_v1": 32, "resnet18_v1": 64, "resnet18_v1b": 64, "mobilenetv2_1.0": 64,
@@ -386,6 +388,21 @@ def test_networks_of_gluoncv_keep_outputs_and_gradients_without_global_pooling(n
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-3)
     own, other = (np.concatenate([array.ravel() for array in arrays[1:]]) for arrays in found)
     assert 0 < np.linalg.norm(other) < 1e4 and np.linalg.norm(own - other) < 0.01 * np.linalg.norm(other)
+
+
+def test_bounds_are_dropped_in_every_form():
+    net = make("efficientnet_lite0")
+    x, relus = 100 * images(64), blocks_of(net, ReLU6)
+    net.hybridize()
+    before = net(x).asnumpy()
+    assert relus and "clip" in net(mx.sym.var("data")).tojson()
+    drop_bounds(net)
+    graph = net(mx.sym.var("data")).tojson()
+    assert '"op": "clip"' not in graph and "_minimum_scalar" not in graph
+    assert np.abs(net(x).asnumpy() - before).max() > 1e-3 * np.abs(before).max()
+    np.testing.assert_allclose(fuse(net)(x).asnumpy(), net(x).asnumpy(), rtol=1e-3, atol=1e-3 * np.abs(before).max())
+    y = nd.array([[-1, 0, 5, 7]])
+    assert relus[0](y).asnumpy().tolist() == [[0, 0, 5, 7]]
 
 
 def test_pooling_is_replaced_in_attributes_and_compiled_networks_too():
