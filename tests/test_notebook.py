@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from d2lcls import notebook
@@ -58,3 +59,19 @@ def test_arrays_are_answers(capsys):
 
     assert notebook.check(np.zeros(3), lambda answer: (answer == 0).all(), "Zeros.") is True
     assert notebook.check(np.ones(3), lambda answer: (answer == 0).all(), "Zeros.") is False
+
+
+def test_the_example_is_trained_once_for_each_scale(monkeypatch, tmp_path, capsys):
+    from d2lcls.deploy import load_model, read_manifest
+
+    monkeypatch.setenv("D2LCLS_HOME", str(tmp_path))
+    monkeypatch.setenv("D2LCLS_OFFLINE", "1")
+    monkeypatch.setenv("D2LCLS_SCALE", "smoke")
+    folder = notebook.example_model()
+    assert folder == tmp_path / "models/cnn-sample-smoke" and "sample" in capsys.readouterr().out
+    manifest = read_manifest(folder)
+    assert (manifest.name, manifest.form, manifest.dataset, manifest.accuracy.images) == ("cnn", "mxnet", "cifar10", 300)
+    assert load_model(folder).logits([np.zeros((40, 30, 3), np.uint8)]).shape == (1, 10)
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    assert notebook.example_model() == folder and (folder / "manifest.json").stat().st_mtime_ns == written
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half made is left
