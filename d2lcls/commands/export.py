@@ -129,7 +129,8 @@ def _compare(options):
     manifest = read_manifest(options.models[0])
     images = _images(options, manifest, "test")
     images = images.subset(np.linspace(0, len(images) - 1, min(options.images, len(images))).astype(int))
-    print(table(compare(options.models, manifest.preprocess.batch(images.images), images.labels)))
+    labels = images.labels if tuple(images.classes) == tuple(manifest.classes) else None
+    print(table(compare(options.models, manifest.preprocess.batch(images.images), labels)))
 
 
 def _images(options, manifest, split):
