@@ -2,12 +2,14 @@
 
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
 
 import mxnet as mx
 
+from d2lcls.data.prefetch import prefetch
 from d2lcls.models.surgery import layer_groups, train_last
 from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays,
                                          parameters_to_arrays, save_checkpoint)
@@ -15,7 +17,7 @@ from d2lcls.training.curves import Curves
 from d2lcls.training.evaluation import as_contexts, check_labels, evaluate
 from d2lcls.training.interrupts import StopAfterStep
 from d2lcls.training.metrics import Tally
-from d2lcls.training.progress import Progress
+from d2lcls.training.progress import Progress, Stopwatch
 from d2lcls.training.schedules import SCHEDULES
 from d2lcls.training.steps import (average_running_statistics, is_finite, make_trainer, settle_shapes,
                                    train_step)
@@ -27,7 +29,10 @@ class TrainingDiverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training set came to; losses are means an image, accuracies shares of 1."""
+    """What one pass over the training set came to; losses are means an image, accuracies and `waiting` shares of 1.
+
+    `waiting` is the share of the training time in which there was no batch ready.
+    """
 
     epoch: int
     lr: float
@@ -37,12 +42,13 @@ class Epoch:
     valid_accuracy: float
     images_per_second: float
     seconds: float
+    waiting: float = 0.0
 
     def __str__(self):
         text = f"epoch {self.epoch:3d}  lr {self.lr:.4f}  train {self.train_loss:.3f} {self.train_accuracy:6.2%}"
         if self.valid_loss is not None:
             text += f"  valid {self.valid_loss:.3f} {self.valid_accuracy:6.2%}"
-        return text + f"  {self.images_per_second:,.0f} images/s"
+        return text + f"  {self.images_per_second:,.0f} images/s, {self.waiting:.1%} waiting for data"
 
 
 @dataclass
@@ -160,26 +166,28 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
             if unfreeze and trained != _groups_at(unfreeze, at.step // steps):
                 trained = _groups_at(unfreeze, at.step // steps)
                 train_last(net, trained)
-            tally, begun, images = Tally(*at.sums), time.perf_counter(), 0
-            for x, y in train.epoch(at.step // steps, start=at.step % steps):
-                mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
-                trainer.set_learning_rate(rate(at.step))
-                waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm, l1))
-                at.step, images = at.step + 1, images + len(x)
-                if waiting == 8:
-                    settle(tally)
-                    speed = images / (time.perf_counter() - begun)
-                    progress.update(at.step, f"loss {tally.mean_loss:.3f}, {speed:,.0f} images/s")
-                if at.step % steps and (stop.wanted or checkpoint_steps and at.step % checkpoint_steps == 0):
-                    check(tally)
-                    save(tally)
-                    stop.check(at.step, last)
+            tally, begun, images, waited = Tally(*at.sums), time.perf_counter(), 0, Stopwatch()
+            batches = waited.over(prefetch(train.epoch(at.step // steps, start=at.step % steps)))
+            with closing(batches):
+                for x, y in batches:
+                    mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
+                    trainer.set_learning_rate(rate(at.step))
+                    waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm, l1))
+                    at.step, images = at.step + 1, images + len(x)
+                    if waiting == 8:
+                        settle(tally)
+                        speed = images / (time.perf_counter() - begun)
+                        progress.update(at.step, f"loss {tally.mean_loss:.3f}, {speed:,.0f} images/s")
+                    if at.step % steps and (stop.wanted or checkpoint_steps and at.step % checkpoint_steps == 0):
+                        check(tally)
+                        save(tally)
+                        stop.check(at.step, last)
             check(tally)
             seconds = time.perf_counter() - begun
             average_running_statistics(net)
             score = evaluate(net, valid, ctx) if valid is not None else None
             record = Epoch(at.step // steps, rate(at.step - 1), tally.mean_loss, tally.accuracy,
-                           score and score.loss, score and score.accuracy, images / seconds, seconds)
+                           score and score.loss, score and score.accuracy, images / seconds, seconds, waited.seconds / seconds)
             at.records.append(asdict(record))
             if score and score.accuracy > at.best_accuracy:
                 at.best_accuracy, at.best_epoch, best = score.accuracy, record.epoch, parameters_to_arrays(net)

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import closing
 
 import psutil
 from tqdm import tqdm
@@ -77,3 +78,23 @@ class Progress:
     def __exit__(self, *_):
         if self.mode == "terminal" or self.handle is not None:
             self._show("")
+
+
+class Stopwatch:
+    """Adds up the `seconds` that an iterator takes to hand out its items."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def over(self, items):
+        """Yield the items, the watch running while the next one is awaited; close the iterator at the end."""
+        with closing(items):
+            while True:
+                begun = time.perf_counter()
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                finally:
+                    self.seconds += time.perf_counter() - begun
+                yield item

@@ -1,3 +1,5 @@
+import time
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -267,3 +269,14 @@ def test_is_finite_of_a_network_with_many_parameters():
     assert is_finite(net)
     net[109].bias.set_data(mx.nd.array([0, np.nan]))
     assert not is_finite(net)
+
+
+def test_the_time_that_data_are_waited_for_is_told(shapes):
+    def slow(images, rng):
+        time.sleep(0.2)
+        return images
+
+    quick, waits = (fit(network(), batches(shapes, augment=augment), num_epochs=1, lr=0.05, verbose=False)[0]
+                    for augment in ((), (slow,)))
+    assert 0 <= quick.waiting < waits.waiting < 1 and waits.waiting > 0.5
+    assert f"{waits.waiting:.1%} waiting for data" in str(waits)

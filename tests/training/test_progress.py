@@ -1,9 +1,10 @@
 import io
 import sys
+import time
 
 import pytest
 
-from d2lcls.training.progress import Progress, display_mode
+from d2lcls.training.progress import Progress, Stopwatch, display_mode
 
 
 def test_terminal_line_shows_time_left_text_and_memory_and_is_cleared(monkeypatch, capsys):
@@ -72,3 +73,15 @@ def test_a_notebook_shows_the_line_and_clears_it():
         assert "10/10" in shown.data["text/plain"] and "loss 1.400" in shown.data["text/plain"]
         client.execute_cell(notebook.cells[1], 1)
     assert [o.data["text/plain"] for o in notebook.cells[0].outputs] == [""]
+
+
+def test_the_watch_runs_while_items_are_awaited():
+    def slow():
+        for number in range(3):
+            time.sleep(0.05)
+            yield number
+
+    watch, items = Stopwatch(), slow()
+    for _ in watch.over(items):
+        time.sleep(0.2)
+    assert 0.15 <= watch.seconds < 0.5 and next(items, None) is None
