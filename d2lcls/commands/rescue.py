@@ -20,6 +20,7 @@ def add(command):
     add("--std", type=_numbers, default="128", metavar="R,G,B", help="what the difference is divided by")
     add("--save", metavar="PREFIX", help="write PREFIX-symbol.json and PREFIX-0000.params, as MXNet 1.9 does")
     add("--onnx", metavar="FILE", help="write it as ONNX, if it computes the same")
+    add("--torch", metavar="DIR", help="write it as PyTorch: code to read and train on, weights, and a check")
     add("--no-run", action="store_true", help="only tell what it is")
 
 
@@ -38,7 +39,7 @@ def _rescue(options):
     else:
         model = load_old_model(symbols[0], others[0], shapes)
     print(describe(model))
-    asked = options.onnx or options.image
+    asked = options.onnx or options.torch or options.image
     if asked or not options.no_run and None not in model.shapes.values():
         inputs = _inputs(model, options)
         _run(model, inputs, options.image)
@@ -46,6 +47,8 @@ def _rescue(options):
         print("written:", *model.save(options.save))
     if options.onnx:
         _write_onnx(model, options.onnx, inputs)
+    if options.torch:
+        _write_torch(model, options.torch, inputs)
 
 
 def _run(model, inputs, pictures):
@@ -68,6 +71,20 @@ def _write_onnx(model, path, inputs):
         top1 = f", the same top-1 for {parity.same_top1[name]:.0%}" if name in parity.same_top1 else ""
         print(f"parity of {name}: the largest difference is {difference:.2g} of the largest value{top1}, "
               f"on {parity.images} images")
+
+
+def _write_torch(model, folder, inputs):
+    from pathlib import Path
+
+    from d2lcls.deploy.rescue_onnx import checked_onnx
+    from d2lcls.deploy.to_torch import write_torch
+
+    made, parity = checked_onnx(model, inputs)
+    if not parity.free_batch:
+        inputs = {name: array[:1] for name, array in inputs.items()}
+    write_torch(made, folder, f"{Path(folder).name}: {', '.join(f'{name} {shape}' for name, shape in model.shapes.items())}",
+                inputs, list(model.run(inputs).values()))
+    print(f"written: {folder}. Check it in an environment with PyTorch: python {Path(folder, 'check.py')}")
 
 
 def _inputs(model, options):

@@ -97,7 +97,7 @@ def guess_shape(graph, symbol, name, parameters):
 
 def _channels(graph, place, parameters):
     """Follow a variable to the first layer with weights: (what it takes, whether as a flat row of numbers)."""
-    for node in graph.nodes:
+    for after, node in enumerate(graph.nodes):
         if place not in [edge[0] for edge in node.inputs]:
             continue
         shape = parameters.get(graph.nodes[node.inputs[1][0]].name) if len(node.inputs) > 1 else None
@@ -106,8 +106,8 @@ def _channels(graph, place, parameters):
         if node.op == "FullyConnected" and shape and node.inputs[0][0] == place:
             return shape[1], is_true(node.attributes, "flatten", True)
         if node.op in ("Flatten", "Reshape", "flatten", "reshape"):
-            return None, False
-        return _channels(graph, graph.nodes.index(node), parameters)
+            break
+        place = after  # nodes come after what they take, so the search goes on from here
     return None, False
 
 

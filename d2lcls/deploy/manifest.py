@@ -16,7 +16,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.files import write_atomically
 
 FILE = "manifest.json"
-FORMS = ("mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm")
+FORMS = ("mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm", "torch")
 
 
 class ModelError(ValueError):

@@ -4,7 +4,7 @@
 with MXNet 1.9.1: `FullyConnected` without a written `flatten` (every file before 2017) does not flatten;
 `BatchNorm` with `fix_gamma`, its default, multiplies by a gamma that MXNet ignores; a PReLU's slopes go along the width;
 `SoftmaxOutput` ignores `multi_output`; `LRN` takes 1 for `knorm` where MXNet takes 2; `Deconvolution` takes `no_bias`
-for False where MXNet takes True; `Reshape` gives up on -2, -3 and -4. Those of pooling and resizing are in
+for False where MXNet takes True; `Reshape` gives up on -2, -3 and -4; a `mean` over axes becomes a dozen nodes. Those of pooling and resizing are in
 `d2lcls.deploy.onnx_spatial`.
 
 All are made of operators of opset 13. Some are better with shapes, which `with_shapes` writes into the graph.
@@ -16,7 +16,7 @@ import numpy as np
 
 from d2lcls.deploy.legacy_operators import is_true, whole_numbers
 
-OPSET = 13
+OPSET = 13  # for which MXNet's converters were written; its exporter would stamp the newest that onnx knows
 CONVERTERS = {}
 
 
@@ -238,6 +238,23 @@ def top_k(layer):
     layer.op("Cast", places, outputs=[f"{layer.name}1" if both else layer.name],
              to=helper.np_dtype_to_tensor_dtype(dtype))
     return layer.nodes, (layer.types[0], dtype) if both else (dtype,)
+
+
+@converts("mean", "sum", "max", "min", "prod")
+def reduction(layer):
+    """A mean, sum, product or extreme over axes; the exporter makes a dozen nodes of one without `keepdims`."""
+    axes = layer.numbers("axis")
+    rank = len(layer.shapes[0]) if layer.shapes else None
+    if layer.true("exclude") and rank:
+        axes = [axis for axis in range(rank) if axis not in {one % rank for one in axes}]
+    elif layer.true("exclude"):
+        return layer.original()
+    if not axes or len(axes) == rank and not layer.true("keepdims"):
+        return layer.original()  # all of them: MXNet's result has one axis, ONNX's none
+    kind, keep = f"Reduce{layer.node['op'].capitalize()}", int(layer.true("keepdims"))
+    if kind == "ReduceSum":
+        return layer.done(kind, layer.inputs[0], layer.constant(axes), keepdims=keep)
+    return layer.done(kind, layer.inputs[0], axes=axes, keepdims=keep)
 
 
 @converts("Reshape")

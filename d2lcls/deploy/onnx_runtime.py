@@ -19,6 +19,15 @@ def import_onnx():
     return onnx
 
 
+def import_runtime():
+    """Import and return the package onnxruntime; ImportError names the extra it comes with."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(_MISSING.format("onnxruntime")) from error
+    return onnxruntime
+
+
 def open_session(path, threads=None):
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by ONNX Runtime.
 
@@ -31,10 +40,7 @@ def open_session(path, threads=None):
         ModelError: it cannot be read, or has not one input and one output.
         ImportError: onnxruntime is not installed; names the extra.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(_MISSING.format("onnxruntime")) from error
+    onnxruntime = import_runtime()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     options = onnxruntime.SessionOptions()

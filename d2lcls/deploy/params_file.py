@@ -100,12 +100,14 @@ class _Bytes:
 
 
 def _what_instead(content):
-    for magic, kind in ((b"PK\x03\x04", "a zip file: .npz, or PyTorch's"), (b"\x80\x02", "a pickle, as of PyTorch"),
-                        (b"{", "JSON: is this the symbol?"), (b"\x08", "perhaps ONNX"), (b"<", "a web page"),
+    for magic, kind in ((b"PK\x03\x04", "a zip file: .npz, or PyTorch's"), (b"{", "JSON: is this the symbol?"),
+                        (b"\x08", "perhaps ONNX"), (b"<", "a web page"),
                         (b"version https://git-lfs", "a pointer of Git LFS: get the real file with git lfs pull"),
                         (b"\x1f\x8b", "packed with gzip: unpack it first"), (b"\x89HDF", "HDF5, as of Keras")):
         if content.startswith(magic):
             return f"it begins as {kind}"
+    if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "it begins as a pickle: PyTorch's weights, or the .states of an optimizer, which no prediction needs"
     return f"it is too short, {len(content)} bytes" if len(content) < 24 else "it does not begin as such a file"
 
 

@@ -94,4 +94,9 @@ def _tvm(folder, manifest):
     return open_library(folder, manifest)
 
 
-_RUNTIMES = {"mxnet": _mxnet, "mxnet-int8": _mxnet, "onnx": _onnx, "onnx-int8": _onnx, "tvm": _tvm}
+def _torch(folder, manifest):
+    raise ModelError(f"{folder}: a model of form torch is run by PyTorch, in an environment of its own: "
+                     f"python {folder / 'check.py'}")
+
+
+_RUNTIMES = {"mxnet": _mxnet, "mxnet-int8": _mxnet, "onnx": _onnx, "onnx-int8": _onnx, "tvm": _tvm, "torch": _torch}

@@ -1,5 +1,6 @@
 """An old MXNet model, loaded from what is left of it: a graph and parameters, or parameters and a Gluon class."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Tuple
 
@@ -81,11 +82,12 @@ class OldModel:
             inputs = {next(iter(self.shapes)): inputs}
         if inputs.keys() != self.shapes.keys():
             raise RescueError(f"Expected the inputs {', '.join(self.shapes)}, not {', '.join(inputs) or 'none'}.")
-        given = {name: mx.nd.array(value, dtype=np.asarray(value).dtype) if np.asarray(value).dtype != np.float64
-                 else mx.nd.array(value) for name, value in inputs.items()}
-        known = {name: array.shape for name, array in {**given, **self.parameters}.items()}
+        inputs = {name: np.asarray(value) for name, value in inputs.items()}
+        known = {name: array.shape for name, array in {**inputs, **self.parameters}.items()}
         try:
             _check_memory(self.symbol, known)
+            given = {name: mx.nd.array(value, dtype="float32" if value.dtype == np.float64 else value.dtype)
+                     for name, value in inputs.items()}
             shapes = infer_shapes(self.symbol, known)
             values = {**given, **{name: mx.nd.zeros(shapes[name]) for name in self.labels},
                       **{name: mx.nd.array(array, dtype=array.dtype) for name, array in self.arguments.items()}}
@@ -93,7 +95,7 @@ class OldModel:
                 name: mx.nd.array(array, dtype=array.dtype) for name, array in self.statistics.items()})
             found = [array.asnumpy() for array in executor.forward(is_train=False)]
         except mx.MXNetError as error:
-            sizes = ", ".join(f"{name} {array.shape}" for name, array in given.items())
+            sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise RescueError(f"MXNet cannot run the network on {sizes} ({reason_of(error)}).") from error
         return dict(zip(self.symbol.list_outputs(), found))
 
@@ -226,7 +228,11 @@ def _check_memory(symbol, shapes):
     import psutil
 
     found = infer_shapes(symbol.get_internals(), shapes, outputs=True)
-    need = 4 * sum(int(np.prod([max(n, 0) for n in shape], dtype=object)) for shape in found if shape)
+    sizes = [math.prod(max(n, 0) for n in shape) for shape in found if shape]
+    if max(sizes, default=0) >= 2 ** 31:
+        raise RescueError(f"One of the network's layers would give {max(sizes):,} numbers on this input; MXNet's arrays "
+                          "hold less than 2 ** 31. Give a smaller --shape.")
+    need = 4 * sum(sizes)
     free = psutil.virtual_memory().available
     if need > free:
         raise RescueError(f"The network's layers need up to {need / 2 ** 30:,.1f} GB on this input, and "

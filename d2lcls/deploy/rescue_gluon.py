@@ -98,7 +98,9 @@ def match_names(arrays, parameters, prefix):
     theirs = _common_prefix(bare)
     shared = _common_prefix([full for full, _ in parameters.values()])
     full = {name: both[0] for name, both in parameters.items()}
+    before, dots = _common_prefix(bare, "."), len(_common_prefix(parameters, "."))
     ways = (
+        ("names with a word before them, as in module.", {name: before + name[dots:] for name in parameters}),
         ("names with the network's prefix", {name: one for name, one in full.items()}),
         ("names without the network's prefix", {name: one[len(prefix):] for name, one in full.items()}),
         ("names under another prefix", {name: theirs + one[len(shared):] for name, one in full.items()}),
@@ -129,10 +131,10 @@ def _kind(name):
     return "other"
 
 
-def _common_prefix(names):
-    """Return what all names begin with, up to an underscore."""
+def _common_prefix(names, end="_"):
+    """Return what all names begin with, up to an underscore or a dot."""
     found = os.path.commonprefix(list(names))
-    return found[:found.rfind("_") + 1]
+    return found[:found.rfind(end) + 1]
 
 
 def _classes(arrays):

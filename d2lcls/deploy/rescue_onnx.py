@@ -11,6 +11,7 @@ import numpy as np
 
 from d2lcls.deploy.input_shapes import infer_shapes
 from d2lcls.deploy.onnx_converters import CONVERTERS, OPSET, register
+from d2lcls.deploy.onnx_runtime import import_onnx, import_runtime
 from d2lcls.deploy.rescue import RescueError
 from d2lcls.files import write_atomically
 
@@ -40,40 +41,52 @@ class Parity:
 
 
 def write_onnx(model, path, inputs, tolerance=1e-4):
-    """Write a model as ONNX and compare it with MXNet on real inputs.
+    """Write a model as ONNX if it computes what MXNet does; arguments and errors as `checked_onnx`.
+
+    Args:
+        path: the ONNX file; it appears only if both agree.
+
+    Returns:
+        `Parity`.
+    """
+    made, parity = checked_onnx(model, inputs, tolerance)
+    write_atomically(path, lambda file: file.write(made.SerializeToString()))
+    return parity
+
+
+def checked_onnx(model, inputs, tolerance=1e-4):
+    """Convert a model and compare it with MXNet on real inputs.
 
     Args:
         model: `OldModel`.
-        path: the ONNX file; it appears only if both agree.
         inputs: dict from the names of the inputs to arrays (N, ...), of shapes as `model.shapes` says.
         tolerance: largest allowed difference, as a share of an output's largest value.
 
     Returns:
-        `Parity`.
+        (`onnx.ModelProto`, `Parity`).
 
     Raises:
         RescueError: an operator cannot be converted, which is named; or the results differ.
         ImportError: onnx or onnxruntime is not installed; names the extra.
     """
-    onnx, runtime = _import()
+    runtime = import_runtime()
     count, reasons = len(next(iter(inputs.values()))), []
     images = [{name: np.ascontiguousarray(array[place:place + 1]) for name, array in inputs.items()}
               for place in range(count)]
     expected = [list(model.run(one).values()) for one in images]
     for free in (True, False) if _batch_is_free(model) else (False,):
-        content = to_onnx(model, free).SerializeToString()
+        made = to_onnx(model, free)
         try:
             settings = runtime.SessionOptions()
             settings.log_severity_level = 4  # its warnings are of no use to the user, its errors are raised
-            session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(made.SerializeToString(), settings, providers=["CPUExecutionProvider"])
             # All at once against MXNet's one at a time: so a batch that is not free does not go unseen.
             parity = compare(session, [inputs] if free else images, expected, free)
         except (RuntimeError, ValueError, *_runtime_errors(runtime)) as error:
             reasons.append(" ".join(str(error).split())[:300])
             continue
         if parity.largest <= tolerance:
-            write_atomically(path, lambda file: file.write(content))
-            return parity
+            return made, parity
         reasons.append(f"its outputs differ by up to {parity.largest:.2g} of the largest value, more than {tolerance:g}")
     raise RescueError(f"The ONNX model was made and does not compute the same ({reasons[-1]}). It was not written. "
                       f"Operators in it: {', '.join(sorted({node.op for node in model.graph.nodes} - {'null'}))}.")
@@ -89,7 +102,7 @@ def to_onnx(model, free_batch=True):
     Raises:
         RescueError: an operator has no converter, or not with these attributes; it is named.
     """
-    onnx, _ = _import()
+    onnx = import_onnx()
     from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
 
     register()
@@ -182,19 +195,11 @@ def _batch_is_free(model):
 
 
 def _check_converters(model, registry):
-    missing = sorted({node.op for node in model.graph.nodes if node.op != "null" and
-                      not any(node.op in registry.get(version, {}) for version in (12, 13)) and
-                      _canonical(node.op) not in {*registry.get(12, {}), *registry.get(13, {})}})
+    used = {node["op"] for node in json.loads(model.symbol.tojson())["nodes"]}  # as MXNet calls them, not by an alias
+    missing = sorted(used - {"null", *registry.get(12, {}), *registry.get(13, {})})
     if missing:
         raise RescueError(f"No converter to ONNX is known for {', '.join(missing)}. Cut the network off before it, or "
                           "register one as d2lcls.deploy.onnx_converters does.")
-
-
-def _canonical(op):
-    """Return the name that MXNet itself uses for an operator's alias."""
-    symbol = mx.sym.load_json(json.dumps({"nodes": [{"op": op, "name": "x", "inputs": []}], "arg_nodes": [],
-                                          "heads": [[0, 0, 0]]}))
-    return json.loads(symbol.tojson())["nodes"][-1]["op"]
 
 
 def _clean(graph, symbol, shapes, free_batch):
@@ -234,12 +239,3 @@ def _runtime_errors(runtime):
 
     return tuple(getattr(state, name) for name in ("Fail", "InvalidGraph", "InvalidArgument", "NotImplemented",
                                                    "RuntimeException", "EPFail") if hasattr(state, name))
-
-
-def _import():
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("Writing ONNX needs more packages: pip install 'd2lcls[deploy]'") from error
-    return onnx, onnxruntime

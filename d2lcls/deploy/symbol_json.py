@@ -44,13 +44,13 @@ class Graph(NamedTuple):
     version: str
     changes: Tuple[str, ...]
 
-    def json(self, complete=True):
-        """Return the text that MXNet 1.9 reads; if not `complete`, it adds variables that a node lacks."""
+    def json(self):
+        """Return the text that MXNet 1.9 reads."""
         nodes = [{"op": node.op, "name": node.name, "inputs": [[*edge, 0] for edge in node.inputs],
                   **({"attrs": node.attributes} if node.attributes else {})} for node in self.nodes]
         return json.dumps({"nodes": nodes, "heads": [[*head, 0] for head in self.heads],
                            "arg_nodes": [place for place, node in enumerate(self.nodes) if node.op == "null"],
-                           **({"attrs": {"mxnet_version": ["int", VERSION]}} if complete else {})})
+                           "attrs": {"mxnet_version": ["int", VERSION]}})
 
     def load(self):
         """Return it as an `mx.sym.Symbol`; only what `complete` has checked is safe.
@@ -58,7 +58,12 @@ class Graph(NamedTuple):
         Raises:
             SymbolError: MXNet refuses it.
         """
-        return _load(self, "the graph")
+        import mxnet as mx
+
+        try:
+            return mx.sym.load_json(self.json())
+        except (mx.MXNetError, UnicodeError) as error:
+            raise SymbolError(f"MXNet cannot build the graph ({reason_of(error)}).") from error
 
     def complete(self):
         """Return it with the variables that old files leave out, such as running statistics, and all edges checked.
@@ -212,27 +217,39 @@ def _version(found, forms):
         return "of 0.9 to 0.11 (2017)" if "attr" in forms else "unknown"
 
 
-def _load(graph, what, complete=True):
-    import mxnet as mx
+def create(op, attributes, name):
+    """Return an operator alone as an `mx.sym.Symbol`, with a variable called NAME_INPUT for each of its inputs.
 
-    try:
-        return mx.sym.load_json(graph.json(complete))
-    except (mx.MXNetError, UnicodeError) as error:
-        custom = [node for node in graph.nodes if node.op == "Custom"]
-        if custom and "custom operator" in str(error):
-            raise SymbolError(f"{_listed(custom)}: written in Python as {custom[0].attributes.get('op_type')!r}, which "
-                              "is not in the file. Import the module that registers it first.") from error
-        raise SymbolError(f"MXNet cannot build {what} ({reason_of(error)}).") from error
+    Without JSON, as MXNet prints two lines for each file that leaves such variables out.
+
+    Raises:
+        MXNetError: there is no such operator, or it does not take these attributes.
+    """
+    import ctypes
+
+    from mxnet.base import _LIB, OpHandle, c_str, check_call
+    from mxnet.symbol._internal import _symbol_creator
+
+    handle = OpHandle()
+    check_call(_LIB.NNGetOpHandle(c_str(op), ctypes.byref(handle)))
+    return _symbol_creator(handle.value, None, None, list(attributes), list(attributes.values()), name, False)
 
 
 def _signature(node, known):
     """Ask MXNet for the names of a node's inputs (None: any number) and the number of its outputs, by building it alone."""
+    import mxnet as mx
+
     if node.op == "null":
         return (), 1
     key = node.op, tuple(sorted(node.attributes.items()))
     if key not in known:
-        alone = Graph((node._replace(name="it", inputs=()),), ((0, 0),), "", ())
-        symbol = _load(alone, f"{node.name!r}", complete=False)
+        try:
+            symbol = create(node.op, node.attributes, "it")
+        except (mx.MXNetError, UnicodeError) as error:
+            if node.op == "Custom" and "custom operator" in str(error):
+                raise SymbolError(f"{_listed([node])}: written in Python as {node.attributes.get('op_type')!r}, which is "
+                                  "not in the file. Import the module that registers it first.") from error
+            raise SymbolError(f"MXNet cannot build {node.name!r} ({reason_of(error)}).") from error
         inputs = symbol.list_inputs()
         outputs = len(symbol.get_internals().list_outputs()) - len(inputs)
         known[key] = tuple(name[len("it_"):] for name in inputs) or _documented_inputs(node.op), outputs

@@ -1,16 +1,17 @@
 """From MXNet to ONNX, the format that nearly every other runtime reads."""
 
-from unittest.mock import patch
-
 import numpy as np
 
 from d2lcls.deploy.export import load_graph, new_folder, read_graph
 from d2lcls.deploy.graph import fold_batch_norm
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
-from d2lcls.deploy.onnx_runtime import import_onnx, open_session
+from d2lcls.deploy.onnx_converters import OPSET
+from d2lcls.deploy.onnx_runtime import open_session
+from d2lcls.deploy.rescue import RescueError, assemble
+from d2lcls.deploy.rescue_onnx import to_onnx
+from d2lcls.deploy.symbol_json import parse_symbol
 from d2lcls.files import write_atomically
 
-OPSET = 13  # for which MXNet's converters were written; its exporter would stamp the newest that onnx knows
 FILE = "model.onnx"
 
 
@@ -63,34 +64,8 @@ def graph_to_onnx(symbol, parameters, shape, input_name="data"):
     Raises:
         ModelError: an operator has no converter; names it.
     """
-    onnx = import_onnx()
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
-
+    arrays = {name: array.asnumpy() for name, array in parameters.items()}
     try:
-        # Its check would hold opset 13 against the rules of the newest; the one below does not.
-        with patch.object(onnx.checker, "check_graph"), patch.object(onnx.helper, "make_tensor", _make_tensor):
-            graph = MXNetGraph().create_onnx_graph_proto(
-                symbol, dict(parameters), [tuple(shape)], [onnx.TensorProto.FLOAT], opset_version=OPSET, dynamic=True,
-                dynamic_input_shapes=[("N", *shape[1:])])
-    except AttributeError as error:
-        if "No conversion function registered" not in str(error):
-            raise
-        raise ModelError(f"MXNet's exporter cannot convert this model: {error}") from error
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]  # else a runtime may not fold constants
-    del graph.input[:]
-    graph.input.extend(inputs)
-    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], producer_name="d2lcls",
-                                   ir_version=7)  # the one that goes with this opset
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def _make_tensor(name, data_type, dims, vals, raw=False):
-    """Do what `onnx.helper.make_tensor` does, but keep numbers as bytes: a list of ten million takes a minute."""
-    from onnx import helper, numpy_helper
-
-    dtype = helper.tensor_dtype_to_np_dtype(data_type)
-    values = np.frombuffer(vals, dtype) if raw else np.asarray(vals, dtype)
-    return numpy_helper.from_array(values.reshape(dims), name)
+        return to_onnx(assemble(parse_symbol(symbol.tojson()), arrays, {input_name: tuple(shape[1:])}))
+    except RescueError as error:
+        raise ModelError(str(error)) from error
