@@ -11,6 +11,8 @@ from mxnet import gluon, nd
 
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 
+_FUSED = {"BatchNorm", "Activation", "LeakyReLU", "clip"}  # what oneDNN computes along with a convolution
+
 
 def fuse(net):
     """Fuse convolutions with the normalisation, activation and sum that follow them, through oneDNN.
@@ -81,7 +83,7 @@ def _keep_apart(symbol):
         for place, *_ in node["inputs"]:
             readers.setdefault(place, set()).add(node["op"])
     shared = {place for place, ops in readers.items()
-              if graph["nodes"][place]["op"] == "Convolution" and "elemwise_add" in ops and len(ops) > 1}
+              if graph["nodes"][place]["op"] == "Convolution" and "elemwise_add" in ops and ops & _FUSED}
     if not shared:
         return symbol
     for node in graph["nodes"]:

@@ -11,7 +11,7 @@ from mxnet import nd
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.models.fusion import assemble, fuse, quantize, trace
+from d2lcls.models.fusion import assemble, fuse, fuse_graph, quantize, trace
 from d2lcls.models.surgery import split
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import find_weights
@@ -164,3 +164,20 @@ def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convol
     symbol, arguments, statistics = trace(net)
     bare = assemble(symbol.get_backend_symbol("MKLDNN"), arguments, statistics)(x).asnumpy()
     assert np.abs(bare - expected).max() > 1e-3 * largest
+
+
+def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
+    """In the first block of cifar_resnet20_v1, once the normalisation is folded; apart, it costs a quarter of the time."""
+    from d2lcls.deploy.graph import fold_batch_norm
+
+    net = get_model("cifar_resnet20_v1", classes=3)
+    mx.random.seed(0)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    x = nd.random.normal(shape=(4, 3, 16, 16))
+    expected = net(x).asnumpy()
+    symbol, arguments, statistics = fold_batch_norm(*trace(net))
+    fused = fuse_graph(symbol)
+    assert "broadcast_add" not in fused.tojson() and "elemwise_add" not in [node["op"] for node in
+                                                                           json.loads(fused.tojson())["nodes"]]
+    found = assemble(fused, arguments, statistics)(x).asnumpy()
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
