@@ -1,8 +1,9 @@
 """Do the README's two commands work in a fresh clone, how long do they take, and do they work without a network?
 
 Clones the repository's last commit into a temporary folder and there runs `make book` and `make test` with an empty
-data cache, then both with the network refused and another empty cache, where the sample stands in. It is refused for real, in a network namespace that has only
-the loopback device (Linux, `unshare` and `ip`). Writes results/fresh_clone.json. About twenty minutes on two cores.
+data cache, then both with the network refused and another empty cache, where the sample stands in. It is refused for
+real, in a network namespace that has only the loopback device (Linux, `unshare` and `ip`). Writes
+results/fresh_clone.json. About twenty minutes on two cores.
 """
 
 import os
