@@ -1,10 +1,12 @@
 """What does compiling with TVM buy for one picture at a time, and what does tuning add?
 
-Takes networks with drawn weights (the time does not depend on them) through ONNX to TVM, scheduled by TVM's own
-default, by rule and tuned, and runs them in turn with MXNet and ONNX Runtime on one picture. Each form has a process of
-its own and the order rotates: in one process the threads of three libraries wait for each other, and what comes after
-ONNX Runtime was seen to take a hundred times as long. Sizes and load times are reported, and the size of the static
-program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About five minutes on two cores.
+Takes networks with drawn weights (the time does not depend on them) through ONNX to TVM, compiled as TVM does it by
+default, by the book's rule and tuned, and runs them in turn with MXNet and ONNX Runtime on one picture. Each form has a
+process of its own, and nobody begins before all threads of the one before are asleep: those of all these libraries look
+for work for a while, and would take the cores from whoever is measured. Where Linux puts a new process's threads is luck,
+which stays with it, so the processes are started anew a few times. Sizes and load times are reported, and the size of the
+static program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About eight minutes on two
+cores, which must have nothing else to do.
 """
 
 import argparse
@@ -16,31 +18,24 @@ import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
 import numpy as np
 
 from d2lcls import results
-from d2lcls.data import Preprocess
-from d2lcls.deploy import arm, load_model, tvm
-from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
-from d2lcls.deploy.tvm_tune import tune
-from d2lcls.models import get_model
-from d2lcls.models.fusion import assemble
+from d2lcls.deploy import arm, load_model
+from d2lcls.deploy.tvm_tune import gain
 
 NETWORKS = {"cnn": (10, 32), "cifar_resnet20_v1": (10, 32), "efficientnet_lite0": (1000, 224)}  # classes, pixels
-FOLDERS = (("mxnet_fused", "mxnet"), ("onnx", "onnx"), ("tvm", "rule"))
-LOADS = 5
-FORMS = ("mxnet", "mxnet_fused", "onnx", "unscheduled", "rule", "tuned")
-REPEATS = 5  # runs a turn, of which the median counts
+FORMS = {"mxnet": "mxnet", "mxnet_fused": "mxnet", "onnx": "onnx", "tvm_default": "default", "tvm_rule": "rule",
+         "tvm_tuned": "tuned"}  # and the folders they are in
+PROCESSES = 5  # of each form, one after the other
+SETTLE, RUN = 0.05, 0.1  # seconds of a turn before anything is timed, and of timing
 
 
 def main():
     """Measure every network and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--tune", type=float, default=30, help="seconds a network")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each process")
+    parser.add_argument("--tune", type=float, default=45, help="seconds a network")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     options = parser.parse_args()
     found = {}
@@ -48,16 +43,59 @@ def main():
         with tempfile.TemporaryDirectory() as work:
             found[name] = measure(Path(work), name, options)
     print(results.write("compiled", "python benchmarks/compiled.py", {
-        "networks": found, "units": {
-            "ms": "one picture, over rounds in turn, a process for each form",
-            "over_mxnet": "time in MXNet, hybridized, over the time of this form, by round",
-            "tuned_over_rule": "time scheduled by rule over the time tuned, by round",
-            "load_ms": "from the file to the first answer", "bytes": "the model's file or files",
+        "processes": PROCESSES, "rounds": PROCESSES * options.rounds, "networks": found, "units": {
+            "ms": "one picture, median of a turn; its spread over rounds in turn, a process for each form",
+            "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
+            "tuned_over_rule": "time by rule over the time tuned, in turn in one process",
+            "rule_over_default": "time as TVM compiles by default over the time by rule, by round",
+            "load_ms": "from the folder to the first answer in a new process, libraries imported",
+            "bytes": "the model's file or files", "tuning": "seconds, and schedules timed in them",
             "differs": "largest difference of a logit from MXNet's, as a share of the largest logit"}}))
 
 
 def measure(work, name, options):
     """Return what one network needs in each form."""
+    records = make(work, name, options.tune)
+    gained = gain(work / "onnx", records, rounds=200)
+    loads, rounds = ({form: [] for form in FORMS} for _ in range(2))
+    for _ in range(PROCESSES):
+        children = {form: Child(form, work) for form in FORMS}  # each has loaded before the next begins
+        for turn in range(options.rounds):
+            first = turn % len(FORMS)
+            for form in [*FORMS][first:] + [*FORMS][:first]:  # nobody always follows the same
+                rounds[form].append(children[form].milliseconds())
+        for form, child in children.items():
+            loads[form].append(child.load_ms)
+            child.close()
+    logits = {form: np.load(work / f"{form}.npy") for form in FORMS}
+    largest = np.abs(logits["mxnet"]).max()
+    answer = {"ms": {form: spread(ms) for form, ms in rounds.items()},
+              "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
+              "tuned_over_rule": spread(gained), "rule_over_default": ratio(rounds["tvm_default"], rounds["tvm_rule"]),
+              "tuning": {"seconds": options.tune, "trials": records.trials},
+              "differs": {form: float(np.abs(found - logits["mxnet"]).max() / largest)
+                          for form, found in logits.items()},
+              "load_ms": {form: spread(ms) for form, ms in loads.items()},
+              "bytes": {form: sum(path.stat().st_size for path in (work / folder).iterdir()
+                                  if path.name != "manifest.json") for form, folder in FORMS.items()}}
+    if shutil.which(arm.COMPILER):
+        arm.compile_arm(work / "onnx", work / "arm")
+        answer["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
+    print(name, answer, flush=True)
+    return answer
+
+
+def make(work, name, seconds):
+    """Write one network in every form, and its input; return what tuning found."""
+    import mxnet as mx
+
+    from d2lcls.data import Preprocess
+    from d2lcls.deploy.export import export
+    from d2lcls.deploy.to_onnx import export_onnx
+    from d2lcls.deploy.tvm import compile_host
+    from d2lcls.deploy.tvm_tune import tune
+    from d2lcls.models import get_model
+
     classes, crop = NETWORKS[name]
     mx.random.seed(0)
     net = get_model(name, classes=classes)
@@ -69,85 +107,121 @@ def measure(work, name, options):
     look = Preprocess(crop, crop, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
     export(net, work / "mxnet", name, [str(number) for number in range(classes)], look)
     export_onnx(work / "mxnet", work / "onnx")
-    records = tune(work / "onnx", options.tune)
-    tvm.compile_host(work / "onnx", work / "rule")
-    tvm.compile_host(work / "onnx", work / "tuned", records=records)
-    tvm.build(read_relax(work / "onnx", read_onnx_model(work / "onnx")), work / "unscheduled.so")
+    records = tune(work / "onnx", seconds)
+    compile_host(work / "onnx", work / "rule")
+    compile_host(work / "onnx", work / "tuned", records=records)
+    compile_default(work / "onnx", work / "default")
     np.save(work / "x.npy", x)
-    rounds, differs = in_turn(work, options.rounds)
-    ratio = {form: results.spread([a / b for a, b in zip(rounds["mxnet"], ms)]) for form, ms in rounds.items()}
-    gain = results.spread([a / b for a, b in zip(rounds["rule"], rounds["tuned"])])
-    print(name, {form: f"{np.median(ms):.2f} ms" for form, ms in rounds.items()}, f"tuned/rule {gain['median']:.2f}",
-          flush=True)
-    answer = {"ms": {form: results.spread(ms) for form, ms in rounds.items()}, "over_mxnet": ratio,
-              "tuned_over_rule": gain, "tuning": {"seconds": options.tune, "trials": records.trials},
-              "differs": differs,
-              "load_ms": {form: results.spread([_load(work / folder, x) for _ in range(LOADS)])
-                          for form, folder in FOLDERS},
-              "bytes": {form: _bytes(work / folder) for form, folder in FOLDERS}}
-    if shutil.which(arm.COMPILER):
-        arm.compile_arm(work / "onnx", work / "arm")
-        answer["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
-    return answer
+    return records
 
 
-def _bytes(folder):
-    return sum(path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json")
+def compile_default(folder, target):
+    """Compile an ONNX model as TVM does it when it is told nothing but the processor."""
+    import onnx
+
+    from d2lcls.deploy.tvm import FILE, host_target
+    from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, simplify
+
+    tvm = import_tvm()
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = simplify(folder / "model.onnx", read_onnx_model(folder).input_shape())
+    target.mkdir()
+    tvm.compile(from_onnx(model), target=host_target()).export_library(str(target / FILE))
 
 
-def _load(folder, x):
-    begun = time.perf_counter()
-    load_model(folder).compute(x)
-    return 1000 * (time.perf_counter() - begun)
+class Child:
+    """A process with one form of a model, asleep but for its turns."""
 
+    def __init__(self, form, work):
+        self._process = subprocess.Popen([sys.executable, __file__, "--serve", form, str(work)], text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.load_ms = self._answer()
 
-def in_turn(work, count):
-    """Return the milliseconds of each form by round, and how far its logits are from MXNet's."""
-    children = {form: subprocess.Popen([sys.executable, __file__, "--serve", form, str(work)], text=True,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE) for form in FORMS}
-    try:
-        rounds = {form: [] for form in FORMS}
-        for turn in range(count + 1):
-            for form in FORMS[turn % len(FORMS):] + FORMS[:turn % len(FORMS)]:
-                children[form].stdin.write("\n")
-                children[form].stdin.flush()
-                ms = float(children[form].stdout.readline())
-                time.sleep(0.02)  # until its threads have stopped waiting for more
-                if turn:  # the first warms up
-                    rounds[form].append(ms)
-    finally:
-        for child in children.values():
-            child.communicate()  # closes its input, at which it ends
-    logits = {form: np.load(work / f"{form}.npy") for form in FORMS}
-    largest = np.abs(logits["mxnet"]).max()
-    return rounds, {form: float(np.abs(found - logits["mxnet"]).max() / largest) for form, found in logits.items()}
+    def milliseconds(self):
+        """Return how long it takes for one picture."""
+        print(file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        ms = float(self._process.stdout.readline())
+        threads = Path(f"/proc/{self._process.pid}/task")
+        while any(path.read_text().rpartition(")")[2].split()[0] != "S" for path in threads.glob("*/stat")):
+            time.sleep(0.002)
+        return ms
+
+    def close(self):
+        """End it."""
+        self._process.communicate()  # closes its input, at which it ends
 
 
 def serve(form, work):
-    """Run one form whenever a line comes in, and answer with its milliseconds."""
-    run, x = _open(form, work), np.load(work / "x.npy")
+    """Load one form and say how long it took; then, whenever a line comes in, run it and say how long that took."""
+    x = np.load(work / "x.npy")
+    load = loader(form, work / FORMS[form])
+    begun = time.perf_counter()
+    run = load()
     np.save(work / f"{form}.npy", run(x))
+    print(1000 * (time.perf_counter() - begun), flush=True)
     for _ in sys.stdin:
-        run(x)  # wakes the threads
-        times = []
-        for _ in range(REPEATS):
-            begun = time.perf_counter()
-            run(x)
-            times.append(1000 * (time.perf_counter() - begun))
-        print(np.median(times), flush=True)
+        seconds_of(run, x, SETTLE, 1)
+        print(1000 * np.median(seconds_of(run, x, RUN, 3)), flush=True)
 
 
-def _open(form, work):
-    if form == "unscheduled":
-        library = import_tvm()
-        module = library.runtime.load_module(str(work / "unscheduled.so"))
-        main_of = library.relax.VirtualMachine(module, library.cpu())["main"]
-        return lambda x: main_of(library.runtime.tensor(x)).numpy()
+def seconds_of(run, x, total, at_least):
+    """Return the seconds of each of as many runs as there is time for, but some at the least."""
+    begun, times = time.perf_counter(), []
+    while len(times) < at_least or time.perf_counter() - begun < total:
+        started = time.perf_counter()
+        run(x)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def loader(form, folder):
+    """Return a function without arguments that loads one form; what it needs is imported already."""
+    if form == "tvm_default":
+        from d2lcls.deploy.tvm import FILE
+        from d2lcls.deploy.tvm_graph import import_tvm
+
+        tvm = import_tvm()
+
+        def load():
+            main_of = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(folder / FILE)), tvm.cpu())["main"]
+            return lambda x: main_of(tvm.runtime.tensor(x)).numpy()
+
+        return load
     if form == "mxnet":
-        net = assemble(*load_graph(work / "mxnet"))
-        net.hybridize(static_alloc=True, static_shape=True)
-        return lambda x: net(mx.nd.array(x)).asnumpy()
-    return load_model(work / ("mxnet" if form == "mxnet_fused" else form)).compute
+        import mxnet as mx
+
+        from d2lcls.deploy.export import load_graph
+        from d2lcls.models.fusion import assemble
+
+        def load():
+            net = assemble(*load_graph(folder))
+            net.hybridize(static_alloc=True, static_shape=True)
+            return lambda x: net(mx.nd.array(x)).asnumpy()
+
+        return load
+    if form == "mxnet_fused":
+        import d2lcls.deploy.export  # noqa: F401
+    elif form == "onnx":
+        import onnxruntime  # noqa: F401
+    else:
+        from d2lcls.deploy.tvm_graph import import_tvm
+
+        import_tvm()
+    return lambda: load_model(folder).compute
+
+
+def ratio(one, other):
+    """Return the spread of the ratios of two forms, by round."""
+    return spread([a / b for a, b in zip(one, other)])
+
+
+def spread(values):
+    """Sum up measurements without keeping them."""
+    return {key: value for key, value in results.spread(values).items() if key in ("median", "min", "max", "std")}
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def _compile(options):
 
 def _compile_host(options):
     import statistics
+    import time
 
+    from d2lcls.deploy import load_model
     from d2lcls.deploy.export import new_folder
     from d2lcls.deploy.tvm import FILE, compile_host
     from d2lcls.deploy.tvm_tune import gain, tune
@@ -43,20 +45,36 @@ def _compile_host(options):
         print(f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast "
               "as scheduled by rule")
     manifest, difference = compile_host(options.folder, options.out, options.batch, records)
+    begun = time.perf_counter()
+    load_model(options.out)
+    load_ms = 1000 * (time.perf_counter() - begun)
     print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['processor']}, batch "
-          f"{manifest.batch}; logits differ from ONNX Runtime's by {difference:.1g} of the largest")
+          f"{manifest.batch}")
+    print(f"loaded, checked and run once in {load_ms:.0f} ms; {_differ(difference)}")
 
 
 def _compile_arm(options):
-    from d2lcls.deploy.arm import FILE, compile_arm
+    import numpy as np
 
-    manifest = compile_arm(options.folder, options.out)
+    from d2lcls.deploy.arm import EMULATOR, FILE, compile_arm, run_program
+
+    manifest, difference = compile_arm(options.folder, options.out)
     crop = manifest.preprocess.crop
     print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm, "
           f"{crop} x {crop} pixels")
+    if difference is None:
+        print(f"not run: {EMULATOR} is not installed (Debian and Ubuntu: sudo apt install qemu-user)")
+    else:
+        answer = run_program(options.out, np.zeros(manifest.input_shape(), dtype=np.float32))
+        print(f"run here, loaded in {answer.load_ms:.1f} ms; {_differ(difference)}")
+    print("A picture is a PPM: magick photo.jpg -auto-orient picture.ppm")
     print(f"On a Raspberry Pi: scp {Path(options.out, FILE)} pi: && ssh pi ./{FILE} picture.ppm")
     print(f"On a phone: adb push {Path(options.out, FILE)} picture.ppm /data/local/tmp && "
           f"adb shell 'cd /data/local/tmp && chmod +x {FILE} && ./{FILE} picture.ppm'")
+
+
+def _differ(difference):
+    return f"logits differ from ONNX Runtime's by {difference:.1g} of the largest"
 
 
 def _megabytes(folder, name):

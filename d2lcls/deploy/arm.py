@@ -1,39 +1,46 @@
 """A model as one program for 64-bit Arm (a phone, a Raspberry Pi), that needs nothing else where it runs."""
 
+import platform
+import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from d2lcls.deploy.arm_plan import plan_calls, plan_source
 from d2lcls.deploy.manifest import ModelError, derive, write_manifest
+from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
 from d2lcls.deploy.tvm_schedule import schedule
 
 FILE = "classify"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-PROCESSOR = "cortex-a72"  # of the Raspberry Pi 4; its instructions are those of every 64-bit Arm core since 2012
+PROCESSOR = "cortex-a72"  # of the Raspberry Pi 4; it computes with instructions that every 64-bit Arm core has
 _SOURCES = Path(__file__).parent / "program"
 
 
-def compile_arm(folder, target, processor=PROCESSOR):
+def compile_arm(folder, target, processor=PROCESSOR, tolerance=1e-4):
     """Compile a model to a program that names what a picture shows: copy it to the device and run it.
 
     It is linked statically, so that it needs no library of the device, and runs from Android's shell as it does on
-    Linux. TVM's loops are called in their order on memory whose size is known; TVM's runtime is not part of it.
+    Linux. TVM's loops are called in their order on memory whose size is known; TVM's runtime is not part of it. Where
+    `runs_here`, it is run once and compared with ONNX Runtime.
 
     Args:
         folder: model folder of form "onnx".
         target: a new or empty folder for the model of form "tvm", which holds `classify`.
         processor: LLVM's name of the core for which instructions are chosen and ordered.
+        tolerance: largest allowed difference of a logit, as a share of the largest one.
 
     Returns:
-        `Manifest`.
+        (`Manifest`, largest difference of a logit on random inputs, as that share; None where it could not be run).
 
     Raises:
-        FileNotFoundError, ModelError: as `read_manifest`; also for an operator that TVM does not know.
+        FileNotFoundError, ModelError: as `read_manifest`; also for an operator that TVM does not know, or where the
+            program computes something else.
         ValueError: the target is not empty, or LLVM knows no such processor.
         ImportError: apache-tvm, onnx or onnxruntime is not installed; names the extra.
         RuntimeError: there is no cross compiler, or it fails.
@@ -59,120 +66,81 @@ def compile_arm(folder, target, processor=PROCESSOR):
         Path(work, "weights.bin").write_bytes(bytes(plan.weights))
         Path(work, "plan.h").write_text(plan_source(plan, manifest), "ascii")
         _link(work, target / FILE)
-    made = derive(manifest, "tvm", 1, processor=processor)
-    return write_manifest(target, made, ["apache-tvm", "onnx"])
+    made = write_manifest(target, derive(manifest, "tvm", 1, processor=processor), ["apache-tvm", "onnx"])
+    if not runs_here():
+        return made, None
+    x = np.random.default_rng(0).normal(size=manifest.input_shape(2)).astype(np.float32)
+    expected = open_session(Path(folder, "model.onnx"))(x)
+    difference = float(np.abs(run_program(target, x).logits - expected).max() / np.abs(expected).max())
+    if not difference <= tolerance:
+        (target / FILE).unlink()
+        raise ModelError(f"{folder}: as a program for Arm, the model's logits differ by up to {difference:.2g} of the "
+                         f"largest, more than {tolerance:g}. Please report the network's name.")
+    return made, difference
 
 
-@dataclass
-class Plan:
-    """Which loops run in which order, on what.
+@dataclass(frozen=True)
+class Answer:
+    """What the program answered.
 
-    Args:
-        weights: all constants one behind the other, each at a multiple of 64 bytes.
-        memory: bytes for what is computed in between.
-        arrays: list of (place, offset in bytes, shape); place is WEIGHTS, ARENA, INPUT or OUTPUT.
-        calls: list of (name of the loops, places in `arrays` of their inputs and, last, their output).
+    logits: float32 (N, K).
+    load_ms: milliseconds from its start until it could take the first picture.
+    run_ms: median milliseconds of a picture.
     """
 
-    weights: bytearray = field(default_factory=bytearray)
-    memory: int = 0
-    arrays: list = field(default_factory=list)
-    calls: list = field(default_factory=list)
+    logits: np.ndarray
+    load_ms: float
+    run_ms: float
 
 
-def plan_calls(module, folder="the model"):
-    """Lay a module's arrays into memory.
+def runs_here():
+    """Return whether `run_program` can run a program for 64-bit Arm: on such a machine itself, or with an emulator."""
+    return _is_arm() or bool(shutil.which(EMULATOR))
+
+
+def emulation():
+    """Return what stands before the program's path in a command that runs it here, nothing on a 64-bit Arm machine."""
+    return [] if _is_arm() else [EMULATOR]
+
+
+def run_program(folder, x, runs=1):
+    """Run the program that `compile_arm` made, emulated where this is no Arm machine.
+
+    What is emulated computes the same, in a time that says nothing about an Arm chip.
 
     Args:
-        module: scheduled `tvm.IRModule` of a fixed batch.
-        folder: named in errors.
+        folder: model folder of form "tvm" that holds `classify`.
+        x: float32 (N, 3, H, W), one picture or more.
+        runs: how often each is computed, for the median.
 
     Returns:
-        (`Plan`, `tvm.IRModule` of the loops alone).
+        `Answer`.
 
     Raises:
-        ModelError: the graph has something else in it than calls of loops on float32.
+        FileNotFoundError: the folder holds no program.
+        RuntimeError: there is no emulator, or the program fails.
     """
-    tvm = import_tvm()
-    from tvm.ir import GenericConst
-    from tvm.relax import Call, Var
-    from tvm.relax import transform as passes
-    from tvm.tirx import PrimFunc
-
-    module = tvm.transform.Sequential([
-        passes.ToNonDataflow(), passes.RemovePurityChecking(), passes.CallTIRRewrite(),
-        passes.StaticPlanBlockMemory(), passes.LowerAllocTensor(), passes.AttachGlobalSymbol()])(module)
-    plan, main = Plan(), module["main"]
-    storages, known = {}, {main.params[0]: _add(plan, "INPUT", 0, main.params[0].ty, folder)}
-
-    def place(value):
-        if isinstance(value, GenericConst):
-            content = value.value.numpy()
-            made = _add(plan, "WEIGHTS", len(plan.weights), value.ty, folder)
-            plan.weights += content.tobytes() + bytes(-content.nbytes % 64)
-            return made
-        return known[value]
-
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            variable, value = binding.var, binding.value
-            name = getattr(getattr(value, "op", None), "name", None)
-            if isinstance(value, Var):
-                known[variable] = known[value]
-            elif name == "relax.memory.alloc_storage":
-                storages[variable] = plan.memory
-                plan.memory += -(-int(value.args[0].values[0]) // 64) * 64
-            elif name == "relax.memory.alloc_tensor":
-                offset = storages[value.args[0]] + int(value.args[1].value)
-                known[variable] = _add(plan, "ARENA", offset, variable.ty, folder)
-            elif isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar):
-                plan.calls.append((value.op.name_hint, [place(argument) for argument in value.args]))
-            else:
-                raise ModelError(f"{folder}: TVM leaves {name or value} in the graph, which a program without TVM's "
-                                 "runtime cannot run. Compile it for this machine instead: --target host")
-    result = known[main.body.body]
-    plan.arrays[result] = ("OUTPUT", 0, plan.arrays[result][2])
-    return plan, tvm.IRModule({name: function for name, function in module.functions.items()
-                               if isinstance(function, PrimFunc)})
+    program = Path(folder, FILE)
+    if not program.is_file():
+        raise FileNotFoundError(f"{folder}: holds no {FILE}. Make one with: d2lcls compile --target arm64")
+    if not runs_here():
+        raise RuntimeError(f"{EMULATOR} is not installed, which runs programs for 64-bit Arm here. "
+                           "Debian and Ubuntu: sudo apt install qemu-user")
+    with tempfile.TemporaryDirectory() as work:
+        paths = [Path(work, f"{number}.f32") for number in range(len(x))]
+        for path, one in zip(paths, np.ascontiguousarray(x, dtype=np.float32)):
+            one.tofile(path)
+        done = subprocess.run([*emulation(), program, "--logits", "--runs", str(runs), *paths],
+                              capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{program} failed: {done.stderr.strip()[-500:]}")
+    logits = [line.split() for line in re.findall(r"^  logits (.+)$", done.stdout, re.M)]
+    times = np.array(re.findall(r"^  load ([\d.]+) ms, .* run ([\d.]+) ms", done.stdout, re.M), dtype=float)  # (N, 2)
+    return Answer(np.array(logits, dtype=np.float32), *map(float, np.median(times, axis=0)))
 
 
-def _add(plan, place, offset, kind, folder):
-    if kind.dtype != "float32":
-        raise ModelError(f"{folder}: the graph computes with {kind.dtype}; a program for Arm computes with float32.")
-    plan.arrays.append((place, offset, [int(size) for size in kind.shape.values]))
-    return len(plan.arrays) - 1
-
-
-def plan_source(plan, manifest):
-    """Return what `program/classify.cc` includes: the plan, the classes and the preprocessing in C++."""
-    look = manifest.preprocess
-    mean, std = np.array(look.mean), np.array(look.std)
-    factor, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)  # as `normalise` has them
-    names = sorted({name for name, _ in plan.calls})
-    lines = [f"constexpr int64_t kArena = {max(plan.memory, 64)};",
-             f"constexpr int kInputSize = {3 * look.crop ** 2}, kClasses = {len(manifest.classes)};",
-             f"constexpr int kResize = {look.resize}, kCrop = {look.crop};",
-             f"constexpr bool kBicubic = {str(look.interpolation == 'bicubic').lower()};",
-             f"constexpr float kFactor[] = {{{_floats(factor)}}}, kShift[] = {{{_floats(shift)}}};",
-             f"constexpr char kAbout[] = {_text(f'The network is {manifest.name}.')};",
-             "constexpr const char* classes[] = {", *[f"    {_text(name)}," for name in manifest.classes], "};",
-             'extern "C" {',
-             *[f"int __tvm_ffi_{name}(void*, const TVMFFIAny*, int32_t, TVMFFIAny*);" for name in names],
-             "}", "static std::vector<Array> arrays = {",
-             *[f"    {{{place}, {offset}, {{{', '.join(map(str, shape))}}}}}," for place, offset, shape in plan.arrays],
-             "};", "static const std::vector<Step> steps = {",
-             *[f"    {{__tvm_ffi_{name}, {{{', '.join(map(str, arrays))}}}}}," for name, arrays in plan.calls], "};"]
-    return "\n".join(lines) + "\n"
-
-
-def _floats(values):
-    return ", ".join(f"{float(value).hex()}f" for value in values)
-
-
-def _text(text):
-    """Return a text as a literal of C++ in ASCII."""
-    return '"' + "".join(chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
-                         for byte in text.encode()) + '"'
+def _is_arm():
+    return platform.system() == "Linux" and platform.machine() == "aarch64"
 
 
 def _link(work, path):

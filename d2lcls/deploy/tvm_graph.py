@@ -12,6 +12,8 @@ _MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
 def import_tvm():
     """Import and return TVM; ImportError names the extra it comes with."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # pinned to a core that another process uses, a thread waits for it
+    # By default a thread that has nothing to do looks for work 300,000 times before it sleeps: a tenth of a second.
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "3000")
     try:
         import tvm
         import tvm.relax
@@ -56,7 +58,7 @@ def read_relax(folder, manifest, batch=1):
     from tvm.relax import transform as passes
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = _simplify(Path(folder, "model.onnx"), manifest.input_shape(batch))
+    model = simplify(Path(folder, "model.onnx"), manifest.input_shape(batch))
     try:
         module = from_onnx(model, keep_params_in_input=False)
     except Exception as error:  # TVM's frontend raises what it likes
@@ -68,8 +70,9 @@ def read_relax(folder, manifest, batch=1):
         passes.FuseOps(), passes.FuseTIR(), passes.DeadCodeElimination()])(module)
 
 
-def _simplify(path, shape):
-    """Return an `onnx.ModelProto` of a fixed shape, its constants computed, its normalisations folded."""
+def simplify(path, shape):
+    """Return an ONNX file as an `onnx.ModelProto` for inputs of one shape, with constants computed and normalisations
+    folded into convolutions."""
     try:
         import onnx
         import onnxruntime

@@ -67,6 +67,13 @@ def test_another_process_reads_it_back(model, compiled, examples, tmp_path):
     same(np.load(tmp_path / "y.npy"), load_model(model).compute(examples[:3]))
 
 
+def test_waiting_threads_fall_asleep(compiled):
+    code = (f"import time, numpy; from d2lcls.deploy import load_model; run = load_model({str(compiled)!r}).compute; "
+            "run(numpy.zeros((4, 3, 16, 16))); begun = time.process_time(); time.sleep(0.3); "
+            "assert time.process_time() - begun < 0.05")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_wrong_shapes_are_named(compiled, examples):
     compute = load_model(compiled).compute
     for wrong in (examples[0], examples[:, :, :8]):
@@ -106,6 +113,9 @@ def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, comp
         compile_host(onnx_model, tmp_path / "a", batch=0)
     with pytest.raises(FileNotFoundError, match="holds no manifest.json"):
         compile_host(tmp_path, tmp_path / "a")
+    with pytest.raises(ModelError, match="compiled, the model's logits differ by up to .*more than -1. Please report"):
+        compile_host(onnx_model, tmp_path / "b", tolerance=-1)
+    assert not list((tmp_path / "b").iterdir())
     monkeypatch.setitem(sys.modules, "tvm", None)
     with pytest.raises(ImportError, match=r'apache-tvm is not installed: pip install "d2lcls\[deploy\]"'):
         tvm_graph.import_tvm()
@@ -159,7 +169,8 @@ def test_the_command_compiles_and_tunes(capsys, onnx_model, examples, model, tmp
     assert not options.run(options)
     out = capsys.readouterr().out
     assert "9 schedules tried; tuned, the model runs 1.50 times as fast as scheduled by rule\n" in out
-    assert re.search(r"model.so: [\d.]+ MB for \S+, batch 2; logits differ from ONNX Runtime's by ", out)
+    assert re.search(r"model.so: [\d.]+ MB for \S+, batch 2\n", out)
+    assert re.search(r"\nloaded, checked and run once in [\d,]+ ms; logits differ from ONNX Runtime's by \S+ of the ", out)
     same(load_model(tmp_path / "t").compute(examples[:3]), load_model(model).compute(examples[:3]))
     assert json.loads((tmp_path / "t/manifest.json").read_text())["versions"]["apache-tvm"]
 

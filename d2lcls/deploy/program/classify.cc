@@ -52,7 +52,7 @@ class Network {
 
   void run() {
     for (const Step& step : steps) {
-      TVMFFIAny arguments[16] = {}, result = {};
+      TVMFFIAny arguments[kMostArguments] = {}, result = {};
       for (size_t i = 0; i < step.arrays.size(); ++i) {
         arguments[i].type_index = kTVMFFIDLTensorPtr;
         arguments[i].v_ptr = &tensors_[step.arrays[i]];
@@ -117,7 +117,7 @@ static int run(int count, char** texts) {
       std::memcpy(network.input, content.data(), content.size());
     else
       throw std::runtime_error(path + ": neither a binary PPM (P6) nor " + std::to_string(kInputSize) +
-                               " float32. Convert a photograph with: magick photo.jpg photo.ppm");
+                               " float32. Convert a photograph with: magick photo.jpg -auto-orient photo.ppm");
     const double prepare = milliseconds(prepared);
     std::vector<double> times;
     for (int i = 0; i < runs; ++i) {

@@ -1,5 +1,5 @@
-// From a picture's file to the network's input, with the same pixels as Preprocess in d2lcls/data/preprocess.py.
-// Only some tall pictures differ, by a few levels: Pillow 13 scales them downwards first, here it is always across.
+// From a picture's file to the network's input, with the same pixels as Preprocess in d2lcls/data/preprocess.py has
+// them with Pillow 13.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ inline std::string read_file(const std::string& path) {
   return content;
 }
 
-// Reads a binary PPM (P6, 8 bits), which every image program writes: magick cat.jpg cat.ppm
+// Reads a binary PPM (P6, 8 bits), which every image program writes: magick cat.jpg -auto-orient cat.ppm
 inline Picture read_ppm(const std::string& content, const std::string& path) {
   size_t at = 2;
   auto number = [&]() -> long {
@@ -90,28 +90,43 @@ inline uint8_t blend_at(const uint8_t* start, size_t stride, const Blend& blend)
   return uint8_t(std::min(std::max(sum >> 22, 0), 255));
 }
 
-inline Picture scale(const Picture& from, int width, int height, bool bicubic) {
-  Picture wide{width, from.height, std::vector<uint8_t>(size_t(width) * from.height * 3)};
-  const auto across = blends(from.width, width, bicubic), down = blends(from.height, height, bicubic);
+inline Picture scale_across(const Picture& from, int width, bool bicubic) {
+  Picture result{width, from.height, std::vector<uint8_t>(size_t(width) * from.height * 3)};
+  const auto all = blends(from.width, width, bicubic);
   for (int y = 0; y < from.height; ++y)
     for (int x = 0; x < width; ++x)
       for (int colour = 0; colour < 3; ++colour)
-        wide.pixels[(size_t(y) * width + x) * 3 + colour] =
-            blend_at(&from.pixels[size_t(y) * from.width * 3 + colour], 3, across[x]);
-  Picture result{width, height, std::vector<uint8_t>(size_t(width) * height * 3)};
-  for (int y = 0; y < height; ++y)
-    for (int i = 0; i < width * 3; ++i)
-      result.pixels[size_t(y) * width * 3 + i] = blend_at(&wide.pixels[i], width * 3, down[y]);
+        result.pixels[(size_t(y) * width + x) * 3 + colour] =
+            blend_at(&from.pixels[size_t(y) * from.width * 3 + colour], 3, all[x]);
   return result;
+}
+
+inline Picture scale_down(const Picture& from, int height, bool bicubic) {
+  const int row = from.width * 3;
+  Picture result{from.width, height, std::vector<uint8_t>(size_t(row) * height)};
+  const auto all = blends(from.height, height, bicubic);
+  for (int y = 0; y < height; ++y)
+    for (int i = 0; i < row; ++i) result.pixels[size_t(y) * row + i] = blend_at(&from.pixels[i], row, all[y]);
+  return result;
+}
+
+inline Picture scale(const Picture& from, int width, int height, bool bicubic) {
+  // What comes first is rounded first; Pillow 13 begins with the height where it loses more than twice as many pixels.
+  const int lost = from.height - height;
+  if (lost > 0 && lost > 2 * (from.width - width))
+    return scale_across(scale_down(from, height, bicubic), width, bicubic);
+  return scale_down(scale_across(from, width, bicubic), height, bicubic);
 }
 
 // Scales the shorter side, cuts out the centre, normalises: float32 (3, crop, crop).
 inline void fill_input(const Picture& picture, int resize, int crop, bool bicubic, const float* factor,
                        const float* shift, float* input) {
-  int width = resize, height = resize;
-  if (picture.width <= picture.height) height = int(double(resize) * picture.height / picture.width);
-  else width = int(double(resize) * picture.width / picture.height);
-  if (double(width) * height > 1e8) throw std::runtime_error("The picture is too narrow to be scaled.");
+  const bool tall = picture.width <= picture.height;
+  const double longer = tall ? double(resize) * picture.height / picture.width
+                             : double(resize) * picture.width / picture.height;
+  if (std::floor(longer) * resize > 1e8)
+    throw std::runtime_error("The picture is too narrow to be scaled: cut it to what it is to show.");
+  const int width = tall ? resize : int(longer), height = tall ? int(longer) : resize;
   const Picture scaled = scale(picture, width, height, bicubic);
   const int left = int(std::nearbyint((width - crop) / 2.0)), top = int(std::nearbyint((height - crop) / 2.0));
   for (int colour = 0; colour < 3; ++colour)
