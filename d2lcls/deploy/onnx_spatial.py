@@ -1,4 +1,4 @@
-"""Converters to ONNX of what works on rows and columns: pooling, resizing, cropping, transposed convolution.
+"""Converters to ONNX of what works on axes: pooling, resizing, cropping, swapping, transposed convolution.
 
 Those with sizes that ONNX counts in another way need the network's shapes; see `d2lcls.deploy.onnx_converters`.
 """
@@ -121,6 +121,29 @@ def crop(layer):
     else:
         start = layer.constant(layer.numbers("offset", (0, 0)))
     return layer.done("Slice", data, start, layer.op("Add", start, size), layer.constant([2, 3]))
+
+
+@converts("slice_like")
+def slice_like(layer):
+    """The first of each of some axes, as many as another has."""
+    rank = len(layer.shapes[0]) if layer.shapes else 0
+    axes = [axis % rank for axis in layer.numbers("axes", range(rank))] if rank else [0]
+    if 0 in axes:  # how many images there are is not known
+        return layer.original()
+    ends = [layer.shapes[1][axis] for axis in axes]
+    return layer.done("Slice", layer.inputs[0], layer.constant([0] * len(axes)), layer.constant(ends),
+                      layer.constant(axes))
+
+
+@converts("SwapAxis")
+def swap_axes(layer):
+    """Two axes change places."""
+    if not layer.shapes:
+        return layer.original()
+    order = list(range(len(layer.shapes[0])))
+    first, second = (int(layer.attributes.get(key, 0)) for key in ("dim1", "dim2"))
+    order[first], order[second] = order[second], order[first]
+    return layer.done("Transpose", layer.inputs[0], perm=order)
 
 
 @converts("Deconvolution")

@@ -7,7 +7,7 @@ from d2lcls.deploy.torch_operators import NoForm
 
 _EVALUATED = ("Add", "Sub", "Mul", "Div", "Cast", "Concat", "Constant", "ConstantOfShape", "Gather", "Identity",
               "Range", "ReduceProd", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze", "Floor", "Ceil",
-              "Equal", "Where", "Expand", "Pad")
+              "Equal", "Where", "Expand", "Pad", "ScatterND", "Tile", "Mod", "Neg", "Less", "Greater", "Not")
 
 
 class Facts:

@@ -61,6 +61,8 @@ NETWORKS = {
     "mean": sym.mean(data, axis=(2, 3)), "mean, kept": sym.mean(data, axis=2, keepdims=True), "sum": sym.sum(data, axis=1),
     "max": sym.max(data, axis=(1, 2)), "min, others": sym.min(data, axis=0, exclude=True, keepdims=True),
     "product": sym.prod(data, axis=-1), "mean of all but channels": sym.mean(data, axis=(0, 1), exclude=True),
+    "axes swapped": sym.SwapAxis(data, dim1=1, dim2=-1),
+    "cut like another": sym.slice_like(data, sym.Pooling(data, kernel=(3, 2), pool_type="max"), axes=(2, -1)),
     "block grad": sym.BlockGrad(data * 2),
     "make loss": sym.MakeLoss(sym.square(data)),
     "dense, flatten not written": old(sym.FullyConnected(conv, num_hidden=5), "flatten"),
