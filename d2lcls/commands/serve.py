@@ -27,7 +27,7 @@ def add(command):
     from d2lcls.deploy.serve.limits import Limits
 
     serve = command("serve", _serve, "Answer requests for predictions over HTTP.",
-                    "d2lcls serve models/cnn-int8, then: curl --data-binary @cat.png localhost:8080/v1/predict")
+                    "d2lcls serve models/cnn-int8 (then: curl --data-binary @cat.png localhost:8080/v1/predict)")
     serve.add_argument("model", metavar="MODEL", help="a model folder, as `d2lcls export` writes it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of this machine's")
     serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
