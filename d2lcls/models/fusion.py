@@ -31,7 +31,7 @@ def fuse(net):
 
 def fuse_graph(symbol, backend="MKLDNN"):
     """Return a symbol with its layers fused by oneDNN, for prediction; the other backend prepares it for int8."""
-    return _keep_apart(symbol).get_backend_symbol(backend)
+    return _prepared(symbol).get_backend_symbol(backend)
 
 
 def quantize(net, x):
@@ -65,31 +65,41 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=()):
 
     examples = mx.io.NDArrayIter(np.asarray(x, dtype=np.float32), batch_size=min(64, len(x)))
     return quantize_model_mkldnn(
-        _keep_apart(symbol), arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
+        _prepared(symbol), arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
         num_calib_examples=len(x), excluded_sym_names=list(exclude), quantized_dtype="auto", quantize_mode="smart",
         label_names=None, quantize_granularity="channel-wise", logger=None)
 
 
-def _keep_apart(symbol):
+def _prepared(symbol):
+    graph = json.loads(symbol.tojson())
+    _pool_again(graph)
+    _keep_apart(graph)
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def _pool_again(graph):
+    """Let oneDNN compute the mean of each map, in int8 too; `replace_global_pooling` is for training."""
+    for node in graph["nodes"]:
+        if node["op"] == "mean" and node["attrs"] == {"axis": "(2, 3)", "keepdims": "True"}:
+            node.update(op="Pooling", attrs={"global_pool": "True", "pool_type": "avg", "kernel": "(1, 1)"})
+
+
+def _keep_apart(graph):
     """Keep MXNet from a fusion that is wrong.
 
     Where a convolution feeds both a normalisation and, past it, a sum (the first block of a pre-activation ResNet for
     CIFAR), MXNet 1.9.1 fuses all three, and the sum gets the normalisation's output instead of the convolution's. It
     does not know `broadcast_add`, which computes the same.
     """
-    graph = json.loads(symbol.tojson())
     readers = {}
     for node in graph["nodes"]:
         for place, *_ in node["inputs"]:
             readers.setdefault(place, set()).add(node["op"])
     shared = {place for place, ops in readers.items()
               if graph["nodes"][place]["op"] == "Convolution" and "elemwise_add" in ops and ops & _FUSED}
-    if not shared:
-        return symbol
     for node in graph["nodes"]:
         if node["op"] == "elemwise_add" and any(place in shared for place, *_ in node["inputs"]):
             node["op"] = "broadcast_add"
-    return mx.sym.load_json(json.dumps(graph))
 
 
 def trace(net):

@@ -1,5 +1,6 @@
 import io
 import struct
+import types
 import zlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from d2lcls.data.images import BrokenImage
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.predictor import likeliest
 from d2lcls.deploy.serve import frames, plain_png
+from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.limits import Limits
 from d2lcls.deploy.serve.logs import Often
 from d2lcls.deploy.serve.worker import batch_sizes, rank
@@ -121,18 +123,13 @@ def test_log_of_what_happens_often():
     assert [(event, details.get("times")) for event, details in lines] == [("refused", None), ("refused, again", 999)]
 
 
-def test_bound_graph_computes_what_the_predictor_does(tmp_path):
-    from serving import write_model
-
-    from d2lcls.deploy.bound import bind
-    from d2lcls.deploy.export import load_graph
-    from d2lcls.deploy.predictor import load_model
-
-    folder = write_model(tmp_path / "model")
-    predictor = load_model(folder)
-    compute = bind(*load_graph(folder), [(n, 3, 8, 8) for n in (1, 4, 2)])
-    for size in (4, 1, 2, 4, 1):
-        x = np.random.default_rng(size).normal(size=(size, 3, 8, 8)).astype(np.float32)
-        np.testing.assert_allclose(compute(x), predictor.compute(x), rtol=1e-5, atol=1e-6)
-    with pytest.raises(KeyError):
-        compute(np.zeros((3, 3, 8, 8), dtype=np.float32))
+def test_no_batch_has_to_be_filled_up():
+    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None, None), []
+    engine = types.SimpleNamespace(batches=[])
+    engine.send = lambda batch, pictures: (engine.batches.append(batch), sizes.append(len(batch)))
+    batcher.engines = [engine]
+    batcher.submit(batcher.admit(7, None), [None] * 7)
+    assert sizes == [6]  # of 6 or 8, and of the other one later, when the process is free
+    batcher.waiting -= len(engine.batches.pop())
+    batcher.submit(batcher.admit(30, None), [None] * 30)
+    assert sizes == [6, 24]

@@ -11,7 +11,7 @@ from mxnet import nd
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.models.fusion import assemble, fuse, fuse_graph, quantize, trace
+from d2lcls.models.fusion import assemble, fuse, fuse_graph, quantize, quantize_graph, trace
 from d2lcls.models.surgery import split
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import find_weights
@@ -181,3 +181,17 @@ def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
                                                                            json.loads(fused.tojson())["nodes"]]
     found = assemble(fused, arguments, statistics)(x).asnumpy()
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_mean_of_maps_is_pooling_in_int8():
+    net = get_model("cifar_resnet20_v1", classes=3)
+    mx.random.seed(0)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    x = nd.random.normal(shape=(8, 3, 16, 16))
+    expected = net(x).asnumpy()
+    symbol, arguments, statistics = trace(net)
+    assert "mean" in [node["op"] for node in json.loads(symbol.tojson())["nodes"]]
+    quantised = quantize_graph(symbol, arguments, statistics, x.asnumpy())
+    ops = [node["op"] for node in json.loads(quantised[0].tojson())["nodes"]]
+    assert "mean" not in ops and "_contrib_quantized_pooling" in ops
+    assert np.abs(assemble(*quantised)(x).asnumpy() - expected).max() < 0.2 * np.abs(expected).max()

@@ -10,6 +10,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.serve import engine
 from d2lcls.deploy.serve.limits import Refused, busy
+from d2lcls.deploy.serve.worker import batch_sizes
 
 IN_FLIGHT = 2  # batches sent to a process: one that it computes, one that it begins without a pause
 
@@ -43,7 +44,7 @@ class Batcher:
 
     def __init__(self, folder, limits, engines, threads, metrics, log):
         self.folder, self.limits, self.metrics, self.log = folder, limits, metrics, log
-        self.wanted, self.threads = engines, threads
+        self.wanted, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
         self.engines, self.queue, self.tickets = [], deque(), deque()
         self.waiting = 0   # pictures admitted and not done with
         self.pace = 0.0    # seconds a picture, averaged over the last batches
@@ -116,7 +117,8 @@ class Batcher:
             if free is None or len(free.batches) >= IN_FLIGHT:
                 return
             # A fair share of all that is here, or one process would compute everything while the others wait for it.
-            size = min(self.limits.batch_size, -(-self.waiting // len(self.engines)))
+            share = -(-self.waiting // len(self.engines))
+            size = max(one for one in self.sizes if one <= share)  # none of those that it would fill up to the next one
             if len(self.queue) < size and not self.closing:
                 wait = self.queue[0][3] + self.limits.batch_wait - time.monotonic()
                 if wait > 0 or free.batches:  # nobody would begin with it now, so others may join

@@ -76,6 +76,8 @@ class Server:
             if not self.service.token and not host.startswith("127.") and host != "::1":
                 self.log("warning", "anyone who can reach this address can use the service: give it a token")
             await self.stopped.wait()
+            self.service.closing = True  # each answer says now that it is the last one of its connection
+            await asyncio.sleep(0.1)  # for requests that were sent before
             server.close()
             await self._finish()
         finally:
@@ -111,8 +113,6 @@ class Server:
 
     async def _finish(self):
         self.log("info", "stopping", requests=sum(one.active is not None for one in self.service.connections))
-        self.service.closing = True  # each answer says now that it is the last one
-        await asyncio.sleep(0.1)  # for requests that are on their way
         self.service.drain()
         loop = asyncio.get_running_loop()
         until = loop.time() + self.limits.grace

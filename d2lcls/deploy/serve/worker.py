@@ -6,7 +6,6 @@ Run as: python -m d2lcls.deploy.serve.worker FOLDER SOCKET BATCH_SIZE
 """
 
 import json
-import os
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from d2lcls.deploy.serve import frames
 
 
 def batch_sizes(largest):
-    """Return the sizes that batches are filled up to: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... `largest`."""
+    """Return the sizes of batches: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... `largest`."""
     powers = [2 ** power for power in range(largest.bit_length() + 1)]
     return sorted({min(size, largest) for power in powers for size in (power, power + power // 2)})
 
@@ -61,7 +60,6 @@ def main(folder, descriptor, batch_size):
     """Load, tell, and answer."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
         signal.signal(stop, signal.SIG_IGN)
-    os.nice(5)  # the service first: what it reads and writes keeps all of these processes busy
     connection = socket.socket(fileno=int(descriptor))
     connection.setblocking(True)
     stream, sizes = connection.makefile("rb", buffering=1 << 20), batch_sizes(int(batch_size))
