@@ -1,0 +1,42 @@
+"""For benchmarks/serving.py: LitServe with batches of 32 and two milliseconds to gather them, as d2lcls has them."""
+
+import os
+
+import litserve
+from fastapi import Request
+
+from d2lcls.deploy import load_model
+
+
+class Classifier(litserve.LitAPI):
+    """Classes of the picture in a request's body."""
+
+    def setup(self, device):
+        """Load the model into a worker."""
+        self.predictor = load_model(os.environ["MODEL"])
+
+    async def decode_request(self, request: Request):
+        """Take the body."""
+        return await request.body()
+
+    def batch(self, inputs):
+        """Take the pictures as they are."""
+        return inputs
+
+    def predict(self, pictures):
+        """Compute a batch."""
+        return self.predictor.predict_many(pictures)
+
+    def unbatch(self, output):
+        """Give each request its part."""
+        return output
+
+    def encode_response(self, output):
+        """Make JSON of it."""
+        return [{"class": name, "probability": share} for name, share in output]
+
+
+if __name__ == "__main__":
+    litserve.LitServer(Classifier(max_batch_size=32, batch_timeout=0.002, enable_async=False), accelerator="cpu",
+                       workers_per_device=int(os.environ["CORES"])).run(
+        host="127.0.0.1", port=int(os.environ["PORT"]), generate_client_file=False, log_level="warning")
