@@ -9,23 +9,22 @@ for `d2lcls serve`. Writes results/forms.json. About fifteen minutes on two core
 
 import argparse
 import os
-import subprocess
+import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
-os.environ["MXNET_ENGINE_TYPE"] = "NaiveEngine"
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 import mxnet as mx
 import numpy as np
 
 from d2lcls import data, results
 from d2lcls.cores import usable_cores
-from d2lcls.deploy import load_model, read_manifest
-from d2lcls.deploy.compare import in_turn, measure_accuracy, timer
+from d2lcls.deploy import load_model, read_manifest, timing
+from d2lcls.deploy.compare import measure_accuracy
 from d2lcls.deploy.export import export, load_graph
 from d2lcls.deploy.quantize import quantize_model
 from d2lcls.deploy.quantize_onnx import quantize_onnx
+from d2lcls.deploy.timing import command_of, in_turn
 from d2lcls.deploy.to_onnx import export_onnx
 from d2lcls.deploy.to_torch import export_torch
 from d2lcls.deploy.tvm import compile_host
@@ -34,27 +33,29 @@ from d2lcls.models import get_model
 from d2lcls.models.fusion import assemble
 from d2lcls.notebook import example_model
 
+PLAIN = """
+import sys, numpy
+from d2lcls.deploy.export import load_graph
+from d2lcls.deploy.timing import answer
+from d2lcls.models.fusion import assemble
+from mxnet import nd
+net = assemble(*load_graph(sys.argv[1]))
+net.hybridize(static_alloc=True, static_shape=True)
+answer(lambda x: net(nd.array(x)).asnumpy(), numpy.load(sys.argv[2]))
+"""
 THEIRS = """
-import statistics, sys, time
+import importlib.util, sys, numpy, torch
 sys.path.insert(0, sys.argv[1])
-import numpy, torch
 from model import load
-torch.set_num_threads(int(sys.argv[3]))
-x = torch.tensor(numpy.load(sys.argv[2]))
+spec = importlib.util.spec_from_file_location("timing", sys.argv[3])
+timing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(timing)
+torch.set_num_threads(int(sys.argv[4]))
 net = load().eval()
-if sys.argv[4] == "frozen":
-    net = torch.jit.freeze(torch.jit.trace(net, x))
+if sys.argv[5] == "frozen":
+    net = torch.jit.freeze(torch.jit.trace(net, torch.tensor(numpy.load(sys.argv[2])[:2])))
 with torch.inference_mode():
-    for _ in range(3):
-        net(x)
-    for line in sys.stdin:
-        net(x)
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            net(x)
-            times.append(1000 * (time.perf_counter() - begun))
-        print(statistics.median(times), flush=True)
+    timing.answer(lambda x: net(torch.tensor(x)), numpy.load(sys.argv[2]))
 """
 NETWORKS = ("cnn", "cifar_resnet20_v1", "mobilenet1.0")
 FOLDERS = {"fused": "mxnet", "int8": "int8", "onnx": "onnx", "onnx_int8": "onnx-int8", "tvm": "tvm", "tvm_tuned": "tuned"}
@@ -63,7 +64,7 @@ FOLDERS = {"fused": "mxnet", "int8": "int8", "onnx": "onnx", "onnx_int8": "onnx-
 def main():
     """Measure every network and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tune", type=float, default=45, help="seconds of tuning a network, for one picture")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--torch-python", help="a Python with torch and safetensors, for the sides of PyTorch")
@@ -100,8 +101,12 @@ def measure(work, name, options):
     if test is not None:
         answer["top1"] = {form: 100 * measure_accuracy(work / folder, test).top1 for form, folder in FOLDERS.items()
                           if "tvm" not in form}
-    for count in (1, 64):
-        answer[f"batch_{count}"] = time_all(work, forms, np.ascontiguousarray(x[:count]), options)
+    np.save(work / "x.npy", x[:64])
+    for count, rounds in in_turn(commands_of(work, options.torch_python), (1, 64), options.rounds, starts=3).items():
+        answer[f"batch_{count}"] = {
+            "ms": {form: float(np.median(ms)) for form, ms in rounds.items()},
+            "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
+            "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"}}
     print(name, answer, flush=True)
     return answer
 
@@ -134,27 +139,14 @@ def agreement(forms, x, tie=1e-3):
                                               for form, found in logits.items()}}
 
 
-def time_all(work, forms, x, options):
-    """Return the milliseconds of every form for one batch, and their ratios by round."""
-    sides = {form: timer(compute, x) for form, compute in forms.items() if len(x) == 1 or form != "tvm_tuned"}
-    np.save(work / "x.npy", x)
-    children = {f"torch_{kind}": subprocess.Popen(
-        [options.torch_python, "-c", THEIRS, work / "torch", work / "x.npy", str(usable_cores()), kind], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE) for kind in ("eager", "frozen") if options.torch_python}
-
-    def ask(child):
-        child.stdin.write("\n")
-        child.stdin.flush()
-        return float(child.stdout.readline())
-
-    try:
-        rounds = in_turn({**sides, **{kind: partial(ask, child) for kind, child in children.items()}}, options.rounds)
-    finally:
-        for child in children.values():
-            child.communicate()  # closes its input, at which it ends
-    return {"ms": {form: float(np.median(ms)) for form, ms in rounds.items()},
-            "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
-            "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"}}
+def commands_of(work, torch_python):
+    """Return what starts the processes that are timed."""
+    inputs = work / "x.npy"
+    found = {"mxnet": [sys.executable, "-c", PLAIN, work / "mxnet", inputs],
+             **{form: command_of(work / folder, inputs) for form, folder in FOLDERS.items()}}
+    for kind in ("eager", "frozen") if torch_python else ():
+        found[f"torch_{kind}"] = [torch_python, "-c", THEIRS, work / "torch", inputs, timing.__file__, usable_cores(), kind]
+    return found
 
 
 def ratio(one, other):

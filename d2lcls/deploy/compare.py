@@ -1,7 +1,7 @@
 """Several forms of one model side by side: do they agree, how large and how fast are they?"""
 
 import statistics
-import time
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -10,6 +10,7 @@ import numpy as np
 
 from d2lcls.deploy.manifest import Accuracy, write_manifest
 from d2lcls.deploy.predictor import load_model
+from d2lcls.deploy.timing import command_of, in_turn
 
 
 @dataclass(frozen=True)
@@ -64,44 +65,8 @@ def measure_accuracy(folder, data, limit=None):
     return accuracy
 
 
-def in_turn(sides, rounds=20, pause=0.02):
-    """Time several things fairly: one run of each, round after round, so that a busy machine slows all of them.
-
-    Args:
-        sides: dict from name to a function without arguments that returns the milliseconds it took.
-        rounds: how many; one more warms up.
-        pause: seconds before each run, after which the threads of the one before have stopped waiting for work.
-
-    Returns:
-        dict from name to the list of its milliseconds, by round.
-    """
-    found = {name: [] for name in sides}
-    for turn in range(rounds + 1):
-        for name, milliseconds in sides.items():
-            time.sleep(pause)
-            took = milliseconds()
-            if turn:
-                found[name].append(took)
-    return found
-
-
-def timer(compute, x, repeats=3):
-    """Return a function that runs `compute(x)` once to wake its threads, then some more times, and returns the median
-    in milliseconds."""
-    def milliseconds():
-        compute(x)
-        times = []
-        for _ in range(repeats):
-            begun = time.perf_counter()
-            compute(x)
-            times.append(1000 * (time.perf_counter() - begun))
-        return statistics.median(times)
-
-    return milliseconds
-
-
-def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
-    """Compare models that should say the same, in answers, size and time, timed `in_turn`.
+def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=10, tie=1e-3):
+    """Compare models that should say the same, in answers, size and time, each in a process of its own.
 
     Args:
         folders: model folders; the first is what the others are held against.
@@ -117,10 +82,10 @@ def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=20, tie=1e-3):
     models = [load_model(folder) for folder in folders]
     logits = [np.concatenate([model.compute(x[begin:begin + 64]) for begin in range(0, len(x), 64)])
               for model in models]
-    times = {}
-    for size in batch_sizes:
-        batch = np.resize(x, (size, *x.shape[1:]))
-        times[size] = in_turn({place: timer(model.compute, batch) for place, model in enumerate(models)}, rounds)
+    with tempfile.TemporaryDirectory() as work:
+        np.save(Path(work, "x.npy"), x[:max(batch_sizes)])
+        times = in_turn({place: command_of(folder, Path(work, "x.npy")) for place, folder in enumerate(folders)},
+                        batch_sizes, rounds)
     first = logits[0]
     rows = []
     for place, (folder, model, found) in enumerate(zip(folders, models, logits)):

@@ -1,0 +1,41 @@
+import sys
+
+import numpy as np
+import pytest
+
+from d2lcls.deploy.timing import Sleeper, command_of, in_turn
+
+SLOW = """
+import sys, time
+from d2lcls.deploy.timing import answer
+import numpy
+def run(x):
+    time.sleep(float(sys.argv[1]) * len(x))
+    open(sys.argv[2], "a").write(sys.argv[1] + " ")
+answer(run, numpy.zeros((2, 3, 4, 4)))
+"""
+
+
+def test_turns_and_times(tmp_path):
+    commands = {name: [sys.executable, "-c", SLOW, name, tmp_path / "log"] for name in ("0.01", "0.03")}
+    found = in_turn(commands, batch_sizes=(1, 4), rounds=3, starts=2)
+    for size in (1, 4):
+        for name in commands:
+            assert len(found[size][name]) == 3
+            assert all(1000 * float(name) * size <= ms < 1000 * float(name) * size + 30 for ms in found[size][name])
+    log = (tmp_path / "log").read_text().split()
+    turns = [name for place, name in enumerate(log) if not place or log[place - 1] != name]
+    assert len(turns) >= 9  # one after the other, again and again
+
+
+def test_a_model_is_timed(model, examples, tmp_path):
+    np.save(tmp_path / "x.npy", examples[:4])
+    sleeper = Sleeper(command_of(model, tmp_path / "x.npy"))
+    assert 0 < sleeper.milliseconds(1) < 1000 and 0 < sleeper.milliseconds(64) < 5000
+    sleeper.close()
+
+
+def test_a_process_that_ends_says_why(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
+    with pytest.raises(RuntimeError, match="(?s)to be timed ended: .*holds no manifest.json"):
+        Sleeper(command_of(tmp_path, tmp_path / "x.npy"))
