@@ -38,7 +38,7 @@ def ship():
 
 
 def truck():
-    """Draw a lorry on transparent ground, four times as large as needed."""
+    """Draw a truck on transparent ground, four times as large as needed."""
     picture = Image.new("RGBA", (640, 640), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((40, 180, 410, 430), (200, 205, 210))
@@ -57,7 +57,7 @@ def main():
     made = [(name, Image.open(photographs / file).convert("RGB").crop(box), alt, credit, licence)
             for name, file, box, alt, credit, licence in PHOTOGRAPHS]
     made += [(drawing.__name__, drawing(), alt, "drawn for this book", "Apache License 2.0")
-             for drawing, alt in ((ship, "drawing of a ship"), (truck, "drawing of a lorry on transparent ground"))]
+             for drawing, alt in ((ship, "drawing of a ship"), (truck, "drawing of a truck on transparent ground"))]
     entries = []
     for name, picture, alt, credit, licence in made:
         path = FOLDER / f"{name}.png"
