@@ -1,9 +1,10 @@
 """For benchmarks/serving.py: LitServe with batches of 32 and two milliseconds to gather them, as d2lcls has them."""
 
 import os
+from typing import Annotated
 
 import litserve
-from fastapi import Request
+from fastapi import Body
 
 from d2lcls.deploy import load_model
 
@@ -15,9 +16,9 @@ class Classifier(litserve.LitAPI):
         """Load the model into a worker."""
         self.predictor = load_model(os.environ["MODEL"])
 
-    async def decode_request(self, request: Request):
+    def decode_request(self, request: Annotated[bytes, Body(media_type="image/png")]):
         """Take the body."""
-        return await request.body()
+        return request
 
     def batch(self, inputs):
         """Take the pictures as they are."""
@@ -37,6 +38,6 @@ class Classifier(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    litserve.LitServer(Classifier(max_batch_size=32, batch_timeout=0.002, enable_async=False), accelerator="cpu",
+    litserve.LitServer(Classifier(max_batch_size=32, batch_timeout=0.002), accelerator="cpu",
                        workers_per_device=int(os.environ["CORES"])).run(
         host="127.0.0.1", port=int(os.environ["PORT"]), generate_client_file=False, log_level="warning")

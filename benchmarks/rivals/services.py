@@ -66,6 +66,7 @@ class Service:
         self.port, self.folder = _free_port(), folder
         self.path, command, environment = start(folder, self.port)
         self.picture = (folder / "picture.png").read_bytes()
+        (folder / "log").unlink(missing_ok=True)  # what is left of the service before may still write to its own
         with open(folder / "log", "wb") as log:
             self.process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=log,
                                             stderr=log, start_new_session=True)
@@ -104,13 +105,16 @@ class Service:
         return sum(one.user + one.system for one in times), sum(one.memory_info().rss for one in everybody) / 1e6
 
     def stop(self):
-        """Ask it to stop, and make sure that it does."""
+        """Ask it to stop, and make sure that nothing of it is left."""
+        everybody = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        for one in psutil.wait_procs(everybody, 5)[1]:
+            one.kill()
 
 
 def ask(port, path, body):
