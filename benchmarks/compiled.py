@@ -2,16 +2,13 @@
 
 Takes networks with drawn weights (the time does not depend on them) through ONNX to TVM, compiled as TVM does it by
 default, by the book's rule and tuned, and runs them in turn with MXNet and ONNX Runtime on one picture. Each form has a
-process of its own, and nobody begins before all threads of the one before are asleep: those of all these libraries look
-for work for a while, and would take the cores from whoever is measured. Where Linux puts a new process's threads is luck,
-which stays with it, so the processes are started anew a few times. Sizes and load times are reported, and the size of the
-static program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About eight minutes on two
-cores, which must have nothing else to do.
+process of its own, as `d2lcls.deploy.timing` has it, started anew a few times. Sizes and load times are reported, and
+the size of the static program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About eight
+minutes on two cores, which must have nothing else to do.
 """
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,13 +19,13 @@ import numpy as np
 
 from d2lcls import results
 from d2lcls.deploy import arm, load_model
+from d2lcls.deploy.timing import Sleeper, answer
 from d2lcls.deploy.tvm_tune import gain
 
 NETWORKS = {"cnn": (10, 32), "cifar_resnet20_v1": (10, 32), "efficientnet_lite0": (1000, 224)}  # classes, pixels
 FORMS = {"mxnet": "mxnet", "mxnet_fused": "mxnet", "onnx": "onnx", "tvm_default": "default", "tvm_rule": "rule",
          "tvm_tuned": "tuned"}  # and the folders they are in
-PROCESSES = 5  # of each form, one after the other
-SETTLE, RUN = 0.05, 0.1  # seconds of a turn before anything is timed, and of timing
+PROCESSES = 4  # of each form, one after the other
 
 
 def main():
@@ -59,30 +56,31 @@ def measure(work, name, options):
     gained = gain(work / "onnx", records, rounds=200)
     loads, rounds = ({form: [] for form in FORMS} for _ in range(2))
     for _ in range(PROCESSES):
-        children = {form: Child(form, work) for form in FORMS}  # each has loaded before the next begins
+        sleepers = {form: Sleeper([sys.executable, __file__, "--serve", form, work]) for form in FORMS}
         for turn in range(options.rounds):
             first = turn % len(FORMS)
             for form in [*FORMS][first:] + [*FORMS][:first]:  # nobody always follows the same
-                rounds[form].append(children[form].milliseconds())
-        for form, child in children.items():
-            loads[form].append(child.load_ms)
-            child.close()
+                rounds[form].append(sleepers[form].milliseconds(1))
+        for form, sleeper in sleepers.items():
+            loads[form].append(float(sleeper.ready))
+            sleeper.close()
     logits = {form: np.load(work / f"{form}.npy") for form in FORMS}
     largest = np.abs(logits["mxnet"]).max()
-    answer = {"ms": {form: spread(ms) for form, ms in rounds.items()},
-              "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
-              "tuned_over_rule": spread(gained), "rule_over_default": ratio(rounds["tvm_default"], rounds["tvm_rule"]),
-              "tuning": {"seconds": options.tune, "trials": records.trials},
-              "differs": {form: float(np.abs(found - logits["mxnet"]).max() / largest)
-                          for form, found in logits.items()},
-              "load_ms": {form: spread(ms) for form, ms in loads.items()},
-              "bytes": {form: sum(path.stat().st_size for path in (work / folder).iterdir()
-                                  if path.name != "manifest.json") for form, folder in FORMS.items()}}
+    measured = {"ms": {form: spread(ms) for form, ms in rounds.items()},
+                "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
+                "tuned_over_rule": spread(gained),
+                "rule_over_default": ratio(rounds["tvm_default"], rounds["tvm_rule"]),
+                "tuning": {"seconds": options.tune, "trials": records.trials},
+                "differs": {form: float(np.abs(found - logits["mxnet"]).max() / largest)
+                            for form, found in logits.items()},
+                "load_ms": {form: spread(ms) for form, ms in loads.items()},
+                "bytes": {form: sum(path.stat().st_size for path in (work / folder).iterdir()
+                                    if path.name != "manifest.json") for form, folder in FORMS.items()}}
     if shutil.which(arm.COMPILER):
         arm.compile_arm(work / "onnx", work / "arm")
-        answer["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
-    print(name, answer, flush=True)
-    return answer
+        measured["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
+    print(name, measured, flush=True)
+    return measured
 
 
 def make(work, name, seconds):
@@ -130,52 +128,14 @@ def compile_default(folder, target):
     tvm.compile(from_onnx(model), target=host_target()).export_library(str(target / FILE))
 
 
-class Child:
-    """A process with one form of a model, asleep but for its turns."""
-
-    def __init__(self, form, work):
-        self._process = subprocess.Popen([sys.executable, __file__, "--serve", form, str(work)], text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.load_ms = self._answer()
-
-    def milliseconds(self):
-        """Return how long it takes for one picture."""
-        print(file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self):
-        ms = float(self._process.stdout.readline())
-        threads = Path(f"/proc/{self._process.pid}/task")
-        while any(path.read_text().rpartition(")")[2].split()[0] != "S" for path in threads.glob("*/stat")):
-            time.sleep(0.002)
-        return ms
-
-    def close(self):
-        """End it."""
-        self._process.communicate()  # closes its input, at which it ends
-
-
 def serve(form, work):
-    """Load one form and say how long it took; then, whenever a line comes in, run it and say how long that took."""
+    """Load one form and say how long it took; then, whenever it is asked to, run it and say how long that took."""
     x = np.load(work / "x.npy")
     load = loader(form, work / FORMS[form])
     begun = time.perf_counter()
     run = load()
     np.save(work / f"{form}.npy", run(x))
-    print(1000 * (time.perf_counter() - begun), flush=True)
-    for _ in sys.stdin:
-        seconds_of(run, x, SETTLE, 1)
-        print(1000 * np.median(seconds_of(run, x, RUN, 3)), flush=True)
-
-
-def seconds_of(run, x, total, at_least):
-    """Return the seconds of each of as many runs as there is time for, but some at the least."""
-    begun, times = time.perf_counter(), []
-    while len(times) < at_least or time.perf_counter() - begun < total:
-        started = time.perf_counter()
-        run(x)
-        times.append(time.perf_counter() - started)
-    return times
+    answer(run, x, 1000 * (time.perf_counter() - begun))
 
 
 def loader(form, folder):

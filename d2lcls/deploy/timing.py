@@ -21,8 +21,8 @@ class Sleeper:
     """A process that computes one form of a model when it is asked to.
 
     Args:
-        command: list; the process says a line when it is ready, and answers each number of pictures, a line on standard
-            input, with the milliseconds that they took.
+        command: list; the process says a line when it is ready, which is kept in `ready`, and answers each number of
+            pictures, a line on standard input, with the milliseconds that they took.
 
     Raises:
         RuntimeError: it ended; says what it printed.
@@ -34,7 +34,7 @@ class Sleeper:
         environment = {**os.environ, "MXNET_ENGINE_TYPE": "NaiveEngine"}
         self._process = subprocess.Popen([str(word) for word in command], text=True, env=environment,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
-        self._answer()
+        self.ready = self._answer()
 
     def milliseconds(self, pictures):
         """Return how long it takes for so many pictures."""
@@ -91,9 +91,9 @@ def command_of(folder, inputs):
     return [sys.executable, "-m", "d2lcls.deploy.timing", folder, inputs]
 
 
-def answer(run, x):
+def answer(run, x, ready="ready"):
     """Say that all is ready; then, for each number of pictures that is asked for, how long `run` takes, a median."""
-    print("ready", flush=True)
+    print(ready, flush=True)
     for line in sys.stdin:
         batch = np.resize(x, (int(line), *x.shape[1:]))
         _seconds_of(run, batch, SETTLE, 1)

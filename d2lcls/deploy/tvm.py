@@ -1,5 +1,6 @@
 """A model compiled by Apache TVM to machine code for this machine: one shared library with its weights inside."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
 from d2lcls.deploy.tvm_schedule import TILE, schedule
 
 FILE = "model.so"
+# What LLVM lists beside instructions: how quick some are, and which to prefer.
+_HINTS = re.compile("slow|fast|false-deps|prefer|no-bypass|idiv|lea-|macrofusion|branch|pad-|sbb-|use-|vzero|allow-|"
+                    "tuning")
 
 
 def compile_host(folder, target, batch=1, records=None, tolerance=1e-4):
@@ -85,6 +89,28 @@ def this_processor():
     return str(llvm_get_system_cpu())
 
 
+def instructions(processor, triple=None):
+    """Return the sets of instructions that LLVM uses for a processor, such as {"avx2", "fma", ...}.
+
+    Args:
+        processor: LLVM's name of it.
+        triple: LLVM's name of the kind of machine, such as "x86_64-linux-gnu"; None is this one.
+
+    Raises:
+        ValueError: LLVM knows no such processor.
+        ImportError: apache-tvm is not installed; names the extra.
+    """
+    tvm = import_tvm()
+    from tvm.target import codegen
+
+    triple = triple or str(codegen.llvm_get_system_triple())
+    if not codegen.llvm_is_valid_cpu(str(processor), triple):
+        raise ValueError(f"processor must be one that LLVM knows for {triple}, such as {this_processor()}, "
+                         f"not {processor!r}.")
+    target = tvm.target.Target({"kind": "llvm", "mcpu": processor, "mtriple": triple})
+    return {str(name) for name in codegen.llvm_get_cpu_features(target) if not _HINTS.match(str(name))}
+
+
 def open_library(folder, manifest):
     """Return a function from float32 (N, 3, H, W), any N, to logits (N, K), computed by a compiled model.
 
@@ -129,13 +155,14 @@ def open_library(folder, manifest):
 
 def _check_processor(folder, manifest):
     """Raise `ModelError` for machine code that this processor would stop at."""
-    from tvm.target.codegen import llvm_get_cpu_features
-
     made_for, here = (manifest.made_from or {}).get("processor"), this_processor()
     if made_for == here:
         return
-    features = [set(llvm_get_cpu_features(import_tvm().target.Target({"kind": "llvm", "mcpu": name})))
-                for name in (made_for, here)] if isinstance(made_for, str) else [{"unknown"}, set()]
-    if not features[0] <= features[1]:
-        raise ModelError(f"{folder}: was compiled for the processor {made_for}, and this is {here}, which lacks some "
-                         "of its instructions. Compile it here with: d2lcls compile")
+    try:
+        missing = instructions(made_for) - instructions(here)
+    except ValueError as error:
+        raise ModelError(f"{folder}: was compiled for the processor {made_for}, which LLVM does not know here. "
+                         "Compile it here with: d2lcls compile") from error
+    if missing:
+        raise ModelError(f"{folder}: was compiled for the processor {made_for}, and this is {here}, which lacks "
+                         f"{', '.join(sorted(missing)[:3])}. Compile it here with: d2lcls compile")
