@@ -29,7 +29,7 @@ def read_params(path):
         path: what `nd.save`, `save_checkpoint`, `HybridBlock.export`, `save_parameters` or `save_params` wrote.
 
     Returns:
-        dict from name, as it stands in the file (with `arg:` or `aux:`), to numpy array, in the file's order.
+        dict from name, as it stands in the file with its prefix, to numpy array, in the file's order.
         Arrays without names are called "0", "1" and so on. bfloat16 becomes float32, sparse arrays become dense.
 
     Raises:

@@ -33,7 +33,7 @@ class Graph(NamedTuple):
     """A checked and upgraded graph.
 
     Args:
-        nodes: `Node`s, each after those it takes from.
+        nodes: list of `Node`, each after those it takes from.
         heads: (node, output) of each output.
         version: of the MXNet that wrote it, such as "1.5.0", or how old the form looks.
         changes: texts: what was upgraded.

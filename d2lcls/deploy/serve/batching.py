@@ -39,7 +39,7 @@ class Batcher:
         engines: how many processes compute.
         threads: how many threads each of them uses.
         metrics: `Metrics`.
-        log: function of (level, event, **details).
+        log: function of (level, event) and named details.
     """
 
     def __init__(self, folder, limits, engines, threads, metrics, log):

@@ -12,7 +12,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def make_log(level="info", stream=None):
-    """Return a function of (level, event, **details) that writes a line if the level is high enough."""
+    """Return a function of (level, event) and named details that writes a line if the level is high enough."""
     least = LEVELS[level]
 
     def log(level, event, **details):
@@ -38,7 +38,7 @@ def only_events(level="info"):
         level: least level, as for `make_log`.
 
     Yields:
-        function of (level, event, **details).
+        function of (level, event) and named details.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)  # whoever prints faster than this is read loses lines, and never waits

@@ -22,7 +22,7 @@ def run(folder, log, limits, host="127.0.0.1", port=8080, token=None, engines=1,
 
     Args:
         folder: a model folder.
-        log: function of (level, event, **details), see `make_log`.
+        log: function of (level, event) and named details, see `make_log`.
         limits: `Limits`.
         host, port: where to listen; port 0 takes a free one, which the event "serving" tells.
         token: what clients must send as a bearer token; None for no such thing.

@@ -23,7 +23,7 @@ class Service:
     Args:
         limits: `Limits`.
         metrics: `Metrics`.
-        log: function of (level, event, **details).
+        log: function of (level, event) and named details.
         token: what clients must know, None for no such thing.
         reload: function without arguments that begins a reload and returns a Future of (status, content).
         access: log every request, not only those that failed.
