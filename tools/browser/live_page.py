@@ -52,7 +52,7 @@ def fetch_runtime(folder):
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, work)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1",
-                   "--fetch-timeout=60000"]
+                   "--fetch-timeout=180000"]
         try:
             run = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=600)
         except subprocess.TimeoutExpired as error:

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).resolve().parents[2] / "book/_static/live/samples"
 PHOTOGRAPHS = (
-    ("cat", "chelsea.png", (75, 0, 375, 300), "photograph of a cat",
+    ("cat", "chelsea.png", (75, 0, 375, 300), "Photograph of a cat",
      "Stéfan van der Walt, from scikit-image", "CC0"),
-    ("rocket", "rocket.jpg", (140, 0, 567, 427), "photograph of a rocket",
+    ("rocket", "rocket.jpg", (140, 0, 567, 427), "Photograph of a rocket",
      "SpaceX, from scikit-image", "public domain"),
-    ("coffee", "coffee.png", (80, 0, 480, 400), "photograph of a cup of coffee",
+    ("coffee", "coffee.png", (80, 0, 480, 400), "Photograph of a cup of coffee",
      "Rachel Michetti, from scikit-image", "CC0"),
 )
 SIDE = 160
@@ -57,7 +57,7 @@ def main():
     made = [(name, Image.open(photographs / file).convert("RGB").crop(box), alt, credit, licence)
             for name, file, box, alt, credit, licence in PHOTOGRAPHS]
     made += [(drawing.__name__, drawing(), alt, "drawn for this book", "Apache License 2.0")
-             for drawing, alt in ((ship, "drawing of a ship"), (truck, "drawing of a truck on transparent ground"))]
+             for drawing, alt in ((ship, "Drawing of a ship"), (truck, "Drawing of a truck on transparent ground"))]
     entries = []
     for name, picture, alt, credit, licence in made:
         path = FOLDER / f"{name}.png"

@@ -103,11 +103,14 @@ async function measure() {
 
 part("file").addEventListener("change", ({ target }) => {
   if (target.files.length) show(target.files[0], target.files[0].name);
+});
+part("file").addEventListener("click", ({ target }) => {
   target.value = ""; // so that the same file can be chosen again
 });
 for (const button of page.querySelectorAll("[data-sample]")) {
   button.addEventListener("click", async () => {
     const name = button.querySelector("img").alt;
+    part("file").value = ""; // else its name would stand beside another picture's answer
     try {
       const response = await fetch(button.querySelector("img").src);
       if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
