@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_EXPECTED = "MXNet start using engine: NaiveEngine"  # said by each process that computes, which was told to
 
 
 def make_log(level="info", stream=None):
@@ -61,7 +62,7 @@ def _tell_printed(reading, log):
         for line in lines:
             now = int(time.monotonic())
             second, told = now, told if now == second else 0
-            if line.strip() and told < 20:
+            if line.strip() and told < 20 and _EXPECTED not in line:
                 told += 1
                 log("info", "printed", text=line.rstrip()[:1000])
 
