@@ -9,10 +9,11 @@ READY := $(VENV)/installed
 BIN := $(CURDIR)/$(VENV)/bin
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
-.PHONY: help book test test-all lab execute bench deploy-demo wheels lock clean distclean
+.PHONY: help book site test test-all lab execute bench deploy-demo wheels lock clean distclean
 
 help:
 	@echo "make book      build the site"
+	@echo "make site      serve the built site at http://127.0.0.1:8000, as its live page needs"
 	@echo "make test      run every test and every notebook, small"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make lab       open the notebooks in JupyterLab"
@@ -31,7 +32,10 @@ $(READY): requirements.lock pyproject.toml tools/venv.sh
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --warningiserror --keep-going --quiet
-	@echo "The book is built. Open: file://$(CURDIR)/_build/html/index.html"
+	@echo "The book is built. Open: file://$(CURDIR)/_build/html/index.html (and with the live page: make site)"
+
+site: $(READY)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
