@@ -15,7 +15,7 @@ from d2lcls import cli
 REPOSITORY = Path(__file__).parents[1]
 COMMANDS = [[], ["doctor"], ["data"], ["data", "list"], ["data", "get"], ["data", "check"], ["weights"],
             ["weights", "list"], ["weights", "get"], ["weights", "convert"], ["weights", "verify"], ["train"], ["tune"],
-            ["evaluate"], ["predict"], ["export"], ["quantize"], ["onnx"], ["compare"], ["compile"], ["serve"], ["rescue"]]
+            ["evaluate"], ["predict"], ["export"], ["quantize"], ["onnx"], ["compare"], ["compile"], ["serve"], ["rescue"], ["archive"], ["torch"]]
 TINY = ["--size", "16", "--batch-size", "8", "--lr", "0.05", "--augment", "none"]
 
 
