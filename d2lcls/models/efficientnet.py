@@ -70,7 +70,7 @@ class ReLU6(gluon.HybridBlock):
             train about 1.5 times faster: oneDNN knows a ReLU's backward pass, and not that of `clip`.
 
     Attributes:
-        bounded: False makes it a plain ReLU; see `surgery.drop_bounds`.
+        bounded: False makes it a plain ReLU; see `slow_layers.drop_bounds`.
     """
 
     def __init__(self, by_clip=True, **kwargs):

@@ -6,7 +6,8 @@ import fnmatch
 import mxnet as mx
 
 from d2lcls.models.efficientnet_lite import NAMES, make_efficientnet
-from d2lcls.models.surgery import replace_global_pooling, replace_head
+from d2lcls.models.slow_layers import replace_global_pooling
+from d2lcls.models.surgery import replace_head
 
 # GluonCV's zoo also holds networks that detect, segment or watch films, and some (hrnet, the pruned ones) that
 # take an argument `classes` and ignore it. These modules of gluoncv.model_zoo hold the others.
