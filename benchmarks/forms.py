@@ -20,7 +20,7 @@ import numpy as np
 from d2lcls import data, results
 from d2lcls.cores import usable_cores
 from d2lcls.deploy import load_model, read_manifest, timing
-from d2lcls.deploy.compare import measure_accuracy
+from d2lcls.deploy.compare import agreement, measure_accuracy, megabytes
 from d2lcls.deploy.export import export, load_graph
 from d2lcls.deploy.quantize import quantize_model
 from d2lcls.deploy.quantize_onnx import quantize_onnx
@@ -97,7 +97,7 @@ def measure(work, name, options):
     forms = {"mxnet": lambda x: plain(mx.nd.array(x)).asnumpy(), **forms}
     manifest = read_manifest(first)
     x = examples if test is None else manifest.preprocess.batch(test.images[:1000])
-    answer = {"mb": {form: size(work / folder) for form, folder in FOLDERS.items()}, **agreement(forms, x)}
+    answer = {"mb": {form: megabytes(work / folder) for form, folder in FOLDERS.items()}, **answers(forms, x)}
     if test is not None:
         answer["top1"] = {form: 100 * measure_accuracy(work / folder, test).top1 for form, folder in FOLDERS.items()
                           if "tvm" not in form}
@@ -128,15 +128,13 @@ def source(work, name):
     return work / "drawn", None, x
 
 
-def agreement(forms, x, tie=1e-3):
+def answers(forms, x):
     """Return how often each form says what MXNet says, and by how much it differs."""
     logits = {form: np.concatenate([compute(x[begin:begin + 50]) for begin in range(0, len(x), 50)])
               for form, compute in forms.items()}
-    own, same = logits["mxnet"], {}
-    for form, found in logits.items():
-        same[form] = 100 * float((own.max(axis=1) - own[np.arange(len(own)), found.argmax(axis=1)] <= tie).mean())
-    return {"same_top1": same, "difference": {form: float(np.abs(found - own).max() / np.abs(own).max())
-                                              for form, found in logits.items()}}
+    own = logits["mxnet"]
+    return {"same_top1": {form: 100 * agreement(own, found) for form, found in logits.items()},
+            "difference": {form: float(np.abs(found - own).max() / np.abs(own).max()) for form, found in logits.items()}}
 
 
 def commands_of(work, torch_python):
@@ -153,11 +151,6 @@ def ratio(one, other):
     """Return the spread of the ratios of two sides, by round."""
     found = results.spread([a / b for a, b in zip(one, other)])
     return {key: found[key] for key in ("median", "min", "max")}
-
-
-def size(folder):
-    """Return the MB of all files of a model."""
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def add(command):
     onnx = command("onnx", _onnx, "Write a model as ONNX and compare it with MXNet.",
                    "d2lcls onnx models/cnn --out models/cnn-onnx")
     onnx.add_argument("model", metavar="MODEL", help="a model folder of form mxnet")
-    _common(onnx.add_argument, "the folder to write")
+    _common(onnx.add_argument, "the folder to write", required=True)
 
     torch = command("torch", _torch, "Write a model as PyTorch: code to read and train on, weights, and a check.",
                     "d2lcls torch models/cnn --out models/cnn-torch")
@@ -45,8 +45,8 @@ def add(command):
     add("--images", type=positive(int), default=1000, metavar="N", help="how many of them")
 
 
-def _common(add, out):
-    add("--out", metavar="DIR", help=out)
+def _common(add, out, required=False):
+    add("--out", metavar="DIR", required=required, help=out)
     add("--dataset", help="images to calibrate with and to score on (default: those the model was trained on)")
     add("--test-images", type=positive(int), metavar="N", help="score on so many test images only (default: all)")
 
@@ -102,8 +102,6 @@ def _quantize(options):
 def _onnx(options):
     from d2lcls.deploy.to_onnx import export_onnx
 
-    if not options.out:
-        options.wrong("the following arguments are required: --out")
     _, difference = export_onnx(options.model, options.out)
     print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
     _finish(options, options.out)
@@ -156,14 +154,13 @@ def _examples(options, manifest):
 def _finish(options, folder):
     """Score a model that was written, where there are images for it, and say where it is."""
     from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.compare import measure_accuracy
+    from d2lcls.deploy.compare import measure_accuracy, megabytes
 
     manifest = read_manifest(folder)
     if options.dataset or _has_test_images(manifest.dataset):
         accuracy = measure_accuracy(folder, _images(options, manifest, "test"), options.test_images)
         print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
-    size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
-    print(f"{folder}: {manifest.name} as {manifest.form}, {size:.2f} MB")
+    print(f"{folder}: {manifest.name} as {manifest.form}, {megabytes(folder):.2f} MB")
 
 
 def _has_test_images(name):

@@ -9,7 +9,7 @@ from threading import Lock
 
 import mxnet as mx
 
-KEPT = 16  # batch sizes that are kept set up; beyond, the one set up first goes
+KEPT = 32  # batch sizes that are kept set up, enough for all those of a service; beyond, the one set up first goes
 
 
 def bind(symbol, arguments, statistics, name="data"):

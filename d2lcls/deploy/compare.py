@@ -89,14 +89,25 @@ def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=10, tie=1e-3):
     first = logits[0]
     rows = []
     for place, (folder, model, found) in enumerate(zip(folders, models, logits)):
-        answer = found.argmax(axis=1)
-        agrees = first.max(axis=1) - first[np.arange(len(first)), answer] <= tie
-        size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
-        rows.append(Row(Path(folder).name, model.manifest.form, size / 1e6,
+        rows.append(Row(Path(folder).name, model.manifest.form, megabytes(folder),
                         {n: statistics.median(times[n][place]) for n in batch_sizes},
-                        float(agrees.mean()), float(np.abs(found - first).max()),
-                        None if labels is None else float((answer == labels).mean())))
+                        agreement(first, found, tie), float(np.abs(found - first).max()),
+                        None if labels is None else float((found.argmax(axis=1) == labels).mean())))
     return rows
+
+
+def agreement(first, found, tie=1e-3):
+    """Return the share of images whose likeliest class is the same, or leads by no more than `tie`.
+
+    Args:
+        first, found: logits (N, K) of two models; a lead is one in the first's.
+    """
+    return float((first.max(axis=1) - first[np.arange(len(first)), found.argmax(axis=1)] <= tie).mean())
+
+
+def megabytes(folder):
+    """Return the MB of all files of a model folder."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file()) / 1e6
 
 
 def table(rows):

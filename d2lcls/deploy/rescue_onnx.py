@@ -2,8 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Mapping, Optional, Tuple
+from typing import Mapping
 from unittest.mock import patch
 
 import mxnet as mx

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 
 import numpy as np
-import onnx
 import pytest
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file

@@ -152,13 +152,18 @@ def test_a_network_that_never_saw_an_image_cannot_be_fused():
         fuse(net)
 
 
-def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convolution():
-    """MXNet's own fusion is wrong here, by a tenth of the largest logit; the day it is not, `_keep_apart` can go."""
-    net = get_model("cifar_resnet20_v2", classes=3)
+def drawn(name, count):
+    """Return a network with drawn weights, that many images, and its logits for them."""
+    net = get_model(name, classes=3)
     mx.random.seed(0)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    x = nd.random.normal(shape=(4, 3, 16, 16))
-    expected = net(x).asnumpy()
+    x = nd.random.normal(shape=(count, 3, 16, 16))
+    return net, x, net(x).asnumpy()
+
+
+def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convolution():
+    """MXNet's own fusion is wrong here, by a tenth of the largest logit; the day it is not, `_keep_apart` can go."""
+    net, x, expected = drawn("cifar_resnet20_v2", 4)
     largest = np.abs(expected).max()
     assert np.abs(fuse(net)(x).asnumpy() - expected).max() < 1e-5 * largest
     symbol, arguments, statistics = trace(net)
@@ -170,11 +175,7 @@ def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
     """In the first block of cifar_resnet20_v1, once the normalisation is folded; apart, it costs a quarter of the time."""
     from d2lcls.deploy.graph import fold_batch_norm
 
-    net = get_model("cifar_resnet20_v1", classes=3)
-    mx.random.seed(0)
-    net.initialize(mx.init.MSRAPrelu(slope=0))
-    x = nd.random.normal(shape=(4, 3, 16, 16))
-    expected = net(x).asnumpy()
+    net, x, expected = drawn("cifar_resnet20_v1", 4)
     symbol, arguments, statistics = fold_batch_norm(*trace(net))
     fused = fuse_graph(symbol)
     assert "broadcast_add" not in fused.tojson() and "elemwise_add" not in [node["op"] for node in
@@ -184,11 +185,7 @@ def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
 
 
 def test_the_mean_of_maps_is_pooling_in_int8():
-    net = get_model("cifar_resnet20_v1", classes=3)
-    mx.random.seed(0)
-    net.initialize(mx.init.MSRAPrelu(slope=0))
-    x = nd.random.normal(shape=(8, 3, 16, 16))
-    expected = net(x).asnumpy()
+    net, x, expected = drawn("cifar_resnet20_v1", 8)
     symbol, arguments, statistics = trace(net)
     assert "mean" in [node["op"] for node in json.loads(symbol.tojson())["nodes"]]
     quantised = quantize_graph(symbol, arguments, statistics, x.asnumpy())

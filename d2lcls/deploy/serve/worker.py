@@ -75,7 +75,7 @@ def main(folder, descriptor, batch_size):
 
         predictor = load_model(folder)
         side = predictor.manifest.preprocess.crop
-        for size in reversed(sizes):  # the largest first: its memory is enough for the others
+        for size in sizes:
             compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)
     except Exception as error:  # whatever it is, the service has to hear of it
         tell(frames.ERROR, f"{error}".encode() or repr(error).encode())
