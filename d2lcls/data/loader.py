@@ -58,6 +58,7 @@ class Batches:
         self.size, self.balanced = None if size is None else height_and_width(size), balanced
         self._scale = (1 / (255 * std)).astype(np.float32)[:, None, None]  # (C, 1, 1)
         self._shift = (-mean / std).astype(np.float32)[:, None, None]
+        self._values = (np.arange(256, dtype=np.uint8) * self._scale + self._shift)[:, 0]  # (C, 256), of each pixel
 
     def __len__(self):
         """Number of batches an epoch."""
@@ -109,9 +110,14 @@ class Batches:
 
     def normalise(self, images):
         """Turn uint8 images (N, H, W, C) into the network's float32 (N, C, H, W)."""
-        x = np.empty((len(images), images.shape[3], *images.shape[1:3]), dtype=np.float32)
-        np.multiply(images.transpose(0, 3, 1, 2), self._scale, out=x)
-        return np.add(x, self._shift, out=x)
+        import cv2  # here, for a quick import of the package
+
+        n, height, width, channels = images.shape
+        x = np.empty((n, channels, height, width), dtype=np.float32)
+        pixels = images.reshape(n, height * width, channels)
+        for channel, values in enumerate(self._values):  # looked up, which takes half as long as to multiply and add
+            cv2.LUT(cv2.extractChannel(pixels, channel), values, dst=x[:, channel].reshape(n, height * width))
+        return x
 
     def denormalise(self, x):
         """Turn a network's input (N, C, H, W), numpy's or MXNet's, back into uint8 images (N, H, W, C).
