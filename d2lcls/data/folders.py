@@ -6,6 +6,7 @@ import numpy as np
 
 from d2lcls.data.datasets import Images
 from d2lcls.data.images import BrokenImage, height_and_width, is_image_name, read_image
+from d2lcls.data.lazy import Decoded, LazyImages
 
 
 def list_folder(root):
@@ -48,15 +49,44 @@ def _is_hidden(path):
     return any(part[0] in "._" for part in path.parts)
 
 
-def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
-    """Load a folder of pictures into memory, all cropped to one size.
+def open_folder(root, size=224, interpolation="bilinear", draft=False):
+    """Open a folder of pictures without reading them: each is decoded when a batch asks for it.
+
+    For sets too large for memory; `Batches`, `fit` and `evaluate` take them as they take `Images`.
 
     Args:
         root: the folder that holds one subfolder a class.
         size: int or (height, width) that every picture is scaled to cover and then centre-cropped to.
+        interpolation: "nearest", "bilinear" or "bicubic".
+        draft: let large JPEGs be shrunk while they are decoded; see `read_image`.
+
+    Returns:
+        `LazyImages` with images of shape (N, height, width, 3), named after the folder. Indexing them raises
+        `BrokenImage`, which names the file, where a picture cannot be read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `list_folder`.
+    """
+    paths, labels, classes = list_folder(root)
+
+    def decode(position):
+        path = paths[position]
+        if not is_image_name(path):
+            raise BrokenImage(f"{path}: the ending {path.suffix!r} is not that of an image. "
+                              "Remove the file, or load the folder with on_broken='skip'.")
+        return read_image(path, size, interpolation, draft)
+
+    images = Decoded(decode, np.arange(len(paths)), height_and_width(size))
+    return LazyImages(images, labels, classes, Path(root).resolve().name)
+
+
+def load_folder(root, size=32, on_broken="raise", interpolation="bilinear", draft=False):
+    """Load a folder of pictures into memory, all cropped to one size.
+
+    Args:
+        root, size, interpolation, draft: as for `open_folder`.
         on_broken: "raise" stops at the first file that is no readable image; "skip" leaves such files
             out and prints one line with their number and the first of them.
-        interpolation: "nearest", "bilinear" or "bicubic".
 
     Returns:
         `Images` with images of shape (N, height, width, 3), named after the folder.
@@ -67,24 +97,22 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear"):
     """
     if on_broken not in ("raise", "skip"):
         raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
-    paths, labels, classes = list_folder(root)
-    images = np.empty((len(paths), *height_and_width(size), 3), dtype=np.uint8)
-    kept, broken = [], []
-    for index, path in enumerate(paths):
+    opened, broken = open_folder(root, size, interpolation, draft), {}
+
+    def decode(position):
         try:
-            if not is_image_name(path):
-                raise BrokenImage(f"{path}: the ending {path.suffix!r} is not that of an image. "
-                                  "Remove the file, or pass on_broken='skip'.")
-            images[index] = read_image(path, size, interpolation)
-            kept.append(index)
+            return opened.images.decode(position)
         except BrokenImage as error:
             if on_broken == "raise":
                 raise
-            broken.append(error)
+            broken[position] = error
+            return 0
+
+    images = Decoded(decode, opened.images.positions, opened.images.size)[:]
+    kept = np.array([position not in broken for position in range(len(images))])
     if broken:
-        print(f"{root}: skipped {len(broken)} of {len(paths)} files; the first: {broken[0]}")
-    empty = np.setdiff1d(np.arange(len(classes)), labels[kept])
+        print(f"{root}: skipped {len(broken)} of {len(images)} files; the first: {broken[min(broken)]}")
+    empty = np.setdiff1d(np.arange(len(opened.classes)), opened.labels[kept])
     if len(empty):
-        raise ValueError(f"{root}: not one readable picture of the class {classes[empty[0]]!r}.")
-    images = images if len(kept) == len(paths) else images[kept]
-    return Images(images, labels[kept], classes, Path(root).resolve().name)
+        raise ValueError(f"{root}: not one readable picture of the class {opened.classes[empty[0]]!r}.")
+    return Images(images[kept] if broken else images, opened.labels[kept], opened.classes, opened.name)

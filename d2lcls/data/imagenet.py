@@ -1,25 +1,18 @@
-"""ImageNet, for those who have it: its 1000 classes, and image sets too large for memory.
+"""ImageNet, for those who have it: its 1000 classes, and its pictures with their standard labels.
 
-The pictures are decoded when a batch asks for them, so that the 50,000 of the validation set need no more
-memory than one batch of them. Nothing is downloaded: ImageNet's terms do not allow handing it on.
+The pictures are decoded when a batch asks for them. Nothing is downloaded: ImageNet's terms do not allow handing it on.
 """
 
-import os
 import re
-import struct
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Tuple
 
 import numpy as np
 
 from d2lcls.data.folders import list_folder
-from d2lcls.data.images import BrokenImage
+from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.data.records import record_decoder, scan_records
 
-RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record in MXNet's RecordIO
 LAYOUTS = ("Expected {root}/{split}/n01440764/*.JPEG, a folder for each class; or {root}/{split}.rec; "
            "or either of them itself.")
 
@@ -34,69 +27,6 @@ def imagenet_classes():
 
     classes = ImageNet1kAttr()
     return tuple(classes.synset), tuple(classes.classes)
-
-
-class Decoded:
-    """Pictures that look like an array of uint8 (N, side, side, 3) and are decoded, in threads, when indexed.
-
-    Args:
-        decode: function from a position to uint8 (side, side, 3); called from several threads.
-        positions: int array, the positions that make up the array.
-        side: pixels.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, decode, positions, side):
-        self.decode, self.positions, self.side = decode, positions, side
-        self.shape = (len(positions), side, side, 3)
-
-    def __len__(self):
-        return len(self.positions)
-
-    def __getitem__(self, index):
-        """Decode the pictures at an int, a slice, an int array or a bool mask."""
-        positions = self.positions[index]
-        if np.ndim(positions) == 0:
-            return self.decode(int(positions))
-        images = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
-        # Pillow lets other threads run while it decodes. `open_image` switches warnings off and on, which is
-        # the whole process's state: unless they are off around all threads, one could leave them off for good.
-        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            warnings.simplefilter("ignore")
-            for place, image in zip(images, pool.map(self.decode, positions.tolist())):
-                place[...] = image
-        return images
-
-
-@dataclass(frozen=True, eq=False)
-class LazyImages:
-    """What `Images` is, for a set that is not in memory: `Batches`, `evaluate` and `predict` take either.
-
-    Args:
-        images: `Decoded`, of shape (N, H, W, 3).
-        labels: int64 (N,), each a position in `classes`.
-        classes: tuple of the classes' names; a class may be without pictures.
-        name: what the set is called in titles and messages.
-    """
-
-    images: Decoded
-    labels: np.ndarray
-    classes: Tuple[str, ...]
-    name: str
-
-    def __len__(self):
-        """Number of images."""
-        return len(self.images)
-
-    def subset(self, indices):
-        """Return the `LazyImages` at these positions, or where this bool mask is True, in the order given."""
-        images = Decoded(self.images.decode, self.images.positions[indices], self.images.side)
-        return LazyImages(images, self.labels[indices], self.classes, self.name)
-
-    def counts(self):
-        """Return the number of images of each class, int64 (K,)."""
-        return np.bincount(self.labels, minlength=len(self.classes))
 
 
 def open_imagenet(root, preprocess, split="val"):
@@ -137,7 +67,7 @@ def open_imagenet(root, preprocess, split="val"):
 
         def decode(position):
             return preprocess.image(paths[position])
-    images = Decoded(decode, np.arange(len(labels)), preprocess.crop)
+    images = Decoded(decode, np.arange(len(labels)), (preprocess.crop, preprocess.crop))
     return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}")
 
 
@@ -189,61 +119,12 @@ def _ground_truth(root, folder):
 
 
 def _open_records(rec, preprocess):
-    """Scan a record file: return (decode, labels). Labels stand in the records, so an index would save nothing."""
-    offsets, labels, end, size = [], [], 0, rec.stat().st_size
-    try:
-        with open(rec, "rb") as file:
-            while end < size:
-                offsets.append(end)
-                content, end = _read_record(file, end, most=28)
-                several, label = struct.unpack_from("<If", content)
-                if several > 1:
-                    raise ValueError(f"{rec}: record {len(labels)} has {several} labels; a classifier needs one.")
-                labels.append(struct.unpack_from("<f", content, 24)[0] if several else label)
-    except (struct.error, EOFError) as error:
-        raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file anew.") from error
-    if end > size or not labels:
-        raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it anew." if labels else "holds no record."))
-    index = rec.with_suffix(".idx")
-    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(labels):
-        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both anew.")
+    """Return (decode, labels) of a record file."""
+    offsets, labels = scan_records(rec)
     names = rec.with_suffix(".classes")
     classes = names.read_text(encoding="utf-8").splitlines() if names.is_file() else imagenet_classes()[0]
-    labels = np.array(labels)
     wrong = np.flatnonzero(~((labels >= 0) & (labels < len(classes)) & (labels == np.floor(labels))))
     if len(wrong):
         raise ValueError(f"{rec}: record {wrong[0]} has the label {labels[wrong[0]]:g}; with {len(classes)} classes "
                          f"it must be a whole number from 0 to {len(classes) - 1}.")
-
-    def decode(position):
-        with open(rec, "rb") as file:  # opened anew: threads would share a file's position
-            content, _ = _read_record(file, offsets[position])
-        several, = struct.unpack_from("<I", content)
-        try:
-            return preprocess.image(content[24 + 4 * several:])
-        except BrokenImage as error:
-            raise BrokenImage(f"{rec}: record {position}: {error}") from error
-
-    return decode, _standard_labels(classes, names)[labels.astype(np.int64)]
-
-
-def _read_record(file, offset, most=None):
-    """Return (content, offset of the next record); at most `most` bytes of the content where given.
-
-    A record's bytes are cut where they hold the magic number themselves: the upper three bits of the second word
-    are 0 for a whole record, 1, 2 and 3 for the first, middle and last part of a cut one.
-    """
-    parts = []
-    while True:
-        file.seek(offset)
-        head = file.read(8)
-        kind, length = divmod(struct.unpack_from("<I", head, 4)[0], 1 << 29)
-        if head[:4] != RECORD_MAGIC or kind not in ((2, 3) if parts else (0, 1)):
-            raise EOFError("no record begins here")
-        wanted = length if kind or most is None else min(length, most)
-        parts.append(file.read(wanted))
-        if len(parts[-1]) < wanted:
-            raise EOFError("the file ends within a record")
-        offset += 8 + (length + 3) // 4 * 4
-        if kind in (0, 3):
-            return RECORD_MAGIC.join(parts), offset
+    return record_decoder(rec, offsets, preprocess.image), _standard_labels(classes, names)[labels.astype(np.int64)]

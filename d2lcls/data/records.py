@@ -12,7 +12,10 @@ import numpy as np
 
 from d2lcls.data.datasets import Images
 from d2lcls.data.folders import list_folder
-from d2lcls.data.images import BrokenImage, open_image, read_image
+from d2lcls.data.images import BrokenImage, height_and_width, open_image, read_image
+from d2lcls.data.lazy import Decoded, LazyImages
+
+RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
 
 
 def write_records(root, prefix, on_broken="raise"):
@@ -74,68 +77,132 @@ def write_records(root, prefix, on_broken="raise"):
     return written
 
 
-def read_records(prefix, size=32, interpolation="bilinear"):
-    """Load a RecordIO file into memory, all pictures cropped to one size.
+def open_records(prefix, size=224, interpolation="bilinear", draft=False):
+    """Open a RecordIO file without reading its pictures: each is decoded when a batch asks for it.
 
     Reads what `write_records`, MXNet's `im2rec.py` and GluonCV write.
 
     Args:
         prefix: the files' common name, with or without `.rec`.
-        size: int or (height, width), as for `read_image`.
-        interpolation: "nearest", "bilinear" or "bicubic".
+        size, interpolation, draft: as for `read_image`.
 
     Returns:
-        `Images`; without a `.classes` file beside it the classes are named "0", "1", ...
+        `LazyImages`; without a `.classes` file beside it the classes are named "0", "1", ... Indexing its images
+        raises `BrokenImage`, which names the record, where a picture cannot be read.
 
     Raises:
         FileNotFoundError: the `.rec` file is missing.
-        BrokenImage: the file is damaged or a record holds no readable image; names the record.
+        BrokenImage: the file is damaged.
         ValueError: a record has several labels, one that is no whole number, or one without a name in
             `.classes`.
     """
-    import mxnet as mx
-    from mxnet import recordio
-
-    prefix = str(prefix)[:-4] if str(prefix).endswith(".rec") else str(prefix)
-    rec = Path(f"{prefix}.rec")
+    rec = Path(str(prefix) if str(prefix).endswith(".rec") else f"{prefix}.rec")
     if not rec.is_file():
         raise FileNotFoundError(f"{rec}: no such file.")
-    images, labels = [], []
-    reader = recordio.MXRecordIO(str(rec), "r")
-    try:
-        while (record := reader.read()) is not None:
-            try:
-                header, content = recordio.unpack(record)
-            except (ValueError, struct.error) as error:
-                raise BrokenImage(f"{rec}: record {len(images)} is damaged ({error}). "
-                                  "Write the file anew.") from error
-            if np.size(header.label) != 1:
-                raise ValueError(f"{rec}: record {len(images)} has {np.size(header.label)} labels; "
-                                 "a classifier needs one a picture.")
-            try:
-                images.append(read_image(content, size, interpolation))
-            except BrokenImage as error:
-                raise BrokenImage(f"{rec}: record {len(images)}: {error}") from error
-            labels.append(_class_of(np.ravel(header.label)[0], rec, len(images) - 1))
-    except mx.base.MXNetError as error:
-        raise BrokenImage(f"{rec}: damaged after {len(images)} records. Write the file anew.") from error
-    finally:
-        reader.close()
-    if not images:
-        raise BrokenImage(f"{rec}: holds no record.")
-    index = Path(f"{prefix}.idx")
-    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(images):
-        raise BrokenImage(f"{rec}: holds {len(images)} records, but {index.name} lists {listed}. "
-                          "Write both anew.")
-    names = Path(f"{prefix}.classes")
+    offsets, labels = scan_records(rec)
+    wrong = np.flatnonzero(~((labels >= 0) & (labels < 2**24) & (labels == np.floor(labels))))  # float32: exact so far
+    if len(wrong):
+        raise ValueError(f"{rec}: record {wrong[0]} has the label {labels[wrong[0]]:g}; "
+                         "a class is a whole number from 0.")
+    labels, names = labels.astype(np.int64), rec.with_suffix(".classes")
     if names.is_file():
         classes = tuple(names.read_text(encoding="utf-8").splitlines())
     else:
-        classes = tuple(str(label) for label in range(max(labels) + 1))
-    return Images(np.stack(images), np.array(labels, dtype=np.int64), classes, rec.stem)
+        classes = tuple(str(label) for label in range(labels.max() + 1))
+    if labels.max() >= len(classes):
+        wrong = np.flatnonzero(labels >= len(classes))[0]
+        raise ValueError(f"{rec.stem}: label {wrong} is {labels[wrong]}; with {len(classes)} classes it must be 0 to "
+                         f"{len(classes) - 1}.")
+    decode = record_decoder(rec, offsets, lambda content: read_image(content, size, interpolation, draft))
+    return LazyImages(Decoded(decode, np.arange(len(labels)), height_and_width(size)), labels, classes, rec.stem)
 
 
-def _class_of(label, rec, record):
-    if not 0 <= label < 2**24 or label != int(label):  # labels are float32, exact up to 2**24
-        raise ValueError(f"{rec}: record {record} has the label {label}; a class is a whole number from 0.")
-    return int(label)
+def read_records(prefix, size=32, interpolation="bilinear", draft=False):
+    """Load a RecordIO file into memory, all pictures cropped to one size.
+
+    Args:
+        prefix, size, interpolation, draft: as for `open_records`.
+
+    Returns:
+        `Images`.
+
+    Raises:
+        BrokenImage: a record holds no readable image; names the record.
+        FileNotFoundError, BrokenImage, ValueError: as `open_records`.
+    """
+    opened = open_records(prefix, size, interpolation, draft)
+    return Images(opened.images[:], opened.labels, opened.classes, opened.name)
+
+
+def scan_records(rec):
+    """Find the records of a file. Their labels stand in them, so an index would save nothing.
+
+    Args:
+        rec: `Path` of the `.rec` file.
+
+    Returns:
+        (offsets, labels): list of N int, where each record begins; float array (N,).
+
+    Raises:
+        BrokenImage: the file is damaged, or has another number of records than the `.idx` file beside it.
+        ValueError: a record has several labels.
+    """
+    offsets, labels, end, size = [], [], 0, rec.stat().st_size
+    try:
+        with open(rec, "rb") as file:
+            while end < size:
+                offsets.append(end)
+                content, end = _read_record(file, end, most=28)
+                several, label = struct.unpack_from("<If", content)
+                if several > 1:
+                    raise ValueError(f"{rec}: record {len(labels)} has {several} labels; a classifier needs one.")
+                labels.append(struct.unpack_from("<f", content, 24)[0] if several else label)
+    except (struct.error, EOFError) as error:
+        raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file anew.") from error
+    if end > size or not labels:
+        raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it anew." if labels else "holds no record."))
+    index = rec.with_suffix(".idx")
+    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(labels):
+        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both anew.")
+    return offsets, np.array(labels)
+
+
+def record_decoder(rec, offsets, picture):
+    """Return a function from a record's number to its picture, which threads may call at once.
+
+    Args:
+        rec, offsets: a record file, and where its records begin.
+        picture: function from the bytes of an image file to an array.
+    """
+    def decode(position):
+        with open(rec, "rb") as file:  # opened anew: threads would share a file's position
+            content, _ = _read_record(file, offsets[position])
+        several, = struct.unpack_from("<I", content)
+        try:
+            return picture(content[24 + 4 * several:])
+        except BrokenImage as error:
+            raise BrokenImage(f"{rec}: record {position}: {error}") from error
+
+    return decode
+
+
+def _read_record(file, offset, most=None):
+    """Return (content, offset of the next record); at most `most` bytes of the content where given.
+
+    A record's bytes are cut where they hold the magic number themselves: the upper three bits of the second word
+    are 0 for a whole record, 1, 2 and 3 for the first, middle and last part of a cut one.
+    """
+    parts = []
+    while True:
+        file.seek(offset)
+        head = file.read(8)
+        kind, length = divmod(struct.unpack_from("<I", head, 4)[0], 1 << 29)
+        if head[:4] != RECORD_MAGIC or kind not in ((2, 3) if parts else (0, 1)):
+            raise EOFError("no record begins here")
+        wanted = length if kind or most is None else min(length, most)
+        parts.append(file.read(wanted))
+        if len(parts[-1]) < wanted:
+            raise EOFError("the file ends within a record")
+        offset += 8 + (length + 3) // 4 * 4
+        if kind in (0, 3):
+            return RECORD_MAGIC.join(parts), offset
