@@ -66,38 +66,56 @@ def summarize(net, shape):
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be (channels, height, width), not {shape}.")
-    layers, handles, hybrid, counted = [], [], [], set()
+    layers, counted = [], set()
+
+    def note(block, x, output):
+        mine = [p for p in block.params.values() if p.grad_req != "null" and p.name not in counted]
+        counted.update(p.name for p in mine)  # a parameter that two layers share counts once
+        layers.append(Layer(block.name, type(block).__name__, tuple(output.shape[1:]),
+                            sum(int(np.prod(p.shape)) for p in mine), multiply_adds(block, output)))
+
+    parameters = list(net.collect_params().values())
+    context = parameters[0].list_ctx()[0] if parameters else mx.cpu()
+    walk(net, mx.nd.zeros((1, *shape), ctx=context), note)
+    return Summary(tuple(layers))
+
+
+def walk(net, x, note):
+    """Run a network un-hybridized and call a function after each of its layers, in the order of computing.
+
+    A layer is a block without blocks in it, or one with parameters of its own.
+
+    Args:
+        net: initialised `gluon.Block`; a hybridized one is hybridized again by its next call.
+        x: NDArray (N, C, H, W).
+        note: function of (block, the NDArray it got first, the NDArray it returned first).
+    """
+    handles, hybrid = [], []
+
+    def hook(block, inputs, output):
+        note(block, inputs[0], output[0] if isinstance(output, (list, tuple)) else output)
 
     def visit(block):
         for child in block._children.values():
             visit(child)
         if not block._children or block.params.keys():  # a block of blocks may have parameters of its own
-            handles.append(block.register_forward_hook(note))
+            handles.append(block.register_forward_hook(hook))
         if getattr(block, "_active", False):
             hybrid.append((block, block._flags, block._backend))
 
-    def note(block, inputs, output):
-        output = output[0] if isinstance(output, (list, tuple)) else output
-        mine = [p for p in block.params.values() if p.grad_req != "null" and p.name not in counted]
-        counted.update(p.name for p in mine)  # a parameter that two layers share counts once
-        layers.append(Layer(block.name, type(block).__name__, tuple(output.shape[1:]),
-                            sum(int(np.prod(p.shape)) for p in mine), _multiply_adds(block, output)))
-
-    parameters = list(net.collect_params().values())
-    context = parameters[0].list_ctx()[0] if parameters else mx.cpu()
     visit(net)
     net.hybridize(False)  # hybridized blocks run without calling the blocks in them
     try:
-        net(mx.nd.zeros((1, *shape), ctx=context)).wait_to_read()
+        net(x).wait_to_read()
     finally:
         for handle in handles:
             handle.detach()
         for block, flags, backend in hybrid:
             block._active, block._flags, block._backend = True, flags, backend
-    return Summary(tuple(layers))
 
 
-def _multiply_adds(block, output):
+def multiply_adds(block, output):
+    """Return a layer's multiplications with addition for one image: 0 unless it is a convolution or dense."""
     if isinstance(block, nn.Dense):
         return int(np.prod(block.weight.shape)) * int(np.prod(output.shape[1:-1]))
     if isinstance(block, (nn.Conv1D, nn.Conv2D, nn.Conv3D)):
