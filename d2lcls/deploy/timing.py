@@ -15,31 +15,36 @@ from pathlib import Path
 import numpy as np
 
 SETTLE, RUN = 0.05, 0.1  # seconds of a turn before anything is timed, and of timing
+SERVING = "NaiveEngine"  # how `d2lcls serve` computes: no threads of MXNet's between a call and its computation
 
 
 class Sleeper:
-    """A process that computes one form of a model when it is asked to.
+    """A process that computes when it is asked to, and sleeps in between.
 
     Args:
-        command: list; the process says a line when it is ready, which is kept in `ready`, and answers each number of
-            pictures, a line on standard input, with the milliseconds that they took.
+        command: list; the process says a line when it is ready, which is kept in `ready`, and answers each line on
+            standard input with a line.
+        engine: MXNet's engine; `SERVING`, or None for its usual one, which training needs.
 
     Raises:
         RuntimeError: it ended; says what it printed.
     """
 
-    def __init__(self, command):
+    def __init__(self, command, engine=SERVING):
         self._errors = tempfile.TemporaryFile()
-        # As `d2lcls serve` computes: no threads of MXNet's between a call and its computation.
-        environment = {**os.environ, "MXNET_ENGINE_TYPE": "NaiveEngine"}
+        environment = {**os.environ, "MXNET_ENGINE_TYPE": engine} if engine else os.environ
         self._process = subprocess.Popen([str(word) for word in command], text=True, env=environment,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
         self.ready = self._answer()
 
+    def ask(self, question):
+        """Return the line with which it answers a number."""
+        print(question, file=self._process.stdin, flush=True)
+        return self._answer()
+
     def milliseconds(self, pictures):
-        """Return how long it takes for so many pictures."""
-        print(pictures, file=self._process.stdin, flush=True)
-        return float(self._answer())
+        """Return how long it takes for so many pictures, if that is what it answers, as `answer` does."""
+        return float(self.ask(pictures))
 
     def _answer(self):
         line = self._process.stdout.readline()
