@@ -19,7 +19,7 @@ def test_roofs_bend_where_memory_no_longer_holds_back():
         np.testing.assert_allclose(reached[intensity < rate / 20], 20 * intensity[intensity < rate / 20])
         np.testing.assert_allclose(reached[intensity > rate / 20], rate)
         assert intensity.min() < 0.25 and intensity.max() > 280  # no point stands outside
-    assert [line.get_xydata().tolist() for line in axis.lines[2:]] == [list(map(list, pairs)) for pairs in POINTS.values()]
+    assert [list(map(tuple, line.get_xydata())) for line in axis.lines[2:]] == list(POINTS.values())
     assert axis.get_xscale() == axis.get_yscale() == "log"
     assert "FLOP/byte" in axis.get_xlabel() and "GFLOP/s" in axis.get_ylabel()
 
