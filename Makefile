@@ -6,6 +6,9 @@ VENV := .venv
 # Not the environment's own Python, which comes first where it is activated: that is what is made anew.
 PYTHON ?= $(shell PATH=$$(echo "$$PATH" | sed "s|$(CURDIR)/$(VENV)/bin:||g"); command -v python3.11 || command -v python3)
 READY := $(VENV)/installed
+# PyTorch for the benchmarks; an environment that has it may be named instead: D2LCLS_TORCH_PYTHON=python make bench
+RIVALS := .venv-bench
+D2LCLS_TORCH_PYTHON ?= $(CURDIR)/$(RIVALS)/bin/python
 BIN := $(CURDIR)/$(VENV)/bin
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
@@ -51,8 +54,14 @@ lab: $(READY)
 execute: $(READY)
 	D2LCLS_SCALE=lesson $(BIN)/python tools/execute.py $(or $(ONLY),$(NOTEBOOKS))
 
-bench: $(READY)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(READY) $(if $(filter $(CURDIR)/$(RIVALS)/%,$(D2LCLS_TORCH_PYTHON)),$(RIVALS)/installed)
+	export D2LCLS_TORCH_PYTHON="$(D2LCLS_TORCH_PYTHON)"; \
+		for script in $(or $(ONLY),benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
+
+$(RIVALS)/installed: benchmarks/rivals/requirements.txt tools/venv.sh
+	sh tools/venv.sh "$(PYTHON)" $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet -r benchmarks/rivals/requirements.txt
+	@touch $@
 
 deploy-demo: $(READY)
 	$(BIN)/python tools/deploy_demo.py
@@ -71,4 +80,4 @@ clean:
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(RIVALS) *.egg-info

@@ -67,7 +67,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tune", type=float, default=45, help="seconds of tuning a network, for one picture")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--torch-python", help="a Python with torch and safetensors, for the sides of PyTorch")
+    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+                        help="a Python with torch and safetensors; the default is what D2LCLS_TORCH_PYTHON says")
     options = parser.parse_args()
     found = {}
     for name in options.networks:

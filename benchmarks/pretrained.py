@@ -34,7 +34,8 @@ def main():
     """Score and compare the three networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, nargs="?", help="folder of photographs with a labels.csv")
-    parser.add_argument("--torch-python", help="a Python with torch and efficientnet-lite-pytorch")
+    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"), help="a Python with torch and "
+                        "efficientnet-lite-pytorch; the default is what D2LCLS_TORCH_PYTHON says")
     options = parser.parse_args()
     if not (options.photographs and options.torch_python):
         print("pretrained: skipped, as it needs a folder of ImageNet photographs and a Python with torch.")
