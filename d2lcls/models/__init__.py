@@ -4,6 +4,7 @@ from d2lcls.models.cnn import GlobalMean, SmallCNN
 from d2lcls.models.efficientnet import EfficientNet
 from d2lcls.models.features import FeatureBatches, Features, extract_features
 from d2lcls.models.fusion import fuse, quantize
+from d2lcls.models.plain import without_shortcuts
 from d2lcls.models.slow_layers import drop_bounds, freeze_depthwise, replace_global_pooling
 from d2lcls.models.summary import Layer, Summary, summarize
 from d2lcls.models.surgery import (gradual, hold_statistics, layer_groups, replace_head, set_lr_multipliers, split,
@@ -18,4 +19,5 @@ __all__ = [
     "WeightsUnavailable", "drop_bounds", "extract_features", "freeze_depthwise", "fuse", "get_model", "gradual",
     "hold_statistics", "layer_groups", "list_models", "load_weights", "preprocessing", "quantize",
     "read_tensors", "replace_global_pooling", "replace_head", "set_lr_multipliers", "split", "summarize", "train_last",
+    "without_shortcuts",
 ]

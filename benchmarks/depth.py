@@ -1,0 +1,108 @@
+"""What does depth cost without shortcuts, and how far does a ResNet-20 come in a short training?
+
+Two parts. The first trains networks of 20 and of 56 layers, each with shortcuts (GluonCV's CIFAR ResNets) and without
+(the same networks, their shortcuts taken out), on 5,000 images of CIFAR-10 for 8 epochs, the same recipe for all four.
+The training loss is the mean over the last epoch; nothing is augmented, so that it says how well a network fits what it
+sees. The second trains cifar_resnet20_v1 on all 50,000 images for 20 epochs and scores it once, on the test images.
+
+Every run is a checkpoint in runs/depth, so a command that was interrupted goes on where it was, and one that comes
+again finds what is finished. Writes results/depth.json. On two cores the first part takes about 25 minutes, the
+second about 30 minutes a seed; `--only` runs one part and writes nothing.
+"""
+
+import argparse
+import shutil
+
+import d2lcls  # noqa: F401  before mxnet, which it makes importable
+import mxnet as mx
+import numpy as np
+
+from d2lcls import data, results
+from d2lcls.models import get_model, without_shortcuts
+from d2lcls.training import evaluate, fit
+
+RUNS = results.FOLDER.parent / "runs" / "depth"
+NETWORKS = {f"{kind}_{depth}": (kind, depth) for depth in (20, 56) for kind in ("plain", "residual")}
+FEW = {"lr": 0.05, "wd": 5e-4, "warmup_epochs": 1}  # for batches of 64
+ALL = {"lr": 0.1, "wd": 5e-4, "warmup_epochs": 1}  # for batches of 128
+
+
+def main():
+    """Train what is not trained yet and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first part")
+    parser.add_argument("--images", type=int, default=5000, help="of the first part")
+    parser.add_argument("--epochs", type=int, default=8, help="of the first part")
+    parser.add_argument("--long-seeds", type=int, nargs="+", default=[0, 1, 2], help="of the second part")
+    parser.add_argument("--long-images", type=int, default=50_000, help="of the second part")
+    parser.add_argument("--long-epochs", type=int, default=20, help="of the second part")
+    parser.add_argument("--only", choices=("shortcuts", "long"), help="run one part and write nothing")
+    parser.add_argument("--afresh", action="store_true", help="delete the runs that are there")
+    options = parser.parse_args()
+    if options.afresh and RUNS.exists():
+        shutil.rmtree(RUNS)
+    found = {}
+    if options.only != "long":
+        found.update(shortcuts(options))
+    if options.only != "shortcuts":
+        found.update(long(options))
+    if options.only is None:
+        print(results.write("depth", "python benchmarks/depth.py", {**found, "recipe": {
+            "shortcuts": {"images": options.images, "epochs": options.epochs, "batch_size": 64, **FEW},
+            "resnet20": {"images": options.long_images, "epochs": options.long_epochs, "batch_size": 128, **ALL}},
+            "units": {"train_loss": "nats an image, mean of the last epoch", "valid_accuracy": "% of 5,000 images",
+                      "added_by_depth": "train_loss of 56 layers less that of 20, same seed", "by_epoch": "train_loss",
+                      "resnet20": "% of the 10,000 test images; minutes of training"}}, data=["cifar10"]))
+
+
+def shortcuts(options):
+    """Train plain and residual networks of both depths; return training losses and accuracies."""
+    rest, held_out = data.split_validation(data.load("cifar10", fallback=False), 5000, seed=0)
+    mean, std = data.channel_statistics(rest.images)
+    losses, accuracies, curves = ({name: [] for name in NETWORKS} for _ in range(3))
+    for seed in options.seeds:
+        few = data.Batches(data.take_per_class(rest, options.images // 10, seed), 64, mean, std, shuffle=True, seed=seed)
+        for name, (kind, depth) in NETWORKS.items():
+            net = get_model(f"cifar_resnet{depth}_v1")
+            if kind == "plain":
+                without_shortcuts(net)
+            records = train(net, few, f"{name}-{options.images}x{options.epochs}", options.epochs, seed, FEW)
+            score = evaluate(net, data.Batches(held_out, 250, mean, std))
+            losses[name].append(records[-1].train_loss)
+            accuracies[name].append(100 * score.accuracy)
+            curves[name].append([record.train_loss for record in records])
+            print(f"{name} seed {seed}: training loss {losses[name][-1]:.3f}, validation {score.accuracy:.2%}", flush=True)
+    return {"train_loss": {name: results.spread(values) for name, values in losses.items()},
+            "valid_accuracy": {name: results.spread(values) for name, values in accuracies.items()},
+            "added_by_depth": {kind: results.spread(np.subtract(losses[f"{kind}_56"], losses[f"{kind}_20"]))
+                               for kind in ("plain", "residual")}, "by_epoch": curves}
+
+
+def long(options):
+    """Train cifar_resnet20_v1 on all images; return its accuracy on the test images."""
+    images, test = data.load("cifar10", fallback=False), data.load("cifar10", "test", fallback=False)
+    mean, std = data.channel_statistics(images.images)
+    accuracies, minutes = [], []
+    for seed in options.long_seeds:
+        batches = data.Batches(images.subset(slice(options.long_images)), 128, mean, std, shuffle=True,
+                               augment=data.STANDARD, seed=seed)
+        net = get_model("cifar_resnet20_v1")
+        records = train(net, batches, f"resnet20-{options.long_images}x{options.long_epochs}", options.long_epochs, seed,
+                        ALL)
+        score = evaluate(net, data.Batches(test, 250, mean, std))
+        accuracies.append(100 * score.accuracy)
+        minutes.append(sum(record.seconds for record in records) / 60)
+        print(f"cifar_resnet20_v1 seed {seed}: test {score.accuracy:.2%}, {minutes[-1]:.1f} minutes", flush=True)
+    return {"resnet20": {"test_accuracy": results.spread(accuracies), "minutes": results.spread(minutes)}}
+
+
+def train(net, batches, name, epochs, seed, recipe):
+    """Train a network, or go on where its training stands; return the records of `fit`."""
+    mx.random.seed(seed)
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    return fit(net, batches, num_epochs=epochs, seed=seed, checkpoint_dir=RUNS / f"{name}-seed{seed}", resume=True,
+               verbose=False, **recipe)
+
+
+if __name__ == "__main__":
+    main()
