@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from d2lcls.data.datasets import Images
-from d2lcls.data.images import BrokenImage, height_and_width, is_image_name, read_image
+from d2lcls.data.images import BrokenImage, check_interpolation, height_and_width, is_image_name, read_image
 from d2lcls.data.lazy import Decoded, LazyImages
 
 
@@ -65,8 +65,9 @@ def open_folder(root, size=224, interpolation="bilinear", draft=False):
         `BrokenImage`, which names the file, where a picture cannot be read.
 
     Raises:
-        FileNotFoundError, ValueError: as `list_folder`.
+        FileNotFoundError, ValueError: as `list_folder`; ValueError also for arguments that `read_image` refuses.
     """
+    check_interpolation(interpolation)
     paths, labels, classes = list_folder(root)
 
     def decode(position):

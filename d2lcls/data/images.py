@@ -93,14 +93,19 @@ def read_image(source, size=None, interpolation="bilinear", draft=False):
         BrokenImage, FileNotFoundError: as `open_image`.
         ValueError: `size` or `interpolation` is none of these.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}.")
+    check_interpolation(interpolation)
     if size is not None:
         height, width = height_and_width(size)
     picture = open_image(source, 2 * max(height, width) if draft and size is not None else None)
     if size is not None:
         picture = ImageOps.fit(picture, (width, height), Image.Resampling[interpolation.upper()])
     return np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to
+
+
+def check_interpolation(name):
+    """Raise ValueError unless `read_image` knows this interpolation."""
+    if name not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {name!r}.")
 
 
 def height_and_width(size):

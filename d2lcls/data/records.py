@@ -12,7 +12,7 @@ import numpy as np
 
 from d2lcls.data.datasets import Images
 from d2lcls.data.folders import list_folder
-from d2lcls.data.images import BrokenImage, height_and_width, open_image, read_image
+from d2lcls.data.images import BrokenImage, check_interpolation, height_and_width, open_image, read_image
 from d2lcls.data.lazy import Decoded, LazyImages
 
 RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
@@ -94,8 +94,9 @@ def open_records(prefix, size=224, interpolation="bilinear", draft=False):
         FileNotFoundError: the `.rec` file is missing.
         BrokenImage: the file is damaged.
         ValueError: a record has several labels, one that is no whole number, or one without a name in
-            `.classes`.
+            `.classes`; or an argument is one that `read_image` refuses.
     """
+    check_interpolation(interpolation)
     rec = Path(str(prefix) if str(prefix).endswith(".rec") else f"{prefix}.rec")
     if not rec.is_file():
         raise FileNotFoundError(f"{rec}: no such file.")

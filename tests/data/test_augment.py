@@ -65,6 +65,14 @@ def test_pad_crop_covers_every_shift_about_equally():
     assert 140 < counts[2:7, 2:7].min() and counts.max() < 260  # 200 expected, standard deviation 14
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_flip_is_the_naive_loop(channels):
+    turned = noise(channels=channels).transpose(0, 2, 1, 3)  # no longer contiguous in memory
+    mirrored = rng(5).random(16) < 0.3
+    expected = np.stack([image[:, ::-1] if turn else image for image, turn in zip(turned, mirrored)])
+    np.testing.assert_array_equal(flip(0.3)(turned, rng(5)), expected)
+
+
 def test_flip_by_its_probability():
     images = noise(400, 4, 5)
     np.testing.assert_array_equal(flip(0)(images, rng()), images)

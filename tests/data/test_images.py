@@ -259,6 +259,44 @@ def test_interpolation_is_pillows(interpolation):
     np.testing.assert_array_equal(read_image(encoded(picture()), (9, 7), interpolation), np.asarray(expected))
 
 
+def camera(width=640, height=480):
+    """A JPEG with detail at every scale."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize("side, size", [
+    (481, (640, 480)), (241, (640, 480)), (240, (320, 240)), (121, (320, 240)), (120, (160, 120)), (60, (80, 60)),
+    (1, (80, 60))])
+def test_a_draft_is_the_smallest_that_covers_its_side(side, size):
+    assert open_image(camera(), side).size == size
+
+
+def test_a_draft_read_and_scaled_is_nearly_the_exact_picture():
+    exact, draft = (read_image(camera(), 64, draft=draft).astype(int) for draft in (False, True))
+    assert 0 < np.abs(draft - exact).mean() < 1.5 and np.abs(draft - exact).max() < 12
+
+
+def test_a_draft_changes_nothing_but_large_jpegs():
+    array = np.asarray(open_image(camera()))
+    for source, size in ((camera(), 200), (camera(), (50, 241)), (encoded(array), 20), (encoded(array, "WEBP"), 20)):
+        np.testing.assert_array_equal(read_image(source, size, draft=True), read_image(source, size))
+    np.testing.assert_array_equal(read_image(camera(), draft=True), array)
+
+
+def test_a_draft_is_turned_upright():
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    turned = encoded(open_image(camera()), "JPEG", quality=95, exif=exif)
+    exact, draft = (read_image(turned, (100, 30), draft=draft).astype(int) for draft in (False, True))
+    assert np.abs(draft - exact).mean() < 1.5
+
+
+def test_a_draft_cut_short_is_broken():
+    with pytest.raises(BrokenImage, match="truncated"):
+        read_image(camera()[:9000], 32, draft=True)
+
+
 @pytest.mark.parametrize("size", [0, -3, (8, 0), (8,), (8, 8, 3), 7.5, "8"])
 def test_sizes_that_are_none_are_refused(size):
     with pytest.raises(ValueError, match=r"size must be a number of pixels or \(height, width\), above 0, not"):

@@ -40,6 +40,16 @@ def test_values_are_those_of_a_float64_reference():
     np.testing.assert_array_equal(y, data.labels)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_each_value_is_scaled_and_shifted_in_float32(channels):
+    """Published results were trained on these bits."""
+    mean, std = np.linspace(0.2, 0.6, channels), np.linspace(0.2, 0.3, channels)
+    images = make(n=60, channels=channels).images.transpose(0, 2, 1, 3)  # not contiguous in memory
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    x = Batches(make(channels=channels), 8, mean, std).normalise(images)
+    np.testing.assert_array_equal(x, (images.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
+
+
 def test_without_statistics_the_scale_is_0_to_1():
     data = make()
     x, _ = next(iter(Batches(data, 23)))
