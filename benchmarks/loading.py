@@ -1,14 +1,18 @@
 """How fast do batches come, made whole or picture by picture?
 
-Five ways to a batch of 128 cropped, mirrored and normalised CIFAR-10 images as an MXNet array take turns in one
-process: `Batches`, and Gluon's DataLoader with Gluon's own transforms and with those of GluonCV's CIFAR-10 recipe,
-each in the main process and with two workers. GluonCV pads and crops as `Batches` does; Gluon has no such transform,
-and its nearest one crops to a random size instead. Nothing is trained. Writes results/loading.json. About one minute
-on two cores.
+Ways to a batch of 128 cropped, mirrored and normalised CIFAR-10 images take turns, each in its own process, which
+sleeps in between: `Batches`; Gluon's DataLoader with Gluon's transforms and with those of GluonCV's CIFAR-10 recipe;
+and, with --torch-python, PyTorch's DataLoader and PyTorch on whole batches. The DataLoaders run in the main process
+and with two workers. All but one pad and crop as `Batches` does; Gluon has no such transform, and its nearest one crops
+to a random size instead. Nothing is trained. Writes results/loading.json. About two minutes on two cores.
 """
 
 import argparse
+import os
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 import numpy as np
@@ -17,34 +21,71 @@ from mxnet import gluon, nd
 from mxnet.gluon.data.vision import transforms
 
 from d2lcls import data, results
+from d2lcls.deploy.timing import Sleeper
 
 BATCH = 128
-IMAGES = {"batches": 20_000, "gluon": 2_000, "gluon_workers": 4_000, "gluoncv": 2_000, "gluoncv_workers": 4_000}
+IMAGES = {"batches": 50_000, "gluon": 2_000, "gluon_workers": 4_000, "gluoncv": 2_000, "gluoncv_workers": 4_000,
+          "torch": 4_000, "torch_workers": 8_000, "torch_batches": 50_000}
+TORCH = Path(__file__).parent / "rivals" / "torch_loading.py"
 
 
 def main():
     """Let every contestant run once a round and sum the rounds up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
-    rounds = parser.parse_args().rounds
-    train = data.load("cifar10", fallback=False)
-    mean, std = data.channel_statistics(train.images)
-    loaders = {name: make(name, train.subset(slice(number)), mean, std) for name, number in IMAGES.items()}
-    for loader in loaders.values():  # warm-up
-        images_per_second(loader)
-    speeds = {name: [] for name in loaders}
-    for _ in range(rounds):
-        for name, loader in loaders.items():
-            speeds[name].append(images_per_second(loader))
-        print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items()), flush=True)
+    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+                        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument("--side", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # a process that is timed
+    options = parser.parse_args()
+    if options.side:
+        return answer(*options.side)
+    with tempfile.TemporaryDirectory() as work:
+        sleepers = start(Path(work), options.torch_python)
+        speeds = {name: [] for name in sleepers}
+        try:
+            for turn in range(options.rounds + 1):
+                first = turn % len(sleepers)
+                for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
+                    speeds[name].append(float(sleepers[name].ask("a pass")))
+                print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items()), flush=True)
+        finally:
+            for sleeper in sleepers.values():
+                sleeper.close()
+    speeds = {name: values[1:] for name, values in speeds.items()}  # the first was for warming up
     ratio = {name: results.spread([a / b for a, b in zip(speeds["batches"], values)])
              for name, values in speeds.items() if name != "batches"}
-    path = results.write(
-        "loading", "python benchmarks/loading.py",
-        {**{name: results.spread(values) for name, values in speeds.items()}, "ratio": ratio, "rounds": rounds,
-         "units": {"batches, gluon*, gluoncv*": "images/s", "ratio": "batches' images/s over theirs, same round",
-                   "workers": "2 processes"}}, data=["cifar10"])
-    print(path)
+    others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
+    print(results.write(
+        "loading", "python benchmarks/loading.py --torch-python PYTHON",
+        {**{name: results.spread(values) for name, values in speeds.items()}, "ratio": ratio, "rounds": options.rounds,
+         **others, "units": {"batches, gluon*, gluoncv*, torch*": "images/s", "workers": "2 processes",
+                             "ratio": "batches' images/s over theirs, same round"}}, data=["cifar10"]))
+
+
+def start(work, torch_python):
+    """Return the processes that are timed, a `Sleeper` by name; a pass of each takes a few tenths of a second."""
+    train = data.load("cifar10", fallback=False)
+    mean, std = data.channel_statistics(train.images)
+    sleepers = {}
+    for name, number in IMAGES.items():
+        file = work / f"{number}.npz"
+        if not file.exists():
+            np.savez(file, images=train.images[:number], labels=train.labels[:number], mean=mean, std=std)
+        if not name.startswith("torch"):
+            sleepers[name] = Sleeper([sys.executable, __file__, "--side", name, file], engine=None)
+        elif torch_python:
+            sleepers[name] = Sleeper([torch_python, TORCH, name, file], engine=None)
+    return sleepers
+
+
+def answer(name, path):
+    """Be a process that is timed: answer each line with the images/s of a pass."""
+    with np.load(path) as file:
+        images = data.Images(file["images"], file["labels"], data.DATASETS["cifar10"].classes, "cifar10")
+        loader = make(name, images, file["mean"], file["std"])
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(images_per_second(loader), flush=True)
 
 
 def make(name, images, mean, std):

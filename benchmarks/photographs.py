@@ -1,0 +1,170 @@
+"""How fast do photographs come off the disk, decoded, scaled to 224 pixels, mirrored and normalised?
+
+Two folders of JPEGs are made of the photographs in scikit-image: 500 x 375 pixels, as most of ImageNet, and 2000 x
+1500, as from a camera (enlarged, as few of them are that large). Each reader runs through them in turn, in its own
+process, which sleeps in between: `open_folder` and `open_records` with `Batches`, exact and with draft=True; Gluon's
+ImageFolderDataset and DataLoader without and with two workers; MXNet's ImageIter and ImageRecordIter; and, with
+--torch-python, PyTorch's DataLoader with Pillow. Then a MobileNet is trained on the folder, to see how long it waits.
+Writes results/photographs.json. About three minutes on two cores.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import d2lcls  # noqa: F401  before mxnet, which it makes importable
+import mxnet as mx
+import numpy as np
+from mxnet import gluon, nd
+from mxnet.gluon.data.vision import ImageFolderDataset, transforms
+from PIL import Image, ImageOps
+from skimage import data as pictures
+
+from d2lcls import data, results
+from d2lcls.deploy.timing import Sleeper
+from d2lcls.models import get_model
+from d2lcls.training import fit
+
+BATCH, SIDE = 32, 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAMES = ("astronaut", "cat", "coffee", "rocket", "retina", "immunohistochemistry")
+FOLDERS = {"small": ((500, 375), 256), "large": ((2000, 1500), 64)}  # pixels and number of the photographs
+READERS = ("folder", "folder_draft", "records", "records_draft", "gluon", "gluon_workers", "image_iter", "record_iter",
+           "torch", "torch_workers")
+TORCH = Path(__file__).parent / "rivals" / "torch_photographs.py"
+
+
+def main():
+    """Measure both folders and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+                        help="a Python with torch and Pillow; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument("--side", nargs=2, metavar=("NAME", "ROOT"), help=argparse.SUPPRESS)  # a process that is timed
+    options = parser.parse_args()
+    if options.side:
+        return answer(*options.side)
+    found = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name, (size, number) in FOLDERS.items():
+            root = Path(work, name)
+            write_photographs(root, size, number)
+            data.write_records(root, f"{root}-packed")
+            found[name] = {"pixels": size, "photographs": number, **measure(root, options.torch_python, options.rounds),
+                           "draft_difference": difference(root)}
+            print(name, found[name]["images_per_second"], flush=True)
+        found["waiting"] = {name: waiting(Path(work, name)) for name in FOLDERS}
+    print(results.write("photographs", "python benchmarks/photographs.py --torch-python PYTHON", {
+        **found, "rounds": options.rounds, "units": {
+            "images_per_second": "photographs/s", "workers": "2 processes",
+            "ratio": "images/s of the folder, exact (draft_ratio: with draft=True), over theirs, same round",
+            "draft_difference": "grey levels of 255, between pixels read with draft=True and exactly",
+            "waiting": "share of the second epoch of a MobileNet 0.25 in which it waited for data"}}))
+
+
+def write_photographs(root, size, number):
+    """Write JPEGs of this size: crops of a few photographs, drawn at random, so that no two are alike."""
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        name = NAMES[index % len(NAMES)]
+        picture = Image.fromarray(getattr(pictures, name)())
+        share = rng.uniform(0.6, 1, size=2)
+        width, height = (int(side * part) for side, part in zip(picture.size, share))
+        left, top = (int(rng.integers(0, side - part + 1)) for side, part in zip(picture.size, (width, height)))
+        picture = ImageOps.fit(picture.crop((left, top, left + width, top + height)), size, Image.Resampling.BICUBIC)
+        (root / name).mkdir(parents=True, exist_ok=True)
+        picture.save(root / name / f"{index:04d}.jpg", quality=92)
+
+
+def measure(root, torch_python, rounds):
+    """Let every reader run through the folder once a round."""
+    sleepers = {name: Sleeper([torch_python, TORCH, name, root] if name.startswith("torch") else
+                              [sys.executable, __file__, "--side", name, root], engine=None)
+                for name in READERS if torch_python or not name.startswith("torch")}
+    speeds = {name: [] for name in sleepers}
+    try:
+        for turn in range(rounds + 1):
+            first = turn % len(sleepers)
+            for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
+                speeds[name].append(float(sleepers[name].ask("a pass")))
+    finally:
+        for sleeper in sleepers.values():
+            sleeper.close()
+    speeds = {name: values[1:] for name, values in speeds.items()}  # the first was for warming up
+    others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
+    return {"images_per_second": {name: results.spread(values) for name, values in speeds.items()},
+            "ratio": ratios(speeds, "folder"), "draft_ratio": ratios(speeds, "folder_draft"), **others}
+
+
+def ratios(speeds, own):
+    """Return how many times as quick one reader is as each other one, by round."""
+    return {name: results.spread([a / b for a, b in zip(speeds[own], values)])
+            for name, values in speeds.items() if name != own}
+
+
+def difference(root):
+    """Return by how much the pixels of 32 photographs differ if they are shrunk while they are decoded."""
+    exact, draft = (data.open_folder(root, SIDE, draft=draft).images[:32].astype(int) for draft in (False, True))
+    return {"mean": float(np.abs(draft - exact).mean()), "max": int(np.abs(draft - exact).max())}
+
+
+def waiting(root):
+    """Return the share of its second epoch in which a network waited for its photographs."""
+    opened = data.open_folder(root, SIDE)
+    net = get_model("mobilenet0.25", classes=len(opened.classes))
+    net.initialize(mx.init.MSRAPrelu("in", 0))
+    train = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
+    return fit(net, train, num_epochs=2, lr=0.01, verbose=False)[-1].waiting
+
+
+def answer(name, root):
+    """Be a process that is timed: answer each line with the images/s of a pass, up to MXNet's arrays."""
+    run = make(name, root)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        begun, images = time.perf_counter(), 0
+        for x in run():
+            x.wait_to_read()
+            images += len(x)
+        print(images / (time.perf_counter() - begun), flush=True)
+
+
+def make(name, root):
+    """Return a function that yields one pass of a reader, batches as MXNet arrays."""
+    if name.startswith(("folder", "records")):
+        draft = name.endswith("_draft")
+        opened = (data.open_folder(root, SIDE, draft=draft) if name.startswith("folder")
+                  else data.open_records(f"{root}-packed", SIDE, draft=draft))
+        batches = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
+        return lambda: (nd.array(x) for x, _ in batches)
+    if name.startswith("gluon"):
+        steps = transforms.Compose([transforms.Resize(SIDE, keep_ratio=True), transforms.CenterCrop(SIDE),
+                                    transforms.RandomFlipLeftRight(), transforms.ToTensor(),
+                                    transforms.Normalize(MEAN, STD)])
+        loader = gluon.data.DataLoader(ImageFolderDataset(root).transform_first(steps), BATCH, shuffle=True,
+                                       num_workers=2 if name.endswith("_workers") else 0)
+        return lambda: (x for x, _ in loader)
+    mean, std = 255 * np.array(MEAN), 255 * np.array(STD)
+    packed, shape = f"{root}-packed", (3, SIDE, SIDE)
+    if name == "image_iter":
+        iterator = mx.image.ImageIter(BATCH, shape, path_imgrec=f"{packed}.rec", path_imgidx=f"{packed}.idx",
+                                      shuffle=True, resize=SIDE, rand_mirror=True, mean=mean, std=std)
+    else:
+        channels = {f"{what}_{colour}": value for what, values in (("mean", mean), ("std", std))
+                    for colour, value in zip("rgb", values)}
+        iterator = mx.io.ImageRecordIter(path_imgrec=f"{packed}.rec", path_imgidx=f"{packed}.idx", data_shape=shape,
+                                         batch_size=BATCH, shuffle=True, resize=SIDE, rand_mirror=True,
+                                         preprocess_threads=2, verbose=False, **channels)
+
+    def run():
+        iterator.reset()
+        return (batch.data[0] for batch in iterator)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
