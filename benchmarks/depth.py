@@ -6,12 +6,11 @@ The training loss is the mean over the last epoch; nothing is augmented, so that
 sees. The second trains cifar_resnet20_v1 on all 50,000 images for 20 epochs and scores it once, on the test images.
 
 Every run is a checkpoint in runs/depth, so a command that was interrupted goes on where it was, and one that comes
-again finds what is finished. Writes results/depth.json. On two cores the first part takes about 25 minutes, the
-second about 30 minutes a seed; `--only` runs one part and writes nothing.
+again finds what is finished; delete the folder to begin anew. Writes results/depth.json. On two cores the first part
+takes about 25 minutes, the second about 30 minutes a seed; `--only` runs one part and writes nothing.
 """
 
 import argparse
-import shutil
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 import mxnet as mx
@@ -37,10 +36,7 @@ def main():
     parser.add_argument("--long-images", type=int, default=50_000, help="of the second part")
     parser.add_argument("--long-epochs", type=int, default=20, help="of the second part")
     parser.add_argument("--only", choices=("shortcuts", "long"), help="run one part and write nothing")
-    parser.add_argument("--afresh", action="store_true", help="delete the runs that are there")
     options = parser.parse_args()
-    if options.afresh and RUNS.exists():
-        shutil.rmtree(RUNS)
     found = {}
     if options.only != "long":
         found.update(shortcuts(options))
@@ -61,17 +57,18 @@ def shortcuts(options):
     mean, std = data.channel_statistics(rest.images)
     losses, accuracies, curves = ({name: [] for name in NETWORKS} for _ in range(3))
     for seed in options.seeds:
-        few = data.Batches(data.take_per_class(rest, options.images // 10, seed), 64, mean, std, shuffle=True, seed=seed)
+        few = data.take_per_class(rest, options.images // 10, seed)
+        batches = data.Batches(few, 64, mean, std, shuffle=True, seed=seed)
         for name, (kind, depth) in NETWORKS.items():
             net = get_model(f"cifar_resnet{depth}_v1")
             if kind == "plain":
                 without_shortcuts(net)
-            records = train(net, few, f"{name}-{options.images}x{options.epochs}", options.epochs, seed, FEW)
+            records = train(net, batches, f"{name}-{options.images}x{options.epochs}", options.epochs, seed, FEW)
             score = evaluate(net, data.Batches(held_out, 250, mean, std))
             losses[name].append(records[-1].train_loss)
             accuracies[name].append(100 * score.accuracy)
             curves[name].append([record.train_loss for record in records])
-            print(f"{name} seed {seed}: training loss {losses[name][-1]:.3f}, validation {score.accuracy:.2%}", flush=True)
+            print(f"{name} seed {seed}: training {losses[name][-1]:.3f}, validation {score.accuracy:.2%}", flush=True)
     return {"train_loss": {name: results.spread(values) for name, values in losses.items()},
             "valid_accuracy": {name: results.spread(values) for name, values in accuracies.items()},
             "added_by_depth": {kind: results.spread(np.subtract(losses[f"{kind}_56"], losses[f"{kind}_20"]))
@@ -87,8 +84,8 @@ def long(options):
         batches = data.Batches(images.subset(slice(options.long_images)), 128, mean, std, shuffle=True,
                                augment=data.STANDARD, seed=seed)
         net = get_model("cifar_resnet20_v1")
-        records = train(net, batches, f"resnet20-{options.long_images}x{options.long_epochs}", options.long_epochs, seed,
-                        ALL)
+        name = f"resnet20-{options.long_images}x{options.long_epochs}"
+        records = train(net, batches, name, options.long_epochs, seed, ALL)
         score = evaluate(net, data.Batches(test, 250, mean, std))
         accuracies.append(100 * score.accuracy)
         minutes.append(sum(record.seconds for record in records) / 60)
