@@ -16,7 +16,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 from rivals.side import MEAN, STD, answer, fixed_batch, stretch
-from rivals.turns import brief, on_cores, ours, speed, take_turns
+from rivals.turns import UNITS, brief, on_cores, ours, speed, take_turns
 
 from d2lcls import data, models, results
 from d2lcls.cores import usable_cores
@@ -51,7 +51,9 @@ def main():
             "batch": "by images a batch, training the CNN", "pixels": "by pixels a side, training ResNet-18, batch 32",
             "cores": "by network and cores", "images": "by images in the set, the input pipeline alone",
             "inference": "by form and images a batch, the CNN", "images_per_second": "images/s, over rounds",
-            "peak_mb": "MB resident, the most a process ever had", "set_mb": "MB of the set's pixels"}}))
+            "peak_mb": UNITS["peak_mb"],
+            "imported_mb": "MB that the process had before it made anything, for its libraries",
+            "set_mb": "MB of the set's pixels"}}))
 
 
 def this(*words):
@@ -63,11 +65,11 @@ def grow(commands, rounds, request=SECONDS):
     """Return a dict from the name of a point to its speed and memory."""
     turns, _ = take_turns(commands, request, rounds)
     return {name: {"images_per_second": brief([speed(turn) for turn in seen]),
-                   "peak_mb": max(turn["memory"] for turn in seen)} for name, seen in turns.items()}
+                   "peak_mb": seen[-1]["peak"], "imported_mb": seen[-1]["imported"]} for name, seen in turns.items()}
 
 
 def pipeline(number):
-    """Be the process that makes batches of a set of so many images."""
+    """Return the turn of a process that makes batches of a set of so many images; see `rivals.side.answer`."""
     pixels = np.random.default_rng(0).integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
     images = data.Images(pixels, np.arange(number) % 10, tuple("0123456789"), "drawn")
     batches = data.Batches(images, 128, MEAN, STD, shuffle=True, augment=data.STANDARD)
@@ -81,11 +83,11 @@ def pipeline(number):
                     break
             epoch += 1
 
-    answer(stretch(run), 256, lambda: 0)
+    return stretch(run), 256, lambda: 0
 
 
 def predict(form, size):
-    """Be the process that predicts batches of so many images."""
+    """Return the turn of a process that predicts batches of so many images; see `rivals.side.answer`."""
     mx.random.seed(0)
     net = models.get_model("cnn")
     net.initialize(mx.init.MSRAPrelu("in", 0))
@@ -95,13 +97,13 @@ def predict(form, size):
         net.hybridize(static_alloc=True, static_shape=True)
     else:
         net = models.fuse(net) if form == "fused" else models.quantize(net, np.resize(x, (64, 3, 32, 32)))
-    answer(fixed_batch(lambda: net(nd.array(x)).asnumpy(), size), 0, lambda: 0)
+    return fixed_batch(lambda: net(nd.array(x)).asnumpy(), size), 0, lambda: 0
 
 
 if __name__ == "__main__":
     if "--point" not in sys.argv:
         main()
     elif sys.argv[2] == "pipeline":
-        pipeline(int(sys.argv[3]))
+        answer(lambda: pipeline(int(sys.argv[3])))
     else:
-        predict(sys.argv[3], int(sys.argv[4]))
+        answer(lambda: predict(sys.argv[3], int(sys.argv[4])))

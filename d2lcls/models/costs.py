@@ -96,7 +96,7 @@ def training_flop(net, shape, padding=True):
 
 def _flop(block, given, output):
     """FLOP of a layer for a batch: two a multiply-add; one an element of an activation, two of a normalisation."""
-    if isinstance(block, (nn.BatchNorm, nn.Activation)):
+    if isinstance(block, (nn.BatchNorm, nn.Activation, nn.GELU)):
         return output.size * (2 if isinstance(block, nn.BatchNorm) else 1)
     return 2 * _multiply_adds_inside(block, given, output) * len(output)
 
