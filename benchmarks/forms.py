@@ -1,4 +1,4 @@
-"""What does each form of a model cost and buy: MXNet, fused, int8, ONNX Runtime, TVM, PyTorch?
+"""What does each form of a model cost and buy: MXNet, bfloat16, fused, int8, ONNX Runtime, TVM, PyTorch?
 
 The book's CNN and a ResNet-20, trained on CIFAR-10 as in the chapter on the training loop for 12 and 4 epochs (the first
 time, ten minutes), and a MobileNet at 224 pixels with drawn weights, whose time does not depend on them. Each form runs
@@ -32,15 +32,18 @@ from d2lcls.deploy.tvm_tune import tune
 from d2lcls.models import get_model
 from d2lcls.models.fusion import assemble
 from d2lcls.notebook import example_model
+from d2lcls.training.precision import lower
 
 PLAIN = """
 import sys, numpy
 from d2lcls.deploy.export import load_graph
 from d2lcls.deploy.timing import answer
 from d2lcls.models.fusion import assemble
+from d2lcls.training.precision import lower
 from mxnet import nd
 net = assemble(*load_graph(sys.argv[1]))
 net.hybridize(static_alloc=True, static_shape=True)
+net = lower(net, sys.argv[3])
 answer(lambda x: net(nd.array(x)).asnumpy(), numpy.load(sys.argv[2]))
 """
 THEIRS = """
@@ -95,7 +98,9 @@ def measure(work, name, options):
     forms = {form: load_model(work / folder).compute for form, folder in FOLDERS.items()}
     plain = assemble(*load_graph(first))
     plain.hybridize(static_alloc=True, static_shape=True)
-    forms = {"mxnet": lambda x: plain(mx.nd.array(x)).asnumpy(), **forms}
+    low = lower(plain, "bfloat16")
+    forms = {"mxnet": lambda x: plain(mx.nd.array(x)).asnumpy(),
+             "bfloat16": lambda x: low(mx.nd.array(x)).asnumpy(), **forms}
     manifest = read_manifest(first)
     x = examples if test is None else manifest.preprocess.batch(test.images[:1000])
     answer = {"mb": {form: megabytes(work / folder) for form, folder in FOLDERS.items()}, **answers(forms, x)}
@@ -141,7 +146,8 @@ def answers(forms, x):
 def commands_of(work, torch_python):
     """Return what starts the processes that are timed."""
     inputs = work / "x.npy"
-    found = {"mxnet": [sys.executable, "-c", PLAIN, work / "mxnet", inputs],
+    found = {**{name: [sys.executable, "-c", PLAIN, work / "mxnet", inputs, precision]
+                for name, precision in (("mxnet", "float32"), ("bfloat16", "bfloat16"))},
              **{form: command_of(work / folder, inputs) for form, folder in FOLDERS.items()}}
     for kind in ("eager", "frozen") if torch_python else ():
         found[f"torch_{kind}"] = [torch_python, "-c", THEIRS, work / "torch", inputs, timing.__file__, usable_cores(), kind]
