@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy
 
-from d2lcls.cores import usable_cores
+from d2lcls.cores import cpu_flags, usable_cores
 
 INSTALL_HINT = 'pip install "d2lcls[cpu]" (or "d2lcls[cu118]" for an NVIDIA GPU)'
 
@@ -168,12 +168,7 @@ def open_amx(cpu_info="/proc/cpuinfo", syscall=None, environment=os.environ):
     The outcome is "absent" (the processor has no AMX), "refused" (Linux said no), "off" (the
     reader's DNNL_MAX_CPU_ISA asks for something else, and is left alone) or "open".
     """
-    try:
-        with open(cpu_info) as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
-    except OSError:
-        return "absent"
-    if "amx_tile" not in flags.split():
+    if "amx_tile" not in cpu_flags(cpu_info):
         return "absent"
     if environment.get("DNNL_MAX_CPU_ISA", _AMX) not in (_AMX, "ALL"):
         return "off"

@@ -1,4 +1,5 @@
-"""How many processor cores this process may compute on, which is the number of threads MXNet should use."""
+"""What the processor has: cores that this process may compute on, which is the number of threads MXNet should use, and
+instructions."""
 
 import math
 import os
@@ -14,6 +15,15 @@ def usable_cores(topology=Path("/sys/devices/system/cpu"), groups=Path("/sys/fs/
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     cores = {_siblings(topology / f"cpu{number}/topology/thread_siblings_list", number) for number in allowed}
     return min(len(cores), math.ceil(_quota(groups)))
+
+
+def cpu_flags(cpu_info=Path("/proc/cpuinfo")):
+    """Return the set of what Linux lists as the processor's abilities, such as "avx512_bf16"; empty elsewhere."""
+    try:
+        with open(cpu_info) as lines:
+            return set(next((line for line in lines if line.startswith("flags")), "").split()[2:])
+    except OSError:
+        return set()
 
 
 def _siblings(path, number):

@@ -18,6 +18,7 @@ def add(command):
     add("--model", metavar="NAME", help="imagenet: the pretrained network to score")
     add("--weights", metavar="FILE", help="imagenet: a .safetensors, .params or .pth file of your own instead of the "
                                           "pretrained weights")
+    add("--tta", action="store_true", help="average the answers to six views of each image: shifted and mirrored")
     add("--per-class", metavar="FILE", help="write each class's accuracy as CSV")
     add("--ctx", default="auto", help="as for train")
     add("--json", action="store_true", help="print the score as JSON")
@@ -69,8 +70,10 @@ def _evaluate_imagenet(options):
 
 def _score(options, split, net, batches, ctx):
     from d2lcls.training.evaluation import evaluate_classes
+    from d2lcls.training.views import six_views
 
-    score, accuracies = evaluate_classes(net, batches, ctx, verbose=not options.json)
+    views = six_views if options.tta else None
+    score, accuracies = evaluate_classes(net, batches, ctx, verbose=not options.json, views=views)
     print(json.dumps({"split": split, **asdict(score)}) if options.json else f"{split}: {score}")
     if not options.per_class:
         return

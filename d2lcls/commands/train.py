@@ -1,11 +1,13 @@
 """`d2lcls train`: train a network, from scratch or from ImageNet weights."""
 
+import argparse
 from pathlib import Path
 
-from d2lcls.commands.parsers import positive, whole
+from d2lcls.commands.parsers import positive, share, whole
+from d2lcls.recipes import RECIPES
 
-SCHEDULES = ("constant", "cosine", "exponential", "step")
-TRANSFORMS = ("pad_crop", "flip", "cutout", "colour_jitter", "randaugment")
+SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
+TRANSFORMS = ("pad_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
 
 
 def add(command):
@@ -13,10 +15,12 @@ def add(command):
     train = command("train", _train, "Train a network, from scratch or from ImageNet weights.",
                     "d2lcls train --dataset cifar10 --model cnn")
     add = train.add_argument
+    add("--recipe", choices=RECIPES, action=_Recipe, metavar="NAME",
+        help=f"a whole recipe, of {', '.join(RECIPES)}; options that follow it change it")
     add("--dataset", default="cifar10",
         help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
     add("--model", default="cnn",
-        help="cnn, efficientnet_lite0, or a name of GluonCV's zoo such as cifar_resnet20_v1")
+        help="cnn, fast94, efficientnet_lite0, or a name of GluonCV's zoo such as cifar_resnet20_v1")
     add("--size", type=positive(int), metavar="PIXELS",
         help="side that pictures of folders and .rec files are cropped to, and images of named data sets scaled to "
              "(default: 32, and as they are; with --pretrained what the weights were trained for)")
@@ -26,10 +30,16 @@ def add(command):
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls")
     add("--warmup-epochs", type=float, default=1.0, metavar="N", help="epochs over which the rate climbs")
     add("--optimizer", default="sgd", help="MXNet's name of the optimizer")
+    add("--momentum", type=share, help="of sgd and nag (default: 0.9)")
+    add("--bias-lr", type=positive(float), default=1.0, metavar="FACTOR", help="of the rate of biases")
+    add("--lookahead", type=whole, default=0, metavar="N", help="average with the past every N steps; 0 is off")
+    add("--precision", choices=("float32", "bfloat16", "float16", "auto"), default="float32",
+        help="what convolutions and dense layers compute in; auto measures")
     add("--wd", type=float, default=5e-4, help="weight decay, of weights only")
     add("--l1", type=float, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
     add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
-    add("--augment", nargs="+", choices=(*TRANSFORMS, "none"), default=["pad_crop", "flip"], help="transforms")
+    add("--augment", nargs="+", type=_transform, default=["pad_crop", "flip"], metavar="NAME",
+        help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels")
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
@@ -56,11 +66,36 @@ def add(command):
     add("--balanced", action="store_true", help="draw every class equally often")
 
 
+class _Recipe(argparse.Action):
+    """Set the options that a recipe stands for."""
+
+    def __call__(self, parser, namespace, name, option_string=None):
+        vars(namespace).update(RECIPES[name], recipe=name)
+
+
+def _transform(text):
+    """Check the name of a transform, which a colon and a number may follow."""
+    name, _, argument = text.partition(":")
+    if name not in TRANSFORMS or argument and not (name in ("pad_crop", "cutout") and argument.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(TRANSFORMS)}, or pad_crop:N or cutout:N with a number "
+                                         f"of pixels, not {text}")
+    return text
+
+
+def _make(text):
+    """Make the transform that a checked text names."""
+    from d2lcls import data
+
+    name, _, argument = text.partition(":")
+    return getattr(data, name)(*([int(argument)] if argument else []))
+
+
 def _train(options):
     import mxnet as mx
 
     from d2lcls import data, devices, training
-    from d2lcls.models import gradual, preprocessing, set_lr_multipliers, train_last
+    from d2lcls.models import gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
+    from d2lcls.models.fast94 import whiten
     from d2lcls.training.runs import Run, read_run
 
     _check(options)
@@ -78,14 +113,18 @@ def _train(options):
     run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes,
               images.images.shape[1:], tuple(mean), tuple(std), options.validation, options.seed,
               size=(side, side) if named and side else None, pretrained=options.pretrained, loss=_loss_name(options))
-    transforms = [getattr(data, name)() for name in options.augment if name != "none"]
+    transforms = [_make(text) for text in options.augment if text not in ("alternating_flip", "none")]
     train = run.batches(images, options.batch_size, shuffle=True, augment=transforms, mixup=options.mixup,
-                        seed=options.seed, balanced=options.balanced)
+                        seed=options.seed, balanced=options.balanced,
+                        alternating_flip="alternating_flip" in options.augment)
     valid = run.batches(validation) if validation else None
     out = Path(options.out or f"runs/{source.stem}-{options.model}")
     begun = (out / "last.npz").exists()
     mx.random.seed(options.seed)
     net = _network(run, options.resume and begun)
+    if options.model == "fast94":
+        whiten(net, train.normalise(images.images[:5000]))
+    set_bias_multiplier(net, options.bias_lr)
     if options.lr_decay != 1:
         set_lr_multipliers(net, options.lr_decay)
     unfreeze = gradual(net, options.epochs, options.train_last or 1) if options.unfreeze else None
@@ -99,15 +138,17 @@ def _train(options):
         run.save(out)
     elif options.resume and (before := read_run(out)) != run:
         raise ValueError(f"{out} was begun with {_difference(before, run)}; it goes on with that only.")
+    momentum = None if options.momentum is None else {"momentum": options.momentum}
     training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
                  schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
-                 optimizer=options.optimizer, wd=options.wd, l1=options.l1, clip_norm=options.clip_norm,
-                 loss=_loss(options, images.counts()), unfreeze=unfreeze, ctx=devices.parse(options.ctx),
+                 optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1, clip_norm=options.clip_norm,
+                 loss=_loss(options, images.counts()), unfreeze=unfreeze, precision=options.precision,
+                 lookahead=options.lookahead, ctx=devices.parse(options.ctx),
                  seed=options.seed, patience=options.patience, checkpoint_dir=out,
                  checkpoint_steps=options.checkpoint_steps, resume=options.resume, tensorboard=options.tensorboard)
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
     print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
-          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}")
+          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.recipe == 'fast94' else ''}")
 
 
 def _check(options):

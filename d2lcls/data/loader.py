@@ -29,13 +29,16 @@ class Batches:
         balanced: draw each epoch's len(data) images with replacement, first a class, then an image of it, so
             that every class that has images comes equally often on average. Needs `shuffle`. Source: Kang et
             al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (2020).
+        alternating_flip: mirror half of the images in even epochs and the other half in odd ones, after `augment`: each
+            is seen both ways in any two epochs, which chance does not grant. Source: Jordan, "94% on CIFAR-10 in 3.29
+            Seconds on a Single GPU" (2024).
 
     Raises:
         ValueError: the set is empty, or an argument has the wrong range or shape; says which.
     """
 
     def __init__(self, data, batch_size=128, mean=None, std=None, shuffle=False, augment=(), mixup=0.0, seed=0,
-                 size=None, balanced=False):
+                 size=None, balanced=False, alternating_flip=False):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
         if mixup < 0:
@@ -56,6 +59,7 @@ class Batches:
         self.data, self.batch_size, self.mean, self.std = data, batch_size, mean, std
         self.shuffle, self.augment, self.mixup, self.seed = shuffle, tuple(augment), mixup, seed
         self.size, self.balanced = None if size is None else height_and_width(size), balanced
+        self.alternating_flip = alternating_flip
         self._scale = (1 / (255 * std)).astype(np.float32)[:, None, None]  # (C, 1, 1)
         self._shift = (-mean / std).astype(np.float32)[:, None, None]
         self._values = (np.arange(256, dtype=np.uint8) * self._scale + self._shift)[:, 0]  # (C, 256), of each pixel
@@ -84,6 +88,8 @@ class Batches:
             rng = np.random.default_rng([self.seed, number, batch])
             for transform in self.augment:
                 images = transform(images, rng)
+            if self.alternating_flip:
+                images = np.where(self._mirrored(number)[indices, None, None, None], images[:, :, ::-1], images)
             if self.mixup:
                 images, labels = blend(images, labels, len(self.data.classes), self.mixup, rng)
             yield self._for_network(images), labels
@@ -107,6 +113,11 @@ class Batches:
         if self.shuffle:
             rng.shuffle(order)
         return order
+
+    def _mirrored(self, number):
+        """Which images alternating flips mirror in one epoch, bool (len(data),)."""
+        at_first = np.random.default_rng([self.seed, 2**31]).random(len(self.data)) < 0.5
+        return at_first ^ (number % 2 == 1)
 
     def normalise(self, images):
         """Turn uint8 images (N, H, W, C) into the network's float32 (N, C, H, W)."""

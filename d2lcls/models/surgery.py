@@ -166,6 +166,23 @@ class Tail(gluon.HybridBlock):
         return self.output(self.features(x))
 
 
+def set_bias_multiplier(net, factor):
+    """Let biases, BatchNorm's among them, learn at another rate than weights.
+
+    Args:
+        net: any `gluon.Block`; the `lr_mult` of its biases is multiplied.
+        factor: of their rate, above 0.
+
+    Raises:
+        ValueError: factor is 0 or below.
+    """
+    if not factor > 0:
+        raise ValueError(f"The factor of the biases' rate must be above 0, not {factor}.")
+    for parameter in net.collect_params().values():
+        if parameter._differentiable and parameter.name.endswith(("bias", "beta")):
+            parameter.lr_mult *= factor
+
+
 def split(net, groups, size=None):
     """Cut a network in two that share its parameters: a front to be run once, and the last groups, to be trained.
 

@@ -22,14 +22,14 @@ def list_models(pattern="*"):
 
     modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS}
     theirs = [name for name, function in model_zoo._models.items() if function.__module__ in modules]
-    return sorted(fnmatch.filter(["cnn", *NAMES, *theirs], pattern))
+    return sorted(fnmatch.filter(["cnn", "fast94", *NAMES, *theirs], pattern))
 
 
 def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
     """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, an EfficientNet such as "efficientnet_lite0", or a classifier of GluonCV's model
+        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", or a classifier of GluonCV's model
             zoo, such as "cifar_resnet20_v1".
         classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
         pretrained: True loads ImageNet weights, from this machine or, if it lacks them, from the first source that
@@ -66,6 +66,10 @@ def _make(name, classes, kwargs):
         from d2lcls.models.cnn import SmallCNN
 
         return SmallCNN(classes=classes, **kwargs)
+    if name == "fast94":
+        from d2lcls.models.fast94 import Fast94
+
+        return Fast94(classes=classes, **kwargs)
     if name in NAMES:
         return make_efficientnet(name, classes, **kwargs)
     known = list_models()

@@ -19,7 +19,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged or belongs to another network or run."""
 
 
-def save_checkpoint(path, net, trainer=None, progress=None):
+def save_checkpoint(path, net, trainer=None, progress=None, slow=None):
     """Write the state of a run to one file, atomically.
 
     Args:
@@ -27,6 +27,7 @@ def save_checkpoint(path, net, trainer=None, progress=None):
         net: `gluon.Block`; every device's copy of the running statistics is kept.
         trainer: `gluon.Trainer` whose optimizer state is kept; None keeps the parameters only.
         progress: dict that JSON can hold: where the run stands.
+        slow: the slow weights of `Lookahead`, dict from name to a list of NDArrays, one a device; None is without.
 
     Raises:
         OSError: the file cannot be written; an older one of that name is left as it was.
@@ -45,16 +46,19 @@ def save_checkpoint(path, net, trainer=None, progress=None):
                 arrays[f"state/{names[id(parameter)]}/{slot}"] = state.asnumpy()
             if index in counts:
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
+    for name, copies in (slow or {}).items():
+        arrays.update({f"slow/{name}/{device}": copy.asnumpy() for device, copy in enumerate(copies)})
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load_checkpoint(path, net, trainer=None):
+def load_checkpoint(path, net, trainer=None, slow=None):
     """Read a run's state back into a network and a trainer.
 
     Args:
         path: file that `save_checkpoint` wrote.
         net: initialised `gluon.Block` of the same structure, whose shapes are known.
         trainer: `gluon.Trainer` over the network's parameters, or None.
+        slow: slow weights to be filled, as `save_checkpoint` takes them, or None.
 
     Returns:
         dict, the `progress` that was saved.
@@ -80,6 +84,11 @@ def load_checkpoint(path, net, trainer=None):
     parameters_from_arrays(net, arrays)
     if trainer is not None:
         _load_trainer(path, trainer, {id(p): name for name, p in parameters.items()}, arrays)
+    for name, copies in (slow or {}).items():
+        for device, copy in enumerate(copies):
+            if f"slow/{name}/{device}" not in arrays:
+                raise CheckpointError(f"{path}: was written without lookahead, or on fewer devices.")
+            copy[:] = arrays[f"slow/{name}/{device}"]
     return progress
 
 

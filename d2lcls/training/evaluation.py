@@ -22,7 +22,7 @@ class Evaluation:
         return f"loss {self.loss:.4f}, top-1 {self.accuracy:.2%}, top-5 {self.top5:.2%} on {self.images:,} images"
 
 
-def evaluate(net, batches, ctx=None, verbose=False):
+def evaluate(net, batches, ctx=None, verbose=False, views=None):
     """Score a network; every image counts once, the short last batch included.
 
     No more than two batches are in memory at a time, so a set that is read lazily may be as large as it likes.
@@ -32,6 +32,8 @@ def evaluate(net, batches, ctx=None, verbose=False):
         batches: `Batches` with labels, not mixed up.
         ctx: context or list of contexts; None is where the network's parameters are.
         verbose: show progress.
+        views: function from a batch to pairs of a weight and a view of it, such as `six_views`, whose logits are added
+            up; None is the batch alone.
 
     Returns:
         `Evaluation`. With five classes or fewer, top-5 is 1.
@@ -39,14 +41,14 @@ def evaluate(net, batches, ctx=None, verbose=False):
     Raises:
         ValueError: a label is beyond the network's outputs.
     """
-    return evaluate_classes(net, batches, ctx, verbose)[0]
+    return evaluate_classes(net, batches, ctx, verbose, views)[0]
 
 
-def evaluate_classes(net, batches, ctx=None, verbose=False):
+def evaluate_classes(net, batches, ctx=None, verbose=False, views=None):
     """Score a network as `evaluate` does, and on each class by itself.
 
     Args:
-        net, batches, ctx, verbose: as for `evaluate`.
+        net, batches, ctx, verbose, views: as for `evaluate`.
 
     Returns:
         (`Evaluation`, accuracies): float64 (K,), top-1 of the images of each class of the set as a share of 1; NaN
@@ -58,7 +60,7 @@ def evaluate_classes(net, batches, ctx=None, verbose=False):
     classes = len(batches.data.classes)
     loss, hits5, hits, counts = 0.0, 0, np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     with Progress(len(batches), verbose=verbose) as progress:
-        for step, (logits, labels) in enumerate(_outputs(net, batches, ctx), 1):
+        for step, (logits, labels) in enumerate(_outputs(net, batches, ctx, views), 1):
             if step == 1:
                 check_labels(batches.data, logits.shape[1])
             own = logits[np.arange(len(labels)), labels]
@@ -120,13 +122,17 @@ def split_and_load(x, ctx):
     return [nd.array(part, ctx=c, dtype=x.dtype) for part, c in zip(np.array_split(x, parts), ctx)]
 
 
-def _outputs(net, batches, ctx):
+def _outputs(net, batches, ctx, views=None):
     if ctx is None:
         ctx = next(iter(net.collect_params().values())).list_ctx()
     ctx = as_contexts(ctx)
     waiting = None
     for x, labels in batches:
-        outputs = [net(part) for part in split_and_load(x, ctx)]
+        if views is None:
+            outputs = [net(part) for part in split_and_load(x, ctx)]
+        else:
+            seen = [[weight * net(part) for part in split_and_load(view, ctx)] for weight, view in views(x)]
+            outputs = [sum(of_part) for of_part in zip(*seen)]
         # MXNet computes these while the next batch is read and decoded: only asnumpy waits.
         if waiting:
             yield _settled(*waiting)

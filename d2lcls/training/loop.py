@@ -1,9 +1,8 @@
 """`fit`, the training loop of the book."""
 
-import json
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
 
@@ -11,14 +10,16 @@ import mxnet as mx
 
 from d2lcls.data.prefetch import prefetch
 from d2lcls.models.surgery import layer_groups, train_last
-from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays,
-                                         parameters_to_arrays, save_checkpoint)
+from d2lcls.training.checkpoints import parameters_from_arrays, parameters_to_arrays, save_checkpoint
 from d2lcls.training.curves import Curves
 from d2lcls.training.evaluation import as_contexts, check_labels, evaluate
 from d2lcls.training.interrupts import StopAfterStep
+from d2lcls.training.lookahead import Lookahead
 from d2lcls.training.metrics import Tally
+from d2lcls.training.precision import LossScale, choose, lower
 from d2lcls.training.progress import Progress, Stopwatch
 from d2lcls.training.schedules import SCHEDULES
+from d2lcls.training.standing import Standing, recipe_of, resume as go_on
 from d2lcls.training.steps import (average_running_statistics, is_finite, make_trainer, settle_shapes,
                                    train_step)
 
@@ -51,22 +52,10 @@ class Epoch:
         return text + f"  {self.images_per_second:,.0f} images/s, {self.waiting:.1%} waiting for data"
 
 
-@dataclass
-class _Standing:
-    """Where a run stands: all that a checkpoint holds besides parameters and optimizer state."""
-
-    recipe: dict
-    step: int = 0
-    sums: tuple = ()  # of the epoch under way: see Tally
-    records: list = field(default_factory=list)
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-
-
 def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
         optimizer="sgd", optimizer_params=None, wd=5e-4, l1=0.0, clip_norm=None, loss=None, unfreeze=None,
-        ctx=None, seed=0, patience=None, checkpoint_dir=None, checkpoint_steps=None, resume=False,
-        tensorboard=None, on_epoch=None, verbose=True):
+        precision="float32", lookahead=0, ctx=None, seed=0, patience=None, checkpoint_dir=None,
+        checkpoint_steps=None, resume=False, tensorboard=None, on_epoch=None, verbose=True):
     """Train a network and return what every epoch came to.
 
     With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
@@ -77,7 +66,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         train, valid: `Batches`, or `FeatureBatches` for the tail of a network; `valid` may be None.
         num_epochs: passes over the training set.
         lr: highest learning rate, for a loss that is the mean over the batch.
-        schedule: "constant", "cosine", "exponential", "step", or a function from the step to the rate.
+        schedule: "constant", "cosine", "exponential", "linear", "step", or a function from the step to the rate.
         warmup_epochs: length of the linear warm-up; unused when `schedule` is a function.
         optimizer, optimizer_params: MXNet's name and arguments; momentum is 0.9 for "sgd" and "nag".
         wd: weight decay, of weights only: biases and normalisation parameters are spared.
@@ -86,6 +75,9 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         loss: function of (logits, labels) that returns one loss an image, shape (N,); None is cross-entropy.
         unfreeze: dict from an epoch, counted from 0, to the number of last groups trained from then on, as
             `gradual` plans it; None leaves frozen what is frozen.
+        precision: "float32"; "bfloat16", for CPUs that have instructions for it; "float16", for GPUs; or "auto", which
+            measures before the first step. Parameters, sums and validation stay float32; see `lower`.
+        lookahead: average the parameters with their past every so many steps, see `Lookahead`; 0 is off.
         ctx: context or list of contexts, each of which gets an equal share of every batch; None is the CPU.
         seed: decides initial parameters not yet drawn, and dropout. (`Batches` has its own.)
         patience: stop after so many epochs without a better validation accuracy.
@@ -131,19 +123,24 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         train_last(net, trained := unfreeze[0])
     if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
         raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or pass unfreeze=.")
-    at = _Standing(recipe=_plain(
-        num_epochs=num_epochs, lr=lr, schedule=schedule if isinstance(schedule, str) else "a function",
-        warmup_epochs=warmup_epochs, optimizer=optimizer, optimizer_params=optimizer_params, wd=wd,
-        clip_norm=clip_norm, seed=seed, devices=len(ctx), images=len(train.data),
-        batch_size=train.batch_size, mixup=train.mixup, data_seed=train.seed,
-        **_where_set(l1=l1, unfreeze=unfreeze, size=train.size, balanced=train.balanced, **_by_parameter(net))))
+    optional = {"l1": l1, "unfreeze": unfreeze, "lookahead": lookahead,
+                "precision": None if precision == "float32" else precision}
+    at = Standing(recipe_of(
+        net, train, optional, num_epochs=num_epochs, lr=lr, warmup_epochs=warmup_epochs, optimizer=optimizer,
+        schedule=schedule if isinstance(schedule, str) else "a function", optimizer_params=optimizer_params, wd=wd,
+        clip_norm=clip_norm, seed=seed, devices=len(ctx)))
     last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
+    slow = Lookahead(net, num_epochs * steps, lookahead) if lookahead else None
     best = None  # parameters of the best epoch, as arrays
     if last and last.exists():
         if not resume:
             raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
                                   "it, or name another folder.")
-        at, best = _resume(last, net, trainer, at)
+        at, best = go_on(last, net, trainer, at, slow and slow.slow)
+    else:
+        at.precision = choose(net, *next(train.epoch(0)), ctx, loss) if precision == "auto" else precision
+    model = lower(net, at.precision)
+    loss_scale = LossScale(*at.loss_scale) if at.precision == "float16" else None
 
     def settle(tally):
         bad = tally.settle()
@@ -158,7 +155,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     def save(tally):
         if last:
             at.sums = (tally.loss, tally.hits, tally.images)
-            save_checkpoint(last, net, trainer, asdict(at))
+            at.loss_scale = (loss_scale.scale, loss_scale.good) if loss_scale else ()
+            save_checkpoint(last, net, trainer, asdict(at), slow and slow.slow)
 
     curves = Curves(tensorboard) if tensorboard else None
     with Progress(num_epochs * steps, at.step, verbose) as progress, StopAfterStep() as stop:
@@ -166,14 +164,18 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
             if unfreeze and trained != _groups_at(unfreeze, at.step // steps):
                 trained = _groups_at(unfreeze, at.step // steps)
                 train_last(net, trained)
+                model = lower(net, at.precision)
             tally, begun, images, waited = Tally(*at.sums), time.perf_counter(), 0, Stopwatch()
             batches = waited.over(prefetch(train.epoch(at.step // steps, start=at.step % steps)))
             with closing(batches):
                 for x, y in batches:
                     mx.random.seed((seed * 1_000_003 + at.step) % 2**31)  # dropout depends on seed and step alone
                     trainer.set_learning_rate(rate(at.step))
-                    waiting = tally.add(at.step, len(x), *train_step(net, trainer, x, y, ctx, loss, clip_norm, l1))
+                    sums = train_step(model, trainer, x, y, ctx, loss, clip_norm, l1, loss_scale)
+                    waiting = tally.add(at.step, len(x), *sums)
                     at.step, images = at.step + 1, images + len(x)
+                    if slow:
+                        slow.after(at.step)
                     if waiting == 8:
                         settle(tally)
                         speed = images / (time.perf_counter() - begun)
@@ -207,23 +209,6 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     return [Epoch(**record) for record in at.records]
 
 
-def _plain(**recipe):
-    """The recipe as JSON gives it back: numpy's numbers become Python's, anything else its description."""
-    return json.loads(json.dumps(recipe, default=lambda value: value.item() if hasattr(value, "item") else repr(value)))
-
-
-def _where_set(**options):
-    """What a run does beyond the ordinary, as far as it does; a run of before these options existed can go on."""
-    return {name: value for name, value in options.items() if value}
-
-
-def _by_parameter(net):
-    """What is frozen, and which parameters have a rate of their own."""
-    parameters = net._collect_params_with_prefix().items()
-    return {"frozen": [name for name, p in parameters if p._differentiable and p.grad_req == "null"],
-            "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1}}
-
-
 def _check_plan(net, plan):
     """Refuse a plan of unfreezing before a run that would fail at its third epoch."""
     most = len(layer_groups(net))
@@ -241,22 +226,6 @@ def _named_schedule(name):
     if name not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)} or a function, not {name!r}.")
     return SCHEDULES[name]
-
-
-def _resume(last, net, trainer, at):
-    found = load_checkpoint(last, net, trainer)
-    begun = found.get("recipe", {})
-    for name in {**begun, **at.recipe}:
-        if begun.get(name) != at.recipe.get(name):
-            raise CheckpointError(f"{last}: belongs to another recipe: {name} is "
-                                  f"{begun.get(name)!r} there and {at.recipe.get(name)!r} here.")
-    best = None
-    if found["best_epoch"]:
-        current = parameters_to_arrays(net)
-        load_checkpoint(last.with_name("best.npz"), net)
-        best = parameters_to_arrays(net)
-        parameters_from_arrays(net, current)
-    return _Standing(**found), best
 
 
 def _diverged(what, lr, last):

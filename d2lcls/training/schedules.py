@@ -18,6 +18,11 @@ def cosine(lr, total_steps, warmup_steps=0, final=0.0):
                         lambda progress: final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
+def linear(lr, total_steps, warmup_steps=0, final=0.0):
+    """Fall from `lr` to `final * lr` in a straight line."""
+    return _with_warmup(lr, total_steps, warmup_steps, lambda progress: 1 - (1 - final) * progress)
+
+
 def step(lr, total_steps, warmup_steps=0, milestones=(0.5, 0.75), factor=0.1):
     """Multiply the rate by `factor` at each milestone, a share of the steps after warm-up (He et al., 2016)."""
     return _with_warmup(lr, total_steps, warmup_steps,
@@ -29,7 +34,7 @@ def exponential(lr, total_steps, warmup_steps=0, final=0.01):
     return _with_warmup(lr, total_steps, warmup_steps, lambda progress: final ** progress)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential, "step": step}
+SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential, "linear": linear, "step": step}
 
 
 def _with_warmup(lr, total_steps, warmup_steps, shape):

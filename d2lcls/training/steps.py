@@ -23,7 +23,7 @@ def make_trainer(net, optimizer, optimizer_params):
     return gluon.Trainer(learned, optimizer, optimizer_params, update_on_kvstore=False)
 
 
-def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0):
+def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_scale=None):
     """Make one step: forward, backward, update.
 
     Every device computes the gradient of its share of the batch; the sum of all, divided by the size of
@@ -38,6 +38,7 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0):
         clip_norm: largest allowed norm of the mean gradient; None never clips.
         l1: factor of the sum of all weights' absolute values, which is added to the mean loss; biases and
             normalisation parameters are spared. (The L2 penalty is the optimizer's weight decay.)
+        loss_scale: `LossScale` for a network in float16, which learns from the step; None is a scale of 1.
 
     Returns:
         (losses, hits): on each context the sum of its losses and its number of hits, NDArrays of shape (1,)
@@ -48,7 +49,9 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0):
     with autograd.record():
         outputs = [net(images) for images, _ in shares]
         losses = [loss(logits, labels) for logits, (_, labels) in zip(outputs, shares)]
-    autograd.backward(losses)
+        scale = loss_scale.scale if loss_scale else 1.0
+        scaled = losses if scale == 1 else [value * scale for value in losses]
+    autograd.backward(scaled)
     if ctx[0].device_type == "cpu":
         # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs
         # the last bits then depend on which was quicker.
@@ -59,17 +62,21 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0):
             parameter.grad(idle)[:] = 0
             parameter.data(idle)._fresh_grad = True
     trainer.allreduce_grads()
+    finite = loss_scale is None or all_finite([parameter.grad(ctx[0]) for parameter in trained])  # they are the same on all
     if l1:
         for parameter in trained:
             if parameter.wd_mult:
                 for device in ctx:
                     gradient = parameter.grad(device)
-                    gradient += l1 * len(x) * parameter.data(device).sign()
+                    gradient += l1 * len(x) * scale * parameter.data(device).sign()
     if clip_norm is not None:
         for device in ctx:
             gradients = [p.grad(device) for p in trained]
-            gluon.utils.clip_global_norm(gradients, clip_norm * len(x), check_isfinite=False)
-    trainer.update(len(x))
+            gluon.utils.clip_global_norm(gradients, clip_norm * len(x) * scale, check_isfinite=False)
+    if finite:
+        trainer.update(len(x) * scale)
+    if loss_scale:
+        loss_scale.update(finite)
     return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
 
 
@@ -106,11 +113,16 @@ def settle_shapes(net, x, ctx, seed):
             raise
         raise ValueError(f"{type(net).__name__} cannot take images of {x.shape[2]} x {x.shape[3]} pixels with "
                          f"{x.shape[1]} channels. Use larger images or another network.") from error
-    # With static memory MXNet computes some gradients that frozen filters have no use for, the slowest of all among
-    # them: those of 5x5 depthwise convolutions.
-    static = all(parameter.grad_req != "null" for parameter in parameters.values() if parameter._differentiable)
-    net.hybridize(static_alloc=static, static_shape=static)
+    net.hybridize(**memory_plan(net))
     return logits.shape[1]
+
+
+def memory_plan(net):
+    """Return the arguments with which `hybridize` makes a network train quickest: static memory, if nothing is frozen."""
+    # With it MXNet computes some gradients that frozen filters have no use for, the slowest of all among them: those of
+    # 5x5 depthwise convolutions.
+    static = all(parameter.grad_req != "null" for parameter in net.collect_params().values() if parameter._differentiable)
+    return {"static_alloc": static, "static_shape": static}
 
 
 def average_running_statistics(net):
@@ -125,7 +137,11 @@ def average_running_statistics(net):
 
 def is_finite(net):
     """Whether every parameter is a finite number everywhere."""
-    arrays = [p.list_data()[0].astype("float32", copy=False) for p in net.collect_params().values()]
+    return all_finite([p.list_data()[0].astype("float32", copy=False) for p in net.collect_params().values()])
+
+
+def all_finite(arrays):
+    """Whether every number in a list of float32 NDArrays is finite."""
     parts = [arrays[begin:begin + 200] for begin in range(0, len(arrays), 200)]  # it crashes on more
     return all(nd.multi_all_finite(*part, num_arrays=len(part)).asscalar() for part in parts)
 

@@ -345,3 +345,16 @@ def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
 def test_bad_size_or_balance(options, message):
     with pytest.raises(ValueError, match=message):
         Batches(make(), **options)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
+    images = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
+    data = Images(images, np.zeros(40, dtype=np.int64), ("a",), "noise")
+    batches = Batches(data, 16, alternating_flip=True, seed=3)
+    epochs = [np.concatenate([batches.denormalise(x) for x, _ in batches.epoch(number)]) for number in range(4)]
+    mirrored = [(epoch == images[:, :, ::-1]).all(axis=(1, 2, 3)) for epoch in epochs]
+    assert ((epochs[0] == images) | mirrored[0][:, None, None, None]).all()
+    assert 10 < mirrored[0].sum() < 30
+    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
+    np.testing.assert_array_equal(mirrored[2], mirrored[0])
+    np.testing.assert_array_equal(mirrored[3], mirrored[1])

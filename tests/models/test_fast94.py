@@ -1,0 +1,63 @@
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+
+from d2lcls.models import get_model
+from d2lcls.models.fast94 import FILTERS, Fast94, whiten
+
+
+def network():
+    net = Fast94()
+    net.initialize(mx.init.Zero())  # which the network's own initializers come before
+    return net
+
+
+def images(n=400):
+    rough = np.random.default_rng(0).normal(size=(n, 3, 8, 8))
+    smooth = rough.repeat(4, axis=2).repeat(4, axis=3)  # neighbours are alike, as in photographs
+    return (smooth + 0.3 * np.random.default_rng(1).normal(size=smooth.shape)).astype(np.float32)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_one():
+    net, x = network(), images()
+    whiten(net, x)
+    seen = net.whitening(nd.array(x)).asnumpy().transpose(0, 2, 3, 1).reshape(-1, FILTERS)[:, :FILTERS // 2]
+    np.testing.assert_allclose(seen.T @ seen / len(seen), np.eye(FILTERS // 2), atol=0.02)
+
+
+def test_half_of_the_filters_are_the_others_turned_round_and_none_is_trained():
+    net = network()
+    whiten(net, images())
+    filters = net.whitening.weight.data().asnumpy()
+    np.testing.assert_array_equal(filters[:16], -filters[16:])
+    assert net.whitening.weight.grad_req == "null"
+
+
+def test_convolutions_begin_as_the_identity_and_the_head_small():
+    net, x = network(), nd.array(images(4))
+    first = net.features[1]  # 32 channels in, 64 out
+    seen = nd.random.normal(shape=(2, 32, 9, 9))
+    np.testing.assert_allclose(first(seen).asnumpy()[:, :32], seen.asnumpy(), atol=1e-6)
+    assert (first(seen).asnumpy()[:, 32:].std(axis=(0, 2, 3)) > 0.01).all()
+    with autograd.train_mode():
+        assert abs(net(x).asnumpy()).max() < 1
+
+
+def test_every_layer_but_the_first_learns():
+    net, x = network(), nd.array(images(8))
+    whiten(net, images())
+    with autograd.record():
+        loss = (net(x) ** 2).sum()
+    loss.backward()
+    for name, parameter in net.collect_params().items():
+        if parameter.grad_req != "null":
+            assert abs(parameter.grad().asnumpy()).sum() > 0, name
+
+
+def test_the_zoo_knows_it_and_images_of_another_shape_are_refused():
+    net = get_model("fast94", classes=7)
+    net.initialize()
+    assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 7)
+    with pytest.raises(ValueError, match=r"Expected images of shape \(N, 3, H, W\)"):
+        whiten(net, np.zeros((5, 1, 32, 32), np.float32))
