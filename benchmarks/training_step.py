@@ -23,7 +23,7 @@ SECONDS = 0.7  # of a turn, at least a step
 def main():
     """Measure every network and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
                         help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says")
@@ -41,7 +41,7 @@ def main():
         return
     print(results.write("training_step", "python benchmarks/training_step.py", {
         "networks": found, "rounds": options.rounds, "units": {
-            **UNITS, "batch": "images", "pixels": "a side", "does_not_run": "the last line that a side printed"}}))
+            **UNITS, "batch": "images", "pixels": "a side", "does_not_run": "the last that a side printed"}}))
 
 
 def commands(network, torch_python):

@@ -65,7 +65,7 @@ def take_turns(commands, request, rounds, may_fail=()):
 
     Returns:
         (turns, missing): dict from name to the list of its answers, by round; and for sides that did not start, dict
-        from name to the last line that they printed.
+        from name to the last that they printed.
     """
     sleepers, missing = {}, {}
     try:
@@ -75,7 +75,7 @@ def take_turns(commands, request, rounds, may_fail=()):
             except RuntimeError as error:
                 if name not in may_fail:
                     raise
-                missing[name] = str(error).strip().splitlines()[-1]
+                missing[name] = str(error)
         trained = {name: int(sleeper.ready) for name, sleeper in sleepers.items()}
         if len(set(trained.values())) != 1:
             raise RuntimeError(f"Sides that should train the same network train {trained} parameters.")
