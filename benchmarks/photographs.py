@@ -55,8 +55,10 @@ def main():
             data.write_records(root, f"{root}-packed")
             found[name] = {"pixels": size, "photographs": number, **measure(root, options.torch_python, options.rounds),
                            "draft_difference": difference(root)}
-            print(name, found[name]["images_per_second"], flush=True)
-        found["waiting"] = {name: waiting(Path(work, name)) for name in FOLDERS}
+            speeds = found[name]["images_per_second"]
+            print(name, {reader: round(speed["median"]) for reader, speed in speeds.items()}, flush=True)
+        found["waiting"] = {name: {kind: waiting(Path(work, name), kind == "draft") for kind in ("exact", "draft")}
+                            for name in FOLDERS}
     print(results.write("photographs", "python benchmarks/photographs.py --torch-python PYTHON", {
         **found, "rounds": options.rounds, "units": {
             "images_per_second": "photographs/s", "workers": "2 processes",
@@ -111,9 +113,10 @@ def difference(root):
     return {"mean": float(np.abs(draft - exact).mean()), "max": int(np.abs(draft - exact).max())}
 
 
-def waiting(root):
-    """Return the share of its second epoch in which a network waited for its photographs."""
-    opened = data.open_folder(root, SIDE)
+def waiting(root, draft):
+    """Return the share of its second epoch, of 256 photographs, in which a small network waited for them."""
+    opened = data.open_folder(root, SIDE, draft=draft)
+    opened = opened.subset(np.resize(np.arange(len(opened)), 256))
     net = get_model("mobilenet0.25", classes=len(opened.classes))
     net.initialize(mx.init.MSRAPrelu("in", 0))
     train = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
