@@ -241,6 +241,18 @@ def test_training_without_validation_can_be_used(capsys, photos, tmp_path):
     assert "trained without a validation set" in fails(capsys, "evaluate", run, "--split", "validation")
 
 
+def test_a_recipe_sets_the_options_and_those_after_it_change_it(capsys, photos, tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = call(capsys, "train", "--recipe", "fast94", "--dataset", photos, "--size", 32, "--epochs", 2,
+                        "--batch-size", 12, "--warmup-epochs", 0.5, "--precision", "float32", "--out", run)
+    assert code == 0 and "0 for validation" in out and f"d2lcls evaluate {run} --tta" in out
+    recipe = json.loads(str(np.load(run / "last.npz")["progress"]))["recipe"]
+    assert recipe["lookahead"] == 5 and recipe["optimizer_params"] == {"momentum": 0.85} and recipe["alternating_flip"]
+    assert (recipe["num_epochs"], recipe["batch_size"]) == (2, 12)  # of the options after it
+    scores = [json.loads(call(capsys, "evaluate", run, "--json", *views)[1]) for views in ([], ["--tta"])]
+    assert scores[0]["images"] == scores[1]["images"] == 12 and scores[0]["loss"] != scores[1]["loss"]
+
+
 def test_record_files_are_data_sets(capsys, photos, tmp_path):
     from d2lcls.data import write_records
 

@@ -36,17 +36,18 @@ def flip(probability=0.5):
     """Mirror each image left to right with the given probability."""
     _check_probability(probability)
 
-    def transform(images, rng):
-        import cv2  # here, for a quick import of the package
+    return lambda images, rng: mirror(images, rng.random(len(images)) < probability)
 
-        _, _, w, c = images.shape
-        kept = rng.random(len(images)) >= probability
-        # All are mirrored and some put back: numpy would turn pixel by pixel, which takes ten times as long.
-        result = cv2.flip(images.reshape(-1, w, c), 1).reshape(images.shape)
-        result[kept] = images[kept]
-        return result
 
-    return transform
+def mirror(images, chosen):
+    """Return uint8 images (N, H, W, C), those that are chosen by bool (N,) mirrored left to right."""
+    import cv2  # here, for a quick import of the package
+
+    _, _, w, c = images.shape
+    # All are mirrored and some put back: numpy would turn pixel by pixel, which takes ten times as long.
+    result = cv2.flip(images.reshape(-1, w, c), 1).reshape(images.shape)
+    result[~chosen] = images[~chosen]
+    return result
 
 
 def cutout(size=8, fill=128):

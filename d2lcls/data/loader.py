@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from d2lcls.data.augment import mixup as blend
+from d2lcls.data.augment import mirror, mixup as blend
 from d2lcls.data.images import height_and_width
 
 
@@ -89,7 +89,7 @@ class Batches:
             for transform in self.augment:
                 images = transform(images, rng)
             if self.alternating_flip:
-                images = np.where(self._mirrored(number)[indices, None, None, None], images[:, :, ::-1], images)
+                images = mirror(images, self._mirrored(number)[indices])
             if self.mixup:
                 images, labels = blend(images, labels, len(self.data.classes), self.mixup, rng)
             yield self._for_network(images), labels

@@ -11,9 +11,14 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
+from d2lcls.cores import cpu_flags
 from d2lcls.data import Batches, flip, pad_crop
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
 from d2lcls.training.checkpoints import parameters_to_arrays
+
+
+needs_bf16 = pytest.mark.skipif(not cpu_flags() & {"avx512_bf16", "amx_bf16"},
+                                reason="this processor has no instructions for bfloat16")
 
 
 class Net(gluon.HybridBlock):
@@ -47,10 +52,12 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("optimizer, devices", [("sgd", 1), ("sgd", 2), ("nag", 1), ("nag", 2), ("adam", 1),
-                                                ("adam", 2), ("nadam", 1), ("rmsprop", 1)])
-def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices):
-    whole, records = train(shapes, tmp_path / "whole", devices, optimizer)
+@pytest.mark.parametrize("optimizer, devices, options", [
+    ("sgd", 1, {}), ("sgd", 2, {}), ("nag", 1, {}), ("nag", 2, {}), ("adam", 1, {}), ("adam", 2, {}), ("nadam", 1, {}),
+    ("rmsprop", 1, {}), ("nag", 1, {"lookahead": 5}), ("nag", 2, {"lookahead": 7}),
+    pytest.param("nag", 1, {"precision": "bfloat16"}, marks=needs_bf16)])
+def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices, options):
+    whole, records = train(shapes, tmp_path / "whole", devices, optimizer, **options)
     update, steps = gluon.Trainer.update, []
 
     def update_until_killed(trainer, batch_size):
@@ -61,10 +68,10 @@ def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer
 
     monkeypatch.setattr(gluon.Trainer, "update", update_until_killed)
     with pytest.raises(Killed):
-        train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4)
+        train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4, **options)
     monkeypatch.setattr(gluon.Trainer, "update", update)
     assert json.loads(str(np.load(tmp_path / "cut/last.npz")["progress"]))["step"] == 16
-    resumed, again = train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4, resume=True)
+    resumed, again = train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4, resume=True, **options)
     assert_same(whole, resumed)
     for a, b in zip(records, again):
         assert (a.train_loss, a.train_accuracy, a.valid_accuracy) == (b.train_loss, b.train_accuracy, b.valid_accuracy)
