@@ -35,6 +35,7 @@ def main():
     parser.add_argument("--long-seeds", type=int, nargs="+", default=[0, 1, 2], help="of the second part")
     parser.add_argument("--long-images", type=int, default=50_000, help="of the second part")
     parser.add_argument("--long-epochs", type=int, default=20, help="of the second part")
+    parser.add_argument("--precision", default="float32", help="of both parts: float32, bfloat16 or auto, as in fit")
     parser.add_argument("--only", choices=("shortcuts", "long"), help="run one part and write nothing")
     options = parser.parse_args()
     found = {}
@@ -43,7 +44,7 @@ def main():
     if options.only != "shortcuts":
         found.update(long(options))
     if options.only is None:
-        print(results.write("depth", "python benchmarks/depth.py", {**found, "recipe": {
+        print(results.write("depth", "python benchmarks/depth.py", {**found, "precision": options.precision, "recipe": {
             "shortcuts": {"images": options.images, "epochs": options.epochs, "batch_size": 64, **FEW},
             "resnet20": {"images": options.long_images, "epochs": options.long_epochs, "batch_size": 128, **ALL}},
             "units": {"train_loss": "nats an image, mean of the last epoch", "valid_accuracy": "% of 5,000 images",
@@ -63,7 +64,8 @@ def shortcuts(options):
             net = get_model(f"cifar_resnet{depth}_v1")
             if kind == "plain":
                 without_shortcuts(net)
-            records = train(net, batches, f"{name}-{options.images}x{options.epochs}", options.epochs, seed, FEW)
+            records = train(net, batches, f"{name}-{options.images}x{options.epochs}", options.epochs, seed,
+                            precision=options.precision, **FEW)
             score = evaluate(net, data.Batches(held_out, 250, mean, std))
             losses[name].append(records[-1].train_loss)
             accuracies[name].append(100 * score.accuracy)
@@ -85,7 +87,7 @@ def long(options):
                                augment=data.STANDARD, seed=seed)
         net = get_model("cifar_resnet20_v1")
         name = f"resnet20-{options.long_images}x{options.long_epochs}"
-        records = train(net, batches, name, options.long_epochs, seed, ALL)
+        records = train(net, batches, name, options.long_epochs, seed, precision=options.precision, **ALL)
         score = evaluate(net, data.Batches(test, 250, mean, std))
         accuracies.append(100 * score.accuracy)
         minutes.append(sum(record.seconds for record in records) / 60)
@@ -93,7 +95,7 @@ def long(options):
     return {"resnet20": {"test_accuracy": results.spread(accuracies), "minutes": results.spread(minutes)}}
 
 
-def train(net, batches, name, epochs, seed, recipe):
+def train(net, batches, name, epochs, seed, **recipe):
     """Train a network, or go on where its training stands; return the records of `fit`."""
     mx.random.seed(seed)
     net.initialize(mx.init.MSRAPrelu(slope=0))
