@@ -41,7 +41,7 @@ def main():
         return
     print(results.write("training_step", "python benchmarks/training_step.py", {
         "networks": found, "rounds": options.rounds, "units": {
-            **UNITS, "batch": "images", "pixels": "a side", "does_not_run": "the last that a side printed"}}))
+            **UNITS, "batch": "images", "pixels": "a side", "does_not_run": "the error that a side printed"}}))
 
 
 def commands(network, torch_python):

@@ -65,7 +65,7 @@ def take_turns(commands, request, rounds, may_fail=()):
 
     Returns:
         (turns, missing): dict from name to the list of its answers, by round; and for sides that did not start, dict
-        from name to the last that they printed.
+        from name to the error that they printed.
     """
     sleepers, missing = {}, {}
     try:
@@ -75,7 +75,8 @@ def take_turns(commands, request, rounds, may_fail=()):
             except RuntimeError as error:
                 if name not in may_fail:
                     raise
-                missing[name] = str(error)
+                said = str(error).strip().splitlines()
+                missing[name] = next((line for line in reversed(said) if "Error" in line), said[-1])
         trained = {name: int(sleeper.ready) for name, sleeper in sleepers.items()}
         if len(set(trained.values())) != 1:
             raise RuntimeError(f"Sides that should train the same network train {trained} parameters.")
