@@ -64,7 +64,7 @@ def choose(net, x, y, ctx, loss=None):
     statistics = {parameter: [copy.copy() for copy in parameter.list_data()]
                   for parameter in net.collect_params().values() if parameter.grad_req == "null"}
     loss = loss or gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=y.ndim == 1)
-    shares = list(zip(split_and_load(x, ctx), split_and_load(y, ctx)))
+    shares = list(zip(split_and_load(x[:256], ctx), split_and_load(y[:256], ctx)))  # enough to tell
     blocks = {precision: lower(net, precision) for precision in ("float32", other)}
     seconds = {precision: [] for precision in blocks}
     for _ in range(4):
