@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from d2lcls import compat, devices
-from d2lcls.cores import usable_cores
+from d2lcls.cores import cpu_flags, usable_cores
 
 GIB = 2 ** 30
 
@@ -47,7 +47,7 @@ class Finding:
 def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
-    for check in (python, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, threads,
+    for check in (python, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, bfloat16, threads,
                   shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
@@ -177,7 +177,8 @@ def gpu(gpus=None, wheel=None):
             findings.append(_note("GPU", f"{card.name} lies idle: no GPU wheel of MXNet is installed",
                                   _USE_GPU_WHEEL.format(wheel or "mxnet")))
         else:
-            findings.append(_ok("GPU", f"{card.name}, compute capability {'%d.%d' % card.capability}"))
+            findings.append(_ok("GPU", f"{card.name}, compute capability {'%d.%d' % card.capability}; "
+                                       "float16, several GPUs and pinned memory have only been run on CPU contexts"))
     if _is_gpu(wheel) and any(card.supported for card in gpus):
         failures = [failure for failure in devices.gpu_failures() if failure]
         findings += [_problem("GPU", f"an MXNet kernel failed: {failure}", "nvidia-smi")
@@ -195,6 +196,14 @@ def amx(state=None):
         return [_note("AMX", "the processor has AMX, but DNNL_MAX_CPU_ISA keeps oneDNN from using it",
                       "unset DNNL_MAX_CPU_ISA")]
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
+
+
+def bfloat16(flags=None):
+    """Training in 16 bits pays on processors that have instructions for them; `fit(precision="auto")` measures."""
+    flags = cpu_flags() if flags is None else flags
+    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
+    return [_ok("bfloat16", f"{' and '.join(found)}: --precision auto may train faster" if found else
+                "no instructions for it: float32 is the quickest")]
 
 
 def threads(cores=None, setting=None):

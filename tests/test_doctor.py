@@ -112,6 +112,11 @@ def test_gpu(monkeypatch):
     only(doctor.gpu([], "mxnet"), "ok", "CPU")
 
 
+def test_bfloat16():
+    only(doctor.bfloat16({"avx512_bf16", "fpu"}), "ok", "avx512_bf16: --precision auto")
+    only(doctor.bfloat16({"fpu"}), "ok", "float32 is the quickest")
+
+
 def test_gpu_whose_kernel_fails(monkeypatch):
     monkeypatch.setattr(devices, "gpu_failures", lambda: ("", "out of memory"))
     known, failed = doctor.gpu([T4, T4], "mxnet-cu117")

@@ -119,7 +119,12 @@ def split_and_load(x, ctx):
         list of NDArrays, on the first min(N, len(ctx)) contexts.
     """
     parts = min(len(x), len(ctx))
-    return [nd.array(part, ctx=c, dtype=x.dtype) for part, c in zip(np.array_split(x, parts), ctx)]
+    return [nd.array(part, ctx=staging(c), dtype=x.dtype).as_in_context(c) for part, c in zip(np.array_split(x, parts), ctx)]
+
+
+def staging(context):
+    """Return the context from which a GPU fetches while it computes, pinned memory; another context itself."""
+    return mx.cpu_pinned(context.device_id) if context.device_type == "gpu" else context
 
 
 def _outputs(net, batches, ctx, views=None):

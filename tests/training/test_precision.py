@@ -8,6 +8,7 @@ from d2lcls.data import Batches, channel_statistics
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.training import CheckpointError, fit, make_trainer, precision, train_step
 from d2lcls.training.checkpoints import parameters_to_arrays
+from d2lcls.training.evaluation import staging
 from d2lcls.training.precision import LossScale, candidate, choose, lower
 from d2lcls.training.steps import settle_shapes
 
@@ -101,6 +102,12 @@ def test_a_resumed_run_keeps_the_precision_that_was_measured(shapes, tmp_path, m
     assert len(fit(network(), batches(shapes), resume=True, **options)) == 2
     with pytest.raises(CheckpointError, match="precision is 'auto' there and None here"):
         fit(network(), batches(shapes), resume=True, **{**options, "precision": "float32"})
+
+
+def test_gpus_fetch_from_pinned_memory():
+    assert [staging(c) for c in (mx.gpu(1), mx.cpu(0))] == [mx.cpu_pinned(1), mx.cpu(0)]
+    x = nd.array([1.0, 2.0], ctx=mx.cpu_pinned(0)).as_in_context(mx.cpu(1))  # what a GPU does with its share
+    assert x.context == mx.cpu(1) and x.asnumpy().tolist() == [1, 2]
 
 
 def overflowing(logits, labels):
