@@ -50,11 +50,12 @@ def run(without, seed, epochs, train, test):
         mean, std = data.channel_statistics(train.images)
         flips = without != "alternating_flip"
         batches = data.Batches(train, RECIPE["batch_size"], mean, std, shuffle=True, seed=seed, alternating_flip=flips,
-                               augment=[data.pad_crop(2)] if flips else [data.pad_crop(2), data.flip()])
+                               augment=[data.reflect_crop(2)] if flips else [data.reflect_crop(2), data.flip()])
         net = network(without, seed, batches)
         fit(net, batches, num_epochs=epochs, lr=RECIPE["lr"], schedule=RECIPE["schedule"],
             warmup_epochs=RECIPE["warmup_epochs"] / RECIPE["epochs"] * epochs, optimizer=RECIPE["optimizer"],
-            optimizer_params={"momentum": RECIPE["momentum"]}, wd=RECIPE["wd"], seed=seed, verbose=False, precision="auto",
+            optimizer_params={"momentum": RECIPE["momentum"]}, wd=RECIPE["wd"],
+            decay_biases=RECIPE["decay_biases"], seed=seed, verbose=False, precision="auto",
             loss=None if without == "label_smoothing" else cross_entropy(RECIPE["label_smoothing"]),
             lookahead=0 if without == "lookahead" else RECIPE["lookahead"])
         scored = data.Batches(test, 500, mean, std)

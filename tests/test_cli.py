@@ -107,7 +107,7 @@ def test_help_does_not_wait_for_mxnet():
     (["train", "--size", "0"], "argument --size: must be above 0"),
     (["train", "--seed", "-1"], "argument --seed: must be a whole number of 0 or more, not -1"),
     (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
-    (["train", "--augment", "blur"], "argument --augment: must be of pad_crop, flip"),
+    (["train", "--augment", "blur"], "argument --augment: must be of pad_crop, reflect_crop"),
     (["evaluate"], "required: RUN"), (["predict"], "required: IMAGE"),
     (["predict", "a.jpg", "--top", "0"], "argument --top: must be above 0")])
 def test_wrong_arguments_exit_with_2(capsys, arguments, message):

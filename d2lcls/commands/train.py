@@ -7,7 +7,8 @@ from d2lcls.commands.parsers import positive, share, whole
 from d2lcls.recipes import RECIPES
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
-TRANSFORMS = ("pad_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
+TRANSFORMS = ("pad_crop", "reflect_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
+SIZED = ("pad_crop", "reflect_crop", "cutout")
 
 
 def add(command):
@@ -32,6 +33,7 @@ def add(command):
     add("--optimizer", default="sgd", help="MXNet's name of the optimizer")
     add("--momentum", type=share, help="of sgd and nag (default: 0.9)")
     add("--bias-lr", type=positive(float), default=1.0, metavar="FACTOR", help="of the rate of biases")
+    add("--decay-biases", action="store_true", help="let --wd act on biases too")
     add("--lookahead", type=whole, default=0, metavar="N", help="average with the past every N steps; 0 is off")
     add("--precision", choices=("float32", "bfloat16", "float16", "auto"), default="float32",
         help="what convolutions and dense layers compute in; auto measures")
@@ -76,9 +78,9 @@ class _Recipe(argparse.Action):
 def _transform(text):
     """Check the name of a transform, which a colon and a number may follow."""
     name, _, argument = text.partition(":")
-    if name not in TRANSFORMS or argument and not (name in ("pad_crop", "cutout") and argument.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be of {', '.join(TRANSFORMS)}, or pad_crop:N or cutout:N with a number "
-                                         f"of pixels, not {text}")
+    if name not in TRANSFORMS or argument and not (name in SIZED and argument.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(TRANSFORMS)}, those of {', '.join(SIZED)} "
+                                         f"perhaps with a number of pixels, as in pad_crop:2, not {text}")
     return text
 
 
@@ -141,11 +143,12 @@ def _train(options):
     momentum = None if options.momentum is None else {"momentum": options.momentum}
     training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
                  schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
-                 optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1, clip_norm=options.clip_norm,
-                 loss=_loss(options, images.counts()), unfreeze=unfreeze, precision=options.precision,
-                 lookahead=options.lookahead, ctx=devices.parse(options.ctx),
-                 seed=options.seed, patience=options.patience, checkpoint_dir=out,
-                 checkpoint_steps=options.checkpoint_steps, resume=options.resume, tensorboard=options.tensorboard)
+                 optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1,
+                 clip_norm=options.clip_norm, loss=_loss(options, images.counts()), unfreeze=unfreeze,
+                 decay_biases=options.decay_biases, precision=options.precision, lookahead=options.lookahead,
+                 ctx=devices.parse(options.ctx), seed=options.seed, patience=options.patience,
+                 checkpoint_dir=out, checkpoint_steps=options.checkpoint_steps, resume=options.resume,
+                 tensorboard=options.tensorboard)
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
     print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
           f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.recipe == 'fast94' else ''}")

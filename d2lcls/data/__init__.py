@@ -1,6 +1,6 @@
 """Images, labels and batches: everything between a file on disk and a network's input."""
 
-from d2lcls.data.augment import STANDARD, colour_jitter, cutout, flip, mixup, pad_crop
+from d2lcls.data.augment import STANDARD, colour_jitter, cutout, flip, mixup, pad_crop, reflect_crop
 from d2lcls.data.catalog import DATASETS
 from d2lcls.data.datasets import Images, channel_statistics, is_sample, load, split_validation
 from d2lcls.data.fetch import DataUnavailable, fetch, home, verify
@@ -19,5 +19,6 @@ __all__ = [
     "channel_statistics", "class_weights", "colour_jitter", "cutout", "fetch", "flip", "home",
     "imagenet_classes", "is_sample", "list_folder", "load", "load_folder", "long_tailed", "mixup", "open_folder",
     "open_image", "open_imagenet", "open_records", "pad_crop", "randaugment", "read_image", "read_records",
+    "reflect_crop",
     "split_validation", "take_per_class", "verify", "write_records",
 ]

@@ -25,11 +25,32 @@ def pad_crop(padding=4):
         n, h, w, c = images.shape
         padded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dtype=np.uint8)
         padded[:, padding:padding + h, padding:padding + w] = images  # np.pad takes three times as long
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), axis=(1, 2))  # (N, P, P, C, H, W)
-        top, left = rng.integers(0, 2 * padding + 1, size=(2, n))
-        return windows[np.arange(n), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
+        return _crop(padded, h, w, rng)
 
     return transform
+
+
+def reflect_crop(padding=2):
+    """Shift each image by up to `padding` pixels either way; its own mirror image moves in at the border.
+
+    Args:
+        padding: pixels added on each side before a random crop of the original size; 0 or more, and less than a side.
+    """
+    if padding < 0:
+        raise ValueError(f"padding must be 0 or more pixels, not {padding}.")
+
+    def transform(images, rng):
+        border = (padding, padding)
+        return _crop(np.pad(images, ((0, 0), border, border, (0, 0)), mode="reflect"), *images.shape[1:3], rng)
+
+    return transform
+
+
+def _crop(padded, height, width, rng):
+    """Cut a window of height x width from a random place of each image (N, H, W, C)."""
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))  # (N, P, P, C, H, W)
+    top, left = rng.integers(0, windows.shape[1], size=(2, len(padded)))
+    return windows[np.arange(len(padded)), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
 
 
 def flip(probability=0.5):

@@ -54,8 +54,8 @@ class Epoch:
 
 def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
         optimizer="sgd", optimizer_params=None, wd=5e-4, l1=0.0, clip_norm=None, loss=None, unfreeze=None,
-        precision="float32", lookahead=0, ctx=None, seed=0, patience=None, checkpoint_dir=None,
-        checkpoint_steps=None, resume=False, tensorboard=None, on_epoch=None, verbose=True):
+        decay_biases=False, precision="float32", lookahead=0, ctx=None, seed=0, patience=None,
+        checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None, on_epoch=None, verbose=True):
     """Train a network and return what every epoch came to.
 
     With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
@@ -69,7 +69,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         schedule: "constant", "cosine", "exponential", "linear", "step", or a function from the step to the rate.
         warmup_epochs: length of the linear warm-up; unused when `schedule` is a function.
         optimizer, optimizer_params: MXNet's name and arguments; momentum is 0.9 for "sgd" and "nag".
-        wd: weight decay, of weights only: biases and normalisation parameters are spared.
+        wd: weight decay, of weights only: biases and normalisation parameters are spared, unless `decay_biases`.
+        decay_biases: see `make_trainer`.
         l1: factor of the sum of all weights' absolute values, added to the loss; `wd` is the L2 penalty.
         clip_norm: largest allowed norm of the mean gradient over all parameters; None never clips.
         loss: function of (logits, labels) that returns one loss an image, shape (N,); None is cross-entropy.
@@ -115,7 +116,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         raise ValueError(f"mixup needs a network with one output a class: {len(train.data.classes)}, not {outputs}.")
     if optimizer_params is None:
         optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
-    trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params})
+    trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params}, decay_biases)
     if l1 < 0:
         raise ValueError(f"l1 must be 0 (off) or above, not {l1}.")
     if unfreeze:
@@ -123,7 +124,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         train_last(net, trained := unfreeze[0])
     if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
         raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or pass unfreeze=.")
-    optional = {"l1": l1, "unfreeze": unfreeze, "lookahead": lookahead,
+    optional = {"l1": l1, "unfreeze": unfreeze, "lookahead": lookahead, "decay_biases": decay_biases,
                 "precision": None if precision == "float32" else precision}
     at = Standing(recipe_of(
         net, train, optional, num_epochs=num_epochs, lr=lr, warmup_epochs=warmup_epochs, optimizer=optimizer,

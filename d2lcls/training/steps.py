@@ -6,16 +6,18 @@ from mxnet import autograd, gluon, nd
 from d2lcls.training.evaluation import split_and_load
 
 
-def make_trainer(net, optimizer, optimizer_params):
-    """Return a `gluon.Trainer` that decays weights and leaves biases and normalisation parameters alone.
+def make_trainer(net, optimizer, optimizer_params, decay_biases=False):
+    """Return a `gluon.Trainer` that decays weights and, as a rule, leaves biases and normalisation parameters alone.
 
     Args:
         net: `gluon.Block` whose shapes are known.
         optimizer, optimizer_params: as for `gluon.Trainer`.
+        decay_biases: let them decay too, by as much a step as weights, whatever their `lr_mult`.
     """
     parameters = net.collect_params()
     for parameter in parameters.values():
-        parameter.wd_mult = 1.0 if len(parameter.shape) > 1 else 0.0
+        others = 1 / parameter.lr_mult if decay_biases and parameter.lr_mult else 0.0
+        parameter.wd_mult = 1.0 if len(parameter.shape) > 1 else others
     # Running statistics stay outside: at its first step a Trainer copies all that it holds from the first
     # device to the others, in a race with BatchNorm's update of them. Frozen parameters are inside, and
     # passed over at every step, so that they can be unfrozen later.

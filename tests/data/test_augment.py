@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from d2lcls.data import STANDARD, colour_jitter, cutout, flip, mixup, pad_crop
+from d2lcls.data import STANDARD, colour_jitter, cutout, flip, mixup, pad_crop, reflect_crop
 
 TRANSFORMS = {"pad_crop": pad_crop(2), "flip": flip(), "cutout": cutout(4), "colour_jitter": colour_jitter()}
 
@@ -53,6 +53,21 @@ def test_pad_crop_is_the_naive_loop(padding):
                 if 0 <= from_y < height and 0 <= from_x < width:
                     expected[i, y, x] = images[i, from_y, from_x]
     np.testing.assert_array_equal(pad_crop(padding)(images, rng(5)), expected)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_reflect_crop_is_the_naive_loop(padding):
+    images = noise()
+    n, height, width, _ = images.shape
+    top, left = rng(5).integers(0, 2 * padding + 1, size=(2, n))
+
+    def inside(place, size):
+        place = abs(place)  # the border itself is not repeated
+        return place if place < size else 2 * (size - 1) - place
+
+    expected = np.stack([[[images[i, inside(y + top[i] - padding, height), inside(x + left[i] - padding, width)]
+                           for x in range(width)] for y in range(height)] for i in range(n)])
+    np.testing.assert_array_equal(reflect_crop(padding)(images, rng(5)), expected)
 
 
 def test_pad_crop_covers_every_shift_about_equally():

@@ -7,7 +7,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 from d2lcls.data import Batches, Images, channel_statistics, flip, pad_crop
-from d2lcls.models import SmallCNN
+from d2lcls.models import SmallCNN, set_bias_multiplier
 from d2lcls.training import TrainingDiverged, evaluate, fit, make_trainer, predict, train_step
 from d2lcls.training.evaluation import split_and_load
 from d2lcls.training.steps import is_finite
@@ -143,21 +143,23 @@ def test_schedule_reaches_the_trainer(shapes, monkeypatch):
     assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3] + [0.3 * (1 + np.cos(np.pi * i / 6)) / 2 for i in range(1, 6)])
 
 
-def test_weight_decay_spares_biases_and_norms(shapes):
+@pytest.mark.parametrize("decay_biases", [False, True])
+def test_weight_decay_spares_biases_and_norms_unless_it_is_told_not_to(shapes, decay_biases):
     net = network()
     x, y = next(iter(batches(shapes)))
     net(mx.nd.array(x))
+    set_bias_multiplier(net, 8)  # decay of biases is by as much a step as that of weights, whatever their rate
     before = {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()}
     for parameter in net.collect_params().values():
         if parameter.grad_req != "null":
             parameter.grad_req = "write"
-    trainer = make_trainer(net, "sgd", {"learning_rate": 1.0, "wd": 0.5})
+    trainer = make_trainer(net, "sgd", {"learning_rate": 1.0, "wd": 0.5}, decay_biases)
     # A loss that is zero everywhere leaves weight decay alone to act.
     train_step(net, trainer, x, y, [mx.cpu()], loss=lambda logits, labels: (logits * 0).sum(axis=1))
     for name, parameter in net._collect_params_with_prefix().items():
         if parameter.grad_req == "null":
             continue
-        expected = before[name] * (0.5 if name.endswith("weight") else 1.0)
+        expected = before[name] * (0.5 if decay_biases or name.endswith("weight") else 1.0)
         np.testing.assert_allclose(parameter.data().asnumpy(), expected, rtol=1e-6, err_msg=name)
 
 
