@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from d2lcls import notebook
-from d2lcls.data import flip
+from d2lcls.data import cutout
 from d2lcls.models import GlobalMean
 
 
@@ -24,8 +24,8 @@ def test_an_unknown_scale_is_named(monkeypatch):
 
 
 def test_source_of_functions_and_classes_is_shown():
-    shown = notebook.show_source(flip)
-    assert repr(shown).startswith("def flip(probability=0.5):\n") and repr(shown).endswith("return transform")
+    shown = notebook.show_source(cutout)
+    assert repr(shown).startswith("def cutout(size=8, fill=128):\n") and repr(shown).endswith("return transform")
     assert shown._repr_markdown_() == f"```python\n{shown!r}\n```"
     assert repr(notebook.show_source(GlobalMean)).startswith("class GlobalMean(")
 
