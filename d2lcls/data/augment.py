@@ -10,47 +10,35 @@ import numpy as np
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma weights, ITU-R BT.601
 
 
-def pad_crop(padding=4):
+def pad_crop(padding=4, reflect=False):
     """Shift each image by up to `padding` pixels either way; black moves in at the border.
 
     The standard augmentation for CIFAR since Lee et al., "Deeply-Supervised Nets" (2015).
 
     Args:
         padding: pixels added on each side before a random crop of the original size; 0 or more.
+        reflect: let the image's own mirror image move in instead; `padding` is then less than a side.
     """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels, not {padding}.")
 
     def transform(images, rng):
         n, h, w, c = images.shape
-        padded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dtype=np.uint8)
-        padded[:, padding:padding + h, padding:padding + w] = images  # np.pad takes three times as long
-        return _crop(padded, h, w, rng)
+        if reflect:
+            padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+        else:  # np.pad takes three times as long
+            padded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dtype=np.uint8)
+            padded[:, padding:padding + h, padding:padding + w] = images
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), axis=(1, 2))  # (N, P, P, C, H, W)
+        top, left = rng.integers(0, 2 * padding + 1, size=(2, n))
+        return windows[np.arange(n), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
 
     return transform
 
 
 def reflect_crop(padding=2):
-    """Shift each image by up to `padding` pixels either way; its own mirror image moves in at the border.
-
-    Args:
-        padding: pixels added on each side before a random crop of the original size; 0 or more, and less than a side.
-    """
-    if padding < 0:
-        raise ValueError(f"padding must be 0 or more pixels, not {padding}.")
-
-    def transform(images, rng):
-        border = (padding, padding)
-        return _crop(np.pad(images, ((0, 0), border, border, (0, 0)), mode="reflect"), *images.shape[1:3], rng)
-
-    return transform
-
-
-def _crop(padded, height, width, rng):
-    """Cut a window of height x width from a random place of each image (N, H, W, C)."""
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))  # (N, P, P, C, H, W)
-    top, left = rng.integers(0, windows.shape[1], size=(2, len(padded)))
-    return windows[np.arange(len(padded)), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
+    """Shift each image as `pad_crop` does, with its own mirror image at the border; 0 or more pixels."""
+    return pad_crop(padding, reflect=True)
 
 
 def flip(probability=0.5):
