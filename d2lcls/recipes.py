@@ -6,5 +6,5 @@ RECIPES = {
     "fast94": dict(
         model="fast94", epochs=12, batch_size=1000, lr=1.5, schedule="linear", warmup_epochs=2.8, optimizer="nag",
         momentum=0.85, wd=0.00133, bias_lr=64.0, decay_biases=True, label_smoothing=0.2, lookahead=5,
-        augment=["reflect_crop:2", "alternating_flip"], validation=0.0, precision="auto"),
+        augment=["reflect_crop:2", "alternating_flip"], validation=0.0, precision="auto", tta=True),
 }

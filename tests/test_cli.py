@@ -108,6 +108,7 @@ def test_help_does_not_wait_for_mxnet():
     (["train", "--seed", "-1"], "argument --seed: must be a whole number of 0 or more, not -1"),
     (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
     (["train", "--augment", "blur"], "argument --augment: must be of pad_crop, reflect_crop"),
+    (["train", "--optimizer", "adam", "--momentum", "0.9"], "--momentum goes with --optimizer sgd or nag only, not adam"),
     (["evaluate"], "required: RUN"), (["predict"], "required: IMAGE"),
     (["predict", "a.jpg", "--top", "0"], "argument --top: must be above 0")])
 def test_wrong_arguments_exit_with_2(capsys, arguments, message):

@@ -52,6 +52,8 @@ def add(command):
     add("--checkpoint-steps", type=positive(int), metavar="N", help="save every N steps, besides every epoch")
     add("--tensorboard", metavar="FOLDER", help="write curves for TensorBoard there")
 
+    train.set_defaults(tta=False)  # whether a recipe's accuracy is that with six views
+
     add = train.add_argument_group("fine-tuning").add_argument
     add("--pretrained", action="store_true",
         help="begin with ImageNet weights, whose BatchNorm statistics are kept, and a new last layer")
@@ -84,7 +86,7 @@ def _transform(text):
     return text
 
 
-def _make(text):
+def _transform_of(text):
     """Make the transform that a checked text names."""
     from d2lcls import data
 
@@ -115,7 +117,7 @@ def _train(options):
     run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes,
               images.images.shape[1:], tuple(mean), tuple(std), options.validation, options.seed,
               size=(side, side) if named and side else None, pretrained=options.pretrained, loss=_loss_name(options))
-    transforms = [_make(text) for text in options.augment if text not in ("alternating_flip", "none")]
+    transforms = [_transform_of(text) for text in options.augment if text not in ("alternating_flip", "none")]
     train = run.batches(images, options.batch_size, shuffle=True, augment=transforms, mixup=options.mixup,
                         seed=options.seed, balanced=options.balanced,
                         alternating_flip="alternating_flip" in options.augment)
@@ -151,12 +153,14 @@ def _train(options):
                  tensorboard=options.tensorboard)
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
     print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
-          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.recipe == 'fast94' else ''}")
+          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.tta else ''}")
 
 
 def _check(options):
     if (options.train_last or options.unfreeze) and not options.pretrained:
         options.wrong("--train-last and --unfreeze keep layers as they are at first: that needs --pretrained")
+    if options.momentum is not None and options.optimizer not in ("sgd", "nag"):
+        options.wrong(f"--momentum goes with --optimizer sgd or nag only, not {options.optimizer}")
     if options.label_smoothing and options.loss != "cross_entropy":
         options.wrong("--label-smoothing goes with --loss cross_entropy only")
 

@@ -19,6 +19,5 @@ __all__ = [
     "channel_statistics", "class_weights", "colour_jitter", "cutout", "fetch", "flip", "home",
     "imagenet_classes", "is_sample", "list_folder", "load", "load_folder", "long_tailed", "mixup", "open_folder",
     "open_image", "open_imagenet", "open_records", "pad_crop", "randaugment", "read_image", "read_records",
-    "reflect_crop",
-    "split_validation", "take_per_class", "verify", "write_records",
+    "reflect_crop", "split_validation", "take_per_class", "verify", "write_records",
 ]

@@ -133,11 +133,9 @@ def _outputs(net, batches, ctx, views=None):
     ctx = as_contexts(ctx)
     waiting = None
     for x, labels in batches:
-        if views is None:
-            outputs = [net(part) for part in split_and_load(x, ctx)]
-        else:
-            seen = [[weight * net(part) for part in split_and_load(view, ctx)] for weight, view in views(x)]
-            outputs = [sum(of_part) for of_part in zip(*seen)]
+        seen = [[weight * net(part) for part in split_and_load(view, ctx)]
+                for weight, view in (views(x) if views else [(1, x)])]
+        outputs = [sum(of_part) for of_part in zip(*seen)]
         # MXNet computes these while the next batch is read and decoded: only asnumpy waits.
         if waiting:
             yield _settled(*waiting)

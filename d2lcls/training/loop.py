@@ -16,10 +16,10 @@ from d2lcls.training.evaluation import as_contexts, check_labels, evaluate
 from d2lcls.training.interrupts import StopAfterStep
 from d2lcls.training.lookahead import Lookahead
 from d2lcls.training.metrics import Tally
-from d2lcls.training.precision import LossScale, choose, lower
+from d2lcls.training.precision import LossScale, check_precision, choose, lower
 from d2lcls.training.progress import Progress, Stopwatch
 from d2lcls.training.schedules import SCHEDULES
-from d2lcls.training.standing import Standing, recipe_of, resume as go_on
+from d2lcls.training.standing import Standing, read_standing, recipe_of
 from d2lcls.training.steps import (average_running_statistics, is_finite, make_trainer, settle_shapes,
                                    train_step)
 
@@ -110,6 +110,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
                          "drift apart. Use adam, or one device.")
     rate = schedule if callable(schedule) else _named_schedule(schedule)(
         lr, num_epochs * steps, round(warmup_epochs * steps))
+    check_precision(precision, ctx)
     outputs = settle_shapes(net, train.example(), ctx, seed)
     check_labels(train.data, outputs)
     if train.mixup and outputs != len(train.data.classes):
@@ -137,7 +138,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         if not resume:
             raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
                                   "it, or name another folder.")
-        at, best = go_on(last, net, trainer, at, slow and slow.slow)
+        at, best = read_standing(last, net, trainer, at, slow and slow.slow)
     else:
         at.precision = choose(net, *next(train.epoch(0)), ctx, loss) if precision == "auto" else precision
     model = lower(net, at.precision)

@@ -42,6 +42,14 @@ def lower(net, precision):
     return block
 
 
+def check_precision(precision, ctx):
+    """Raise ValueError if a device cannot train in a precision in any reasonable time."""
+    kind = ctx[0].device_type
+    if (precision, kind) in (("float16", "cpu"), ("bfloat16", "gpu")):
+        raise ValueError(f"MXNet has no quick {precision} on a {kind.upper()}. Take precision=\"auto\", which chooses "
+                         f"between float32 and {'bfloat16' if kind == 'cpu' else 'float16'} there.")
+
+
 def choose(net, x, y, ctx, loss=None):
     """Measure which precision trains a network in the least time here.
 

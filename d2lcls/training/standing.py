@@ -42,7 +42,7 @@ def recipe_of(net, train, optional, **options):
     return json.loads(json.dumps(recipe, default=lambda value: value.item() if hasattr(value, "item") else repr(value)))
 
 
-def resume(last, net, trainer, at, slow=None):
+def read_standing(last, net, trainer, at, slow=None):
     """Read a run's last checkpoint, if it is of the same recipe.
 
     Args:
