@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
@@ -19,6 +18,8 @@ import numpy as np
 from gluoncv.data import transforms as gluoncv_transforms
 from mxnet import gluon, nd
 from mxnet.gluon.data.vision import transforms
+from rivals.side import answer_passes
+from rivals.turns import passes
 
 from d2lcls import data, results
 from d2lcls.deploy.timing import Sleeper
@@ -41,17 +42,7 @@ def main():
         return answer(*options.side)
     with tempfile.TemporaryDirectory() as work:
         sleepers = start(Path(work), options.torch_python)
-        speeds = {name: [] for name in sleepers}
-        try:
-            for turn in range(options.rounds + 1):
-                first = turn % len(sleepers)
-                for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
-                    speeds[name].append(float(sleepers[name].ask("a pass")))
-                print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items()), flush=True)
-        finally:
-            for sleeper in sleepers.values():
-                sleeper.close()
-    speeds = {name: values[1:] for name, values in speeds.items()}  # the first was for warming up
+        speeds = passes(sleepers, options.rounds)
     ratio = {name: results.spread([a / b for a, b in zip(speeds["batches"], values)])
              for name, values in speeds.items() if name != "batches"}
     others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
@@ -83,9 +74,7 @@ def answer(name, path):
     with np.load(path) as file:
         images = data.Images(file["images"], file["labels"], data.DATASETS["cifar10"].classes, "cifar10")
         loader = make(name, images, file["mean"], file["std"])
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(images_per_second(loader), flush=True)
+    answer_passes(lambda: arrays(loader))
 
 
 def make(name, images, mean, std):
@@ -101,14 +90,12 @@ def make(name, images, mean, std):
                                  num_workers=2 if name.endswith("_workers") else 0)
 
 
-def images_per_second(loader):
-    """Run through a loader once, each batch up to the MXNet array, and return the speed."""
-    begun, images = time.perf_counter(), 0
+def arrays(loader):
+    """Run through a loader once and yield each batch as an MXNet array that is there."""
     for x, _ in loader:
         x = x if isinstance(x, nd.NDArray) else nd.array(x)
         x.wait_to_read()
-        images += len(x)
-    return images / (time.perf_counter() - begun)
+        yield x
 
 
 if __name__ == "__main__":

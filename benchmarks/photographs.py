@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
@@ -21,6 +20,8 @@ import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon.data.vision import ImageFolderDataset, transforms
 from PIL import Image, ImageOps
+from rivals.side import answer_passes
+from rivals.turns import passes
 from skimage import data as pictures
 
 from d2lcls import data, results
@@ -86,16 +87,7 @@ def measure(root, torch_python, rounds):
     sleepers = {name: Sleeper([torch_python, TORCH, name, root] if name.startswith("torch") else
                               [sys.executable, __file__, "--side", name, root], engine=None)
                 for name in READERS if torch_python or not name.startswith("torch")}
-    speeds = {name: [] for name in sleepers}
-    try:
-        for turn in range(rounds + 1):
-            first = turn % len(sleepers)
-            for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
-                speeds[name].append(float(sleepers[name].ask("a pass")))
-    finally:
-        for sleeper in sleepers.values():
-            sleeper.close()
-    speeds = {name: values[1:] for name, values in speeds.items()}  # the first was for warming up
+    speeds = passes(sleepers, rounds)
     others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
     return {"images_per_second": {name: results.spread(values) for name, values in speeds.items()},
             "ratio": ratios(speeds, "folder"), "draft_ratio": ratios(speeds, "folder_draft"), **others}
@@ -126,13 +118,13 @@ def waiting(root, draft):
 def answer(name, root):
     """Be a process that is timed: answer each line with the images/s of a pass, up to MXNet's arrays."""
     run = make(name, root)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        begun, images = time.perf_counter(), 0
+
+    def arrays():
         for x in run():
             x.wait_to_read()
-            images += len(x)
-        print(images / (time.perf_counter() - begun), flush=True)
+            yield x
+
+    answer_passes(arrays)
 
 
 def make(name, root):

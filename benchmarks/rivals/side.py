@@ -1,4 +1,4 @@
-"""One side of a comparison of training speed: a process that trains for a turn whenever it is asked to.
+"""One side of a comparison of speed: a process that trains, or reads, for a turn whenever it is asked to.
 
 It needs nothing but Python and Linux, so that MXNet's and PyTorch's environments can both run it.
 """
@@ -57,6 +57,20 @@ def stretch(train):
         return {"images": int(images), "seconds": time.perf_counter() - begun, **(seen or {})}
 
     return turn
+
+
+def answer_passes(run, ready="ready"):
+    """Say that all is ready; then answer each line on standard input with the images/s of a pass.
+
+    Args:
+        run: function that reads a set once and yields its batches, each when it can be used.
+        ready: the line that is said first.
+    """
+    print(ready, flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        images = sum(len(x) for x in run())
+        print(images / (time.perf_counter() - begun), flush=True)
 
 
 def memory(what):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from d2lcls import results
 from d2lcls.cores import cpu_flags
-from d2lcls.deploy.timing import Sleeper
+from d2lcls.deploy.timing import Sleeper, rotated
 
 HERE = Path(__file__).parent
 # What importing d2lcls sets in a process and those that it starts.
@@ -82,14 +82,35 @@ def take_turns(commands, request, rounds, may_fail=()):
             raise RuntimeError(f"Sides that should train the same network train {trained} parameters.")
         turns = {name: [] for name in sleepers}
         for number in range(rounds):
-            first = number % len(sleepers)
-            for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
+            for name in rotated(sleepers, number):
                 turns[name].append(json.loads(sleepers[name].ask(request)))
             print("  ".join(f"{name} {speed(seen[-1]):,.0f}" for name, seen in turns.items()), flush=True)
     finally:
         for sleeper in sleepers.values():
             sleeper.close()
     return turns, missing
+
+
+def passes(sleepers, rounds):
+    """Let every side make a pass a round, after one that warms up, and end them all.
+
+    Args:
+        sleepers: dict from name to a `Sleeper` that answers as `answer_passes` in side.py.
+        rounds: passes of each that count.
+
+    Returns:
+        dict from name to its images/s, by round.
+    """
+    found = {name: [] for name in sleepers}
+    try:
+        for number in range(rounds + 1):
+            for name in rotated(sleepers, number):
+                found[name].append(float(sleepers[name].ask("a pass")))
+            print("  ".join(f"{name} {values[-1]:,.0f}" for name, values in found.items()), flush=True)
+    finally:
+        for sleeper in sleepers.values():
+            sleeper.close()
+    return {name: values[1:] for name, values in found.items()}
 
 
 def speed(turn):

@@ -81,14 +81,19 @@ def in_turn(commands, batch_sizes=(1, 64), rounds=10, starts=2):
         sleepers = {name: Sleeper(command) for name, command in commands.items()}
         try:
             for turn in range(start * rounds // starts, (start + 1) * rounds // starts):
-                first = turn % len(sleepers)
                 for size in batch_sizes:
-                    for name in [*sleepers][first:] + [*sleepers][:first]:  # nobody always follows the same
+                    for name in rotated(sleepers, turn):
                         found[size][name].append(sleepers[name].milliseconds(size))
         finally:
             for sleeper in sleepers.values():
                 sleeper.close()
     return found
+
+
+def rotated(names, turn):
+    """Return names as a list that begins with another one each turn: nobody is always the first."""
+    first = turn % len(names)
+    return [*names][first:] + [*names][:first]
 
 
 def command_of(folder, inputs):

@@ -7,8 +7,8 @@ from d2lcls.models.fusion import fuse, quantize
 from d2lcls.models.plain import without_shortcuts
 from d2lcls.models.slow_layers import drop_bounds, freeze_depthwise, replace_global_pooling
 from d2lcls.models.summary import Layer, Summary, summarize
-from d2lcls.models.surgery import (gradual, hold_statistics, layer_groups, replace_head, set_bias_multiplier, set_lr_multipliers, split,
-                                   train_last)
+from d2lcls.models.surgery import (gradual, hold_statistics, layer_groups, replace_head, set_bias_multiplier,
+                                   set_lr_multipliers, split, train_last)
 from d2lcls.models.tensors import WeightsError, read_tensors
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import WeightsUnavailable, preprocessing
