@@ -2,10 +2,11 @@
 
 A turn reads some CIFAR-10 images from a file of arrays, crops, mirrors and normalises them and trains on each once, in
 batches of 128. Two networks: the small one of tutorials, trained by their loop as it stands (imperative, a DataLoader
-with `transform_first`), by the same loop hybridized, by `fit` and by PyTorch; and GluonCV's cifar_resnet20_v1, trained
-by GluonCV's script, by `fit` and by PyTorch. PyTorch is fed picture by picture by its DataLoader, and by whole batches;
-Gluon runs with MXNet's own number of threads, as a newcomer has it. Every side is a process of its own that sleeps but
-for its turns. Writes results/end_to_end.json if PyTorch is there. About eight minutes on two cores.
+with `transform_first` and four worker processes, or none: "alone"), by the same loop hybridized, by `fit` and by
+PyTorch; and GluonCV's cifar_resnet20_v1, trained by GluonCV's script, by `fit` and by PyTorch. PyTorch is fed picture by
+picture by its DataLoader, and by whole batches; Gluon runs with MXNet's own number of threads, as a newcomer has it.
+Every side is a process of its own that sleeps but for its turns. Writes results/end_to_end.json if PyTorch is there.
+About eight minutes on two cores.
 """
 
 import argparse
@@ -55,7 +56,9 @@ def main():
 def commands(name, folder, torch_python):
     """Return the sides of one network."""
     loop = "tutorial" if name == "tutorial" else "script"
-    found = {f"{loop}_{mode}": gluon(loop, folder, mode) for mode in ("imperative", "hybrid")}
+    found = {f"{loop}_{mode}": gluon(loop, folder, mode, "4") for mode in ("imperative", "hybrid")}
+    if name == "tutorial":
+        found["tutorial_imperative_alone"] = gluon(loop, folder, "imperative", "0")
     for precision in precisions():
         found[f"ours_{precision}"] = ours("fit", name, folder, precision)
     for side in TORCH if torch_python else ():

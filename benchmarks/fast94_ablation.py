@@ -21,7 +21,7 @@ from d2lcls.training.views import six_views
 
 RUNS = Path("runs/fast94-ablation")
 RECIPE = RECIPES["fast94"]
-LEFT_OUT = ("nothing", "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing")
+LEFT_OUT = ("nothing", "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing", "small_first")
 
 
 def main():

@@ -1,9 +1,10 @@
 """For training_step.py and end_to_end.py: Gluon as MXNet and GluonCV brought it, without anything of d2lcls.
 
     python gluon_training.py step NETWORK BATCH PIXELS CLASSES imperative|hybrid
-    python gluon_training.py tutorial|script FOLDER imperative|hybrid
+    python gluon_training.py tutorial|script FOLDER imperative|hybrid WORKERS
 
-The second line trains as a tutorial does, or as GluonCV's train_cifar10 does, on FOLDER/images.npy and labels.npy.
+The second line trains as a tutorial does, or as GluonCV's train_cifar10 does, on FOLDER/images.npy and labels.npy,
+with so many worker processes of its DataLoader.
 """
 
 import builtins
@@ -24,7 +25,6 @@ from mxnet.gluon import nn  # noqa: E402
 from mxnet.gluon.data.vision import transforms  # noqa: E402
 from side import LR, MEAN, STD, answer, fixed_batch, stretch  # noqa: E402
 
-WORKERS = 4  # of both loops below, as they have it
 LOSS = gluon.loss.SoftmaxCrossEntropyLoss()
 
 
@@ -81,7 +81,7 @@ def read(folder, images, steps):
     return pairs.transform_first(transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]))
 
 
-def tutorial(net, folder, batch=128):
+def tutorial(net, folder, workers, batch=128):
     """Return a function that trains on some images as tutorials do.
 
     Gluon has no padded crop; tutorials take a crop of random size instead.
@@ -91,7 +91,7 @@ def tutorial(net, folder, batch=128):
 
     def train(images):
         loader = gluon.data.DataLoader(read(folder, images, [crop, transforms.RandomFlipLeftRight()]), batch_size=batch,
-                                       shuffle=True, num_workers=WORKERS)
+                                       shuffle=True, num_workers=workers)
         trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": LR})
         metric, total = mx.metric.Accuracy(), 0.0
         for data, label in loader:
@@ -108,14 +108,14 @@ def tutorial(net, folder, batch=128):
     return train
 
 
-def script(net, folder, batch=128):
+def script(net, folder, workers, batch=128):
     """Return a function that trains on some images as GluonCV's train_cifar10 does."""
     ctx = [mx.cpu()]
     augment = [gluoncv_transforms.RandomCrop(32, pad=4), transforms.RandomFlipLeftRight()]
 
     def train(images):
         loader = gluon.data.DataLoader(read(folder, images, augment), batch_size=batch, shuffle=True,
-                                       last_batch="discard", num_workers=WORKERS)
+                                       last_batch="discard", num_workers=workers)
         trainer = gluon.Trainer(net.collect_params(), "nag", {"learning_rate": LR, "wd": 1e-4, "momentum": 0.9})
         metric, total = mx.metric.Accuracy(), 0.0
         for data, label in loader:
@@ -143,9 +143,9 @@ def main(kind, *words):
         x = nd.random.normal(shape=(batch, 3, pixels, pixels))
         turn, first = fixed_batch(step_on(net, x, nd.array(np.arange(batch) % classes)), batch), 0
     else:
-        folder, mode = words
+        folder, mode, workers = words
         net = make_network("tutorial" if kind == "tutorial" else "cifar_resnet20_v1", 10, mode)
-        turn, first = stretch({"tutorial": tutorial, "script": script}[kind](net, folder)), 256
+        turn, first = stretch({"tutorial": tutorial, "script": script}[kind](net, folder, int(workers))), 256
     return turn, first, lambda: sum(p.data().size for p in net.collect_params().values() if p.grad_req != "null")
 
 

@@ -42,6 +42,8 @@ def add(command):
     add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
     add("--augment", nargs="+", type=_transform, default=["pad_crop", "flip"], metavar="NAME",
         help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels")
+    add("--small-first", type=_small_first, metavar="SIDE:EPOCHS",
+        help="train so many first epochs on windows of SIDE x SIDE pixels, the quicker, and then on whole images")
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
@@ -86,6 +88,14 @@ def _transform(text):
     return text
 
 
+def _small_first(text):
+    """Read the side of windows and the number of epochs that see them."""
+    side, _, epochs = text.partition(":")
+    if not (side.isdigit() and epochs.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be pixels, a colon and epochs, as in 28:10, not {text}")
+    return int(side), int(epochs)
+
+
 def _transform_of(text):
     """Make the transform that a checked text names."""
     from d2lcls import data
@@ -120,7 +130,7 @@ def _train(options):
     transforms = [_transform_of(text) for text in options.augment if text not in ("alternating_flip", "none")]
     train = run.batches(images, options.batch_size, shuffle=True, augment=transforms, mixup=options.mixup,
                         seed=options.seed, balanced=options.balanced,
-                        alternating_flip="alternating_flip" in options.augment)
+                        alternating_flip="alternating_flip" in options.augment, small_first=options.small_first)
     valid = run.batches(validation) if validation else None
     out = Path(options.out or f"runs/{source.stem}-{options.model}")
     begun = (out / "last.npz").exists()

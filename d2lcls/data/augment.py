@@ -29,11 +29,17 @@ def pad_crop(padding=4, reflect=False):
         else:  # np.pad takes three times as long
             padded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dtype=np.uint8)
             padded[:, padding:padding + h, padding:padding + w] = images
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (h, w), axis=(1, 2))  # (N, P, P, C, H, W)
-        top, left = rng.integers(0, 2 * padding + 1, size=(2, n))
-        return windows[np.arange(n), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
+        return random_window(padded, h, w, rng)
 
     return transform
+
+
+def random_window(images, height, width, rng):
+    """Cut a window out of each of the uint8 images (N, H, W, C), at random places; they are (N, height, width, C)."""
+    n, h, w, _ = images.shape
+    windows = np.lib.stride_tricks.sliding_window_view(images, (height, width), axis=(1, 2))  # (N, P, Q, C, height, width)
+    top, left = rng.integers(0, h - height + 1, size=n), rng.integers(0, w - width + 1, size=n)
+    return windows[np.arange(n), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
 
 
 def reflect_crop(padding=2):

@@ -49,7 +49,7 @@ class FeatureBatches:
         seed: int.
     """
 
-    mixup, size, balanced, alternating_flip = 0.0, None, False, False
+    mixup, size, balanced, alternating_flip, small_first = 0.0, None, False, False, None
 
     def __init__(self, data, batch_size=128, shuffle=False, seed=0):
         if batch_size < 1 or len(data) == 0:

@@ -33,7 +33,7 @@ def recipe_of(net, train, optional, **options):
     parameters = net._collect_params_with_prefix().items()
     optional = {
         **optional, "size": train.size, "balanced": train.balanced,
-        "alternating_flip": train.alternating_flip,
+        "alternating_flip": train.alternating_flip, "small_first": train.small_first,
         "frozen": [name for name, p in parameters if p._differentiable and p.grad_req == "null"],
         "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1}}
     recipe = {"images": len(train.data), "batch_size": train.batch_size, "mixup": train.mixup, "data_seed": train.seed,

@@ -341,7 +341,9 @@ def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
     ({"balanced": True}, "balanced draws its images at random: it needs shuffle=True"),
     ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
     ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
-    ({"size": 4.5}, "size must be .* not 4.5")])
+    ({"size": 4.5}, "size must be .* not 4.5"),
+    ({"small_first": (6, 1)}, "small_first wants windows of 6 pixels of images of 6 x 5"),
+    ({"small_first": (3, 1), "size": 8}, "small_first and size exclude each other")])
 def test_bad_size_or_balance(options, message):
     with pytest.raises(ValueError, match=message):
         Batches(make(), **options)
@@ -358,3 +360,18 @@ def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
     np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
     np.testing.assert_array_equal(mirrored[2], mirrored[0])
     np.testing.assert_array_equal(mirrored[3], mirrored[1])
+
+
+def test_small_first_shows_windows_and_then_whole_images():
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1) + np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1)
+    data = Images(images, np.zeros(40, dtype=np.int64), ("a",), "numbered")
+    batches = Batches(data, 16, small_first=(4, 2))
+    for number, sides in enumerate([(4, 4), (4, 4), (5, 6), (5, 6)]):
+        seen = np.concatenate([batches.denormalise(x) for x, _ in batches.epoch(number)])
+        assert seen.shape == (40, *sides, 1)
+        corners = seen[:, 0, 0, 0] - np.arange(40)
+        if number < 2:
+            assert set(corners) == {0, 1, 2, 6, 7, 8}  # every place that there is for a window
+            np.testing.assert_array_equal(seen, (np.arange(40) + corners)[:, None, None, None] + images[:1, :4, :4])
+    np.testing.assert_array_equal(seen, images)
+    assert batches.example().shape == (1, 1, 5, 6)

@@ -250,6 +250,16 @@ def test_bad_arguments_are_named(shapes):
         fit(network(), batches(shapes), ctx=[mx.cpu(0), mx.cpu(0)])
 
 
+def test_small_first_needs_a_network_that_takes_both_sizes(shapes):
+    records = fit(network(), batches(shapes, small_first=(8, 1)), num_epochs=2, lr=0.01, verbose=False)
+    assert len(records) == 2
+    dense = nn.HybridSequential()
+    dense.add(nn.Dense(3))
+    dense.initialize()
+    with pytest.raises(ValueError, match="HybridSequential cannot take images of 8 x 8 pixels"):
+        fit(dense, batches(shapes, small_first=(8, 1)), verbose=False)
+
+
 def test_numpy_numbers_are_numbers(shapes, tmp_path):
     records = fit(network(), batches(shapes), num_epochs=np.int64(1), lr=np.float32(0.01), seed=np.int64(3),
                   checkpoint_dir=tmp_path, verbose=False)
