@@ -1,7 +1,8 @@
 """How good is the recipe fast94 on CIFAR-10, and in what time?
 
 Runs the command a reader would run, once a seed, on all of CIFAR-10, and scores each network on the test set: as it is, and
-with six views of each image. The same with a schedule of 4 epochs says how soon 90 % can be had. Finished runs are kept in runs/fast94 and not run again. Writes results/fast94.json. About two hours on two cores.
+with six views of each image. The same with a schedule of 4 epochs says how soon 90 % can be had. Finished runs are kept in
+runs/fast94 and not run again. Writes results/fast94.json. About two hours on two cores.
 """
 
 import argparse
