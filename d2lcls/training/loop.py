@@ -77,7 +77,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         unfreeze: dict from an epoch, counted from 0, to the number of last groups trained from then on, as
             `gradual` plans it; None leaves frozen what is frozen.
         precision: "float32"; "bfloat16", for CPUs that have instructions for it; "float16", for GPUs; or "auto", which
-            measures before the first step. Parameters, sums and validation stay float32; see `lower`.
+            measures before the first step. Parameters and validation stay float32; see `lower`.
         lookahead: average the parameters with their past every so many steps, see `Lookahead`; 0 is off.
         ctx: context or list of contexts, each of which gets an equal share of every batch; None is the CPU.
         seed: decides initial parameters not yet drawn, and dropout. (`Batches` has its own.)

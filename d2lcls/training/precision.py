@@ -1,7 +1,7 @@
-"""Training in 16 bits: convolutions and dense layers compute in them, everything that is summed up stays float32.
+"""Training in 16 bits: convolutions and dense layers compute in them, and the layers between hand them on.
 
-The parameters themselves, their gradients and the optimizer's state stay float32 ("master weights"), so that steps too
-small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision Training" (2018).
+The parameters, their gradients, the optimizer's state, BatchNorm's statistics and the loss stay float32 ("master
+weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision Training" (2018).
 """
 
 import time
@@ -19,7 +19,7 @@ _GAIN = 1.05  # how much quicker 16 bits must be measured to be worth their roun
 
 
 def lower(net, precision):
-    """Return a block that computes what a network computes, with convolutions and dense layers in 16 bits.
+    """Return a block that computes what a network computes, with 16 bits from its first convolution to its logits.
 
     Args:
         net: initialised `gluon.HybridBlock` with one input and one output. It is not changed.
