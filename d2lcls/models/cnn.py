@@ -9,7 +9,7 @@ class GlobalMean(gluon.HybridBlock):
 
     It computes what `nn.GlobalAvgPool2D` computes. That layer returns (N, C, 1, 1), a shape whose memory
     layout oneDNN cannot always tell from another; where it cannot, as in residual networks, the backward pass
-    falls to a reference kernel that costs nearly half the training time. A mean over two axes never does.
+    falls to a reference kernel that costs up to half the training time. A mean over two axes never does.
     """
 
     def __init__(self, keepdims=False, **kwargs):
