@@ -15,12 +15,11 @@ import mxnet as mx
 from d2lcls import data, results
 from d2lcls.models import set_bias_multiplier
 from d2lcls.models.fast94 import Drawn, Fast94, whiten
-from d2lcls.recipes import RECIPES
+from d2lcls.recipes import shortened
 from d2lcls.training import cross_entropy, evaluate, fit
 from d2lcls.training.views import six_views
 
 RUNS = Path("runs/fast94-ablation")
-RECIPE = RECIPES["fast94"]
 LEFT_OUT = ("nothing", "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing", "small_first")
 
 
@@ -51,18 +50,17 @@ def run(without, seed, epochs, train, test):
     if not kept.exists():
         mean, std = data.channel_statistics(train.images)
         flips = without != "alternating_flip"
-        side, first = RECIPE["small_first"]
-        windows = None if without == "small_first" else (side, round(first / RECIPE["epochs"] * epochs))
-        batches = data.Batches(train, RECIPE["batch_size"], mean, std, shuffle=True, seed=seed, alternating_flip=flips,
-                               small_first=windows,
+        recipe = shortened("fast94", epochs)
+        batches = data.Batches(train, recipe["batch_size"], mean, std, shuffle=True, seed=seed, alternating_flip=flips,
+                               small_first=None if without == "small_first" else recipe["small_first"],
                                augment=[data.reflect_crop(2)] if flips else [data.reflect_crop(2), data.flip()])
-        net = network(without, seed, batches)
-        records = fit(net, batches, num_epochs=epochs, lr=RECIPE["lr"], schedule=RECIPE["schedule"],
-                      warmup_epochs=RECIPE["warmup_epochs"] / RECIPE["epochs"] * epochs, optimizer=RECIPE["optimizer"],
-                      optimizer_params={"momentum": RECIPE["momentum"]}, wd=RECIPE["wd"],
-                      decay_biases=RECIPE["decay_biases"], seed=seed, verbose=False, precision="auto",
-                      loss=None if without == "label_smoothing" else cross_entropy(RECIPE["label_smoothing"]),
-                      lookahead=0 if without == "lookahead" else RECIPE["lookahead"])
+        net = network(without, seed, batches, recipe["bias_lr"])
+        records = fit(net, batches, num_epochs=epochs, lr=recipe["lr"], schedule=recipe["schedule"],
+                      warmup_epochs=recipe["warmup_epochs"], optimizer=recipe["optimizer"],
+                      optimizer_params={"momentum": recipe["momentum"]}, wd=recipe["wd"],
+                      decay_biases=recipe["decay_biases"], seed=seed, verbose=False, precision="auto",
+                      loss=None if without == "label_smoothing" else cross_entropy(recipe["label_smoothing"]),
+                      lookahead=0 if without == "lookahead" else recipe["lookahead"])
         scored = data.Batches(test, 500, mean, std)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"seconds": sum(record.seconds for record in records),
@@ -73,7 +71,7 @@ def run(without, seed, epochs, train, test):
     return found
 
 
-def network(without, seed, batches):
+def network(without, seed, batches, bias_lr):
     """Make the network, without one idea."""
     mx.random.seed(seed)
     net = Fast94(widths=(32, 128, 128))
@@ -87,7 +85,7 @@ def network(without, seed, batches):
     else:
         whiten(net, batches.normalise(batches.data.images[:5000]))
     if without != "bias_lr":
-        set_bias_multiplier(net, RECIPE["bias_lr"])
+        set_bias_multiplier(net, bias_lr)
     return net
 
 

@@ -8,3 +8,11 @@ RECIPES = {
         momentum=0.85, wd=0.00133, bias_lr=64.0, decay_biases=True, label_smoothing=0.2, lookahead=5,
         augment=["reflect_crop:2", "alternating_flip"], small_first=(28, 10), validation=0.0, precision="auto", tta=True),
 }
+
+
+def shortened(name, epochs):
+    """Return the options of a recipe for another number of epochs, of which its phases keep their shares."""
+    recipe = RECIPES[name]
+    factor, (side, first) = epochs / recipe["epochs"], recipe["small_first"]
+    return {**recipe, "epochs": epochs, "warmup_epochs": recipe["warmup_epochs"] * factor,
+            "small_first": (side, round(first * factor))}

@@ -111,7 +111,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     rate = schedule if callable(schedule) else _named_schedule(schedule)(
         lr, num_epochs * steps, round(warmup_epochs * steps))
     check_precision(precision, ctx)
-    outputs = settle_shapes(net, example := train.example(), ctx, seed)
+    example = train.example()
+    outputs = settle_shapes(net, example, ctx, seed)
     if train.small_first:
         side, _ = train.small_first
         settle_shapes(net, example[:, :, :side, :side], ctx, seed)  # refuses now what a batch would later
