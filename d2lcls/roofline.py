@@ -45,8 +45,9 @@ def show_roofline(points, rates, bandwidth, title="What computes much for each b
         axis.loglog(*pairs.T, marker, color=colour, markeredgecolor=DARK, markersize=6, label=name)
     axis.set_xlabel("arithmetic intensity (FLOP/byte)")
     axis.set_ylabel("rate reached (GFLOP/s)")
-    axis.annotate(f"memory: {bandwidth:,.0f} GB/s", (span[0], span[0] * bandwidth), (14, 2), textcoords="offset points",
-                  fontsize=8)
+    middle = (span[0] * min(ridges)) ** 0.5  # of the slope; above it there can be no point
+    axis.annotate(f"memory: {bandwidth:,.0f} GB/s", (middle, middle * bandwidth), (-4, 4), textcoords="offset points",
+                  fontsize=8, ha="right")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
     axis.set_title(title)
