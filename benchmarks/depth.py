@@ -7,8 +7,7 @@ sees. The second trains cifar_resnet20_v1 on all 50,000 images for 20 epochs and
 
 Every run is a checkpoint in runs/depth, so a command that was interrupted goes on where it was, and one that comes
 again finds what is finished; delete the folder to begin anew. Writes results/depth.json. On two cores with bfloat16 the
-first part takes about 20 minutes, the second about 20 minutes a seed; in float32
-half as long again, or twice.
+first part takes about 20 minutes, and so does each seed of the second; in float32 half as long again, or twice.
 """
 
 import argparse

@@ -45,7 +45,7 @@ def show_roofline(points, rates, bandwidth, title="What computes much for each b
         axis.loglog(*pairs.T, marker, color=colour, markeredgecolor=DARK, markersize=6, label=name)
     axis.set_xlabel("arithmetic intensity (FLOP/byte)")
     axis.set_ylabel("rate reached (GFLOP/s)")
-    middle = (span[0] * min(ridges)) ** 0.5  # of the slope; above it there can be no point
+    middle = (span[0] * min(ridges)) ** 0.5  # of the slope, with hardly a point above it
     axis.annotate(f"memory: {bandwidth:,.0f} GB/s", (middle, middle * bandwidth), (-4, 4), textcoords="offset points",
                   fontsize=8, ha="right")
     axis.grid(alpha=0.3)
