@@ -10,6 +10,8 @@ READY := $(VENV)/installed
 RIVALS := .venv-bench
 D2LCLS_TORCH_PYTHON ?= $(CURDIR)/$(RIVALS)/bin/python
 BIN := $(CURDIR)/$(VENV)/bin
+# Two files at a time: one keeps little more than one core busy.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
 .PHONY: help book site test test-all lab execute bench deploy-demo wheels lock clean distclean
@@ -41,12 +43,12 @@ site: $(READY)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest -W ignore --nbval $(NOTEBOOKS)
+	$(PYTEST) -m "not slow"
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(BIN)/python -m pytest -W ignore --nbval $(NOTEBOOKS)
+	$(PYTEST)
+	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book

@@ -71,11 +71,13 @@ def in_turn(commands, batch_sizes=(1, 64), rounds=10, starts=2):
         commands: dict from name to the command of its `Sleeper`; see `command_of`.
         batch_sizes: numbers of pictures.
         rounds: turns of each, all together.
-        starts: how often the processes are started anew: where Linux puts their threads is luck that stays with them.
+        starts: how often the processes are started anew, if there are as many rounds: where Linux puts their threads is
+            luck that stays with them.
 
     Returns:
         dict from batch size to a dict from name to the list of its milliseconds, by round.
     """
+    starts = min(starts, rounds)
     found = {size: {name: [] for name in commands} for size in batch_sizes}
     for start in range(starts):
         sleepers = {name: Sleeper(command) for name, command in commands.items()}

@@ -28,6 +28,12 @@ def test_turns_and_times(tmp_path):
     assert len(turns) >= 9  # one after the other, again and again
 
 
+def test_no_more_starts_than_rounds(tmp_path):
+    started = f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n{SLOW}"
+    in_turn({"a": [sys.executable, "-c", started, "0", tmp_path / "turns"]}, batch_sizes=(1,), rounds=1)
+    assert (tmp_path / "log").read_text() == "x"
+
+
 def test_a_model_is_timed(model, examples, tmp_path):
     np.save(tmp_path / "x.npy", examples[:4])
     sleeper = Sleeper(command_of(model, tmp_path / "x.npy"))
