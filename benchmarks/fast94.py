@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from d2lcls import data, results
-from d2lcls.recipes import RECIPES, shortened
+from d2lcls.recipes import RECIPES
 
 RUNS = Path("runs/fast94")
 WHOLE = RECIPES["fast94"]["epochs"]
@@ -53,9 +53,7 @@ def run(seed, epochs=WHOLE):
     folder = RUNS / f"{epochs}-epochs-seed-{seed}"
     kept = folder / "measured.json"
     if not kept.exists():
-        recipe = shortened("fast94", epochs)
-        arguments = ["--recipe", "fast94", "--epochs", str(epochs), "--warmup-epochs", str(recipe["warmup_epochs"]),
-                     "--small-first", ":".join(map(str, recipe["small_first"])), "--seed", str(seed), "--out", str(folder)]
+        arguments = ["--recipe", "fast94", "--epochs", str(epochs), "--seed", str(seed), "--out", str(folder)]
         seconds = _timed("train", *arguments, *(["--resume"] if folder.exists() else []))[0]
         plain = json.loads(_timed("evaluate", str(folder), "--json")[1])
         scoring, answer = _timed("evaluate", str(folder), "--json", "--tta")

@@ -11,8 +11,11 @@ RECIPES = {
 
 
 def shortened(name, epochs):
-    """Return the options of a recipe for another number of epochs, of which its phases keep their shares."""
+    """Return the options of a recipe for another number of epochs, of which its phases keep their shares.
+
+    Epochs on windows are whole ones, rounded down: the last epoch always sees whole images.
+    """
     recipe = RECIPES[name]
     factor, (side, first) = epochs / recipe["epochs"], recipe["small_first"]
     return {**recipe, "epochs": epochs, "warmup_epochs": recipe["warmup_epochs"] * factor,
-            "small_first": (side, round(first * factor))}
+            "small_first": (side, int(first * factor))}

@@ -250,6 +250,7 @@ def test_a_recipe_sets_the_options_and_those_after_it_change_it(capsys, photos, 
     recipe = json.loads(str(np.load(run / "last.npz")["progress"]))["recipe"]
     assert recipe["lookahead"] == 5 and recipe["optimizer_params"] == {"momentum": 0.85} and recipe["alternating_flip"]
     assert (recipe["num_epochs"], recipe["batch_size"]) == (2, 12)  # of the options after it
+    assert recipe["warmup_epochs"] == 0.5 and recipe["small_first"] == [28, 1]  # given, and in its share of 2 epochs
     scores = [json.loads(call(capsys, "evaluate", run, "--json", *views)[1]) for views in ([], ["--tta"])]
     assert scores[0]["images"] == scores[1]["images"] == 12 and scores[0]["loss"] != scores[1]["loss"]
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive, share, whole
-from d2lcls.recipes import RECIPES
+from d2lcls.recipes import RECIPES, shortened
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
 TRANSFORMS = ("pad_crop", "reflect_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
@@ -17,7 +17,8 @@ def add(command):
                     "d2lcls train --dataset cifar10 --model cnn")
     add = train.add_argument
     add("--recipe", choices=RECIPES, action=_Recipe, metavar="NAME",
-        help=f"a whole recipe, of {', '.join(RECIPES)}; options that follow it change it")
+        help=f"a whole recipe, of {', '.join(RECIPES)}; options that follow it change it, and with --epochs its "
+             "phases keep their shares")
     add("--dataset", default="cifar10",
         help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
     add("--model", default="cnn",
@@ -79,6 +80,14 @@ class _Recipe(argparse.Action):
         vars(namespace).update(RECIPES[name], recipe=name)
 
 
+def _keep_shares(options):
+    """Let the phases of a recipe, unless they were given, keep their shares of another number of epochs."""
+    whole, short = RECIPES[options.recipe], shortened(options.recipe, options.epochs)
+    for phase in ("warmup_epochs", "small_first"):
+        if getattr(options, phase) == whole[phase]:
+            setattr(options, phase, short[phase])
+
+
 def _transform(text):
     """Check the name of a transform, which a colon and a number may follow."""
     name, _, argument = text.partition(":")
@@ -113,6 +122,8 @@ def _train(options):
     from d2lcls.training.runs import Run, read_run
 
     _check(options)
+    if options.recipe:
+        _keep_shares(options)
     named, source = options.dataset in data.DATASETS, Path(options.dataset)
     expected = preprocessing(options.model) if options.pretrained else None
     side = options.size or expected and expected.crop
