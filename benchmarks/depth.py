@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first part")
     parser.add_argument("--images", type=int, default=5000, help="of the first part")
     parser.add_argument("--epochs", type=int, default=8, help="of the first part")
-    parser.add_argument("--long-seeds", type=int, nargs="+", default=[0], help="of the second part")
+    parser.add_argument("--long-seeds", type=int, nargs="+", default=[0, 1, 2], help="of the second part")
     parser.add_argument("--long-images", type=int, default=50_000, help="of the second part")
     parser.add_argument("--long-epochs", type=int, default=20, help="of the second part")
     parser.add_argument("--precision", default=candidate([mx.cpu()]),
