@@ -9,6 +9,8 @@ RECIPES = {
         augment=["reflect_crop:2", "alternating_flip"], small_first=(28, 10), validation=0.0, precision="auto", tta=True),
 }
 
+PHASES = ("warmup_epochs", "small_first")  # options that are a part of the epochs
+
 
 def shortened(name, epochs):
     """Return the options of a recipe for another number of epochs, of which its phases keep their shares.

@@ -255,6 +255,13 @@ def test_a_recipe_sets_the_options_and_those_after_it_change_it(capsys, photos, 
     assert scores[0]["images"] == scores[1]["images"] == 12 and scores[0]["loss"] != scores[1]["loss"]
 
 
+def test_phases_of_a_recipe_that_are_given_stay(capsys, photos, tmp_path):
+    code, *_ = call(capsys, "train", "--recipe", "fast94", "--dataset", photos, "--size", 32, "--epochs", 1,
+                    "--batch-size", 12, "--small-first", "28:10", "--precision", "float32", "--out", tmp_path)
+    recipe = json.loads(str(np.load(tmp_path / "last.npz")["progress"]))["recipe"]
+    assert code == 0 and recipe["small_first"] == [28, 10] and recipe["warmup_epochs"] == pytest.approx(3 / 13)
+
+
 def test_record_files_are_data_sets(capsys, photos, tmp_path):
     from d2lcls.data import write_records
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive, share, whole
-from d2lcls.recipes import RECIPES, shortened
+from d2lcls.recipes import PHASES, RECIPES, shortened
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
 TRANSFORMS = ("pad_crop", "reflect_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
@@ -74,18 +74,18 @@ def add(command):
 
 
 class _Recipe(argparse.Action):
-    """Set the options that a recipe stands for."""
+    """Set the options that a recipe stands for, but for its phases, which wait for the number of epochs."""
 
     def __call__(self, parser, namespace, name, option_string=None):
-        vars(namespace).update(RECIPES[name], recipe=name)
+        vars(namespace).update(RECIPES[name], recipe=name, **dict.fromkeys(PHASES))
 
 
-def _keep_shares(options):
-    """Let the phases of a recipe, unless they were given, keep their shares of another number of epochs."""
-    whole, short = RECIPES[options.recipe], shortened(options.recipe, options.epochs)
-    for phase in ("warmup_epochs", "small_first"):
-        if getattr(options, phase) == whole[phase]:
-            setattr(options, phase, short[phase])
+def _set_phases(options):
+    """Set the phases of a recipe that were not given to their shares of the epochs."""
+    found = shortened(options.recipe, options.epochs)
+    for phase in PHASES:
+        if getattr(options, phase) is None:
+            setattr(options, phase, found[phase])
 
 
 def _transform(text):
@@ -123,7 +123,7 @@ def _train(options):
 
     _check(options)
     if options.recipe:
-        _keep_shares(options)
+        _set_phases(options)
     named, source = options.dataset in data.DATASETS, Path(options.dataset)
     expected = preprocessing(options.model) if options.pretrained else None
     side = options.size or expected and expected.crop
