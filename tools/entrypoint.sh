@@ -2,8 +2,9 @@
 # What a container runs: JupyterLab; or a command of d2lcls, such as `doctor`; or any other program, such as bash.
 set -eu
 if [ $# = 0 ]; then
-    set -- jupyter lab --ip=0.0.0.0 --no-browser --notebook-dir=book # Jupyter asks for the token that it prints
-elif ! command -v "$1" >/dev/null; then
-    set -- d2lcls "$@"
+    exec jupyter lab --ip=0.0.0.0 --no-browser --notebook-dir=book # Jupyter asks for the token that it prints
 fi
-exec "$@"
+case $(command -v "$1") in
+    /*) exec "$@" ;;
+    *) exec d2lcls "$@" ;; # not found, or a word of the shell's, such as `export`
+esac
