@@ -174,7 +174,7 @@ def open_amx(cpu_info="/proc/cpuinfo", syscall=None, environment=os.environ):
     The outcome is "absent" (the processor has no AMX), "refused" (Linux said no), "off" (the
     reader's DNNL_MAX_CPU_ISA asks for something else, and is left alone) or "open".
     """
-    if "amx_tile" not in cpu_flags(cpu_info, "x86_64"):
+    if "amx_tile" not in cpu_flags(cpu_info):
         return "absent"
     if environment.get("DNNL_MAX_CPU_ISA", _AMX) not in (_AMX, "ALL"):
         return "off"

@@ -3,7 +3,6 @@ instructions."""
 
 import math
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -18,12 +17,11 @@ def usable_cores(topology=Path("/sys/devices/system/cpu"), groups=Path("/sys/fs/
     return min(len(cores), math.ceil(_quota(groups)))
 
 
-def cpu_flags(cpu_info=Path("/proc/cpuinfo"), machine=platform.machine()):
-    """Return the set of instruction sets that Linux lists, such as "avx512_bf16" or Arm's "asimd"; empty elsewhere."""
-    title = "Features" if machine == "aarch64" else "flags"
+def cpu_flags(cpu_info=Path("/proc/cpuinfo")):
+    """Return the set of what Linux lists as the processor's abilities, such as "avx512_bf16"; empty elsewhere."""
     try:
         with open(cpu_info) as lines:
-            return set(next((line for line in lines if line.startswith(title)), "").partition(":")[2].split())
+            return set(next((line for line in lines if line.startswith("flags")), "").split()[2:])
     except OSError:
         return set()
 

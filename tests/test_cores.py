@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from d2lcls.cores import cpu_flags, usable_cores
+from d2lcls.cores import usable_cores
 
 
 @pytest.fixture
@@ -40,16 +40,3 @@ def test_affinity_limits(machine):
     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4)])
 def test_quota_limits(machine, files, cores):
     assert machine(files) == cores
-
-
-INTEL = "processor\t: 0\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 avx512_vnni\nbugs\t\t: mds\n"
-ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd asimddp ssbs\nCPU implementer\t: 0x41\n"
-
-
-@pytest.mark.parametrize("machine, text, flags", [
-    ("x86_64", INTEL, {"fpu", "avx2", "avx512_vnni"}), ("aarch64", ARM, {"fp", "asimd", "asimddp", "ssbs"}),
-    ("aarch64", INTEL, set())])  # an emulator that shows the file of the machine it runs on
-def test_flags(tmp_path, machine, text, flags):
-    (tmp_path / "cpuinfo").write_text(text)
-    assert cpu_flags(tmp_path / "cpuinfo", machine) == flags
-    assert cpu_flags(tmp_path / "none", machine) == set()
