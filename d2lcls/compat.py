@@ -14,6 +14,7 @@ numpy 2.4.0 mxboard and int8 calibration fail too ("only 0-dimensional arrays ca
 Python scalars"). The GPU half has only been run with stand-ins, without a GPU.
 """
 
+import ast
 import builtins
 import csv
 import ctypes
@@ -192,3 +193,38 @@ def import_mxnet():
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ImportError(f"MXNet is installed and cannot be loaded ({reason}): run `d2lcls doctor`, "
                           "which says what to do") from error
+
+
+def import_mxboard():
+    """Import mxboard, with any version of protobuf, and return the module.
+
+    mxboard 0.1.0's generated modules create every descriptor by hand, which protobuf 4 and later refuse. Each holds
+    its serialized .proto file as well, and the messages are made from that, in a pool of their own: TensorBoard has
+    other messages of the same names.
+    """
+    if "mxboard" not in sys.modules:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+        folder = Path(importlib.util.find_spec("mxboard").submodule_search_locations[0], "proto")
+        modules = {f"mxboard/proto/{path.stem.removesuffix('_pb2')}.proto": path for path in folder.glob("*_pb2.py")}
+        pool = descriptor_pool.DescriptorPool()
+
+        def add(name):
+            serialized = _serialized_proto(modules[name])
+            for needed in descriptor_pb2.FileDescriptorProto.FromString(serialized).dependency:
+                add(needed)
+            pool.AddSerializedFile(serialized)
+
+        for name, path in modules.items():
+            add(name)
+            module = types.ModuleType(f"mxboard.proto.{path.stem}")
+            for message in pool.FindFileByName(name).message_types_by_name.values():
+                setattr(module, message.name, message_factory.GetMessageClass(message))
+            sys.modules[module.__name__] = module
+    return importlib.import_module("mxboard")
+
+
+def _serialized_proto(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.keyword) and node.arg == "serialized_pb":
+            return node.value.args[0].value.encode("latin1")  # serialized_pb=_b("...")
