@@ -1,5 +1,3 @@
-import json
-
 import mxnet as mx
 import numpy as np
 import pytest
@@ -116,17 +114,6 @@ def test_gpus_fetch_from_pinned_memory():
 def test_what_a_device_has_no_quick_way_for_is_refused(shapes, wanted, ctx):
     with pytest.raises(ValueError, match=f"no quick {wanted} .* precision=\"auto\""):
         fit(network(), batches(shapes), num_epochs=1, precision=wanted, ctx=ctx, verbose=False)
-
-
-def test_fit_keeps_the_scale_of_the_loss_in_its_checkpoint(shapes, tmp_path, monkeypatch):
-    # Stands in for a GPU: the network stays in float32, all else is as in float16.
-    monkeypatch.setattr("d2lcls.training.loop.check_precision", lambda precision, ctx: None)
-    monkeypatch.setattr("d2lcls.training.loop.lower", lambda net, precision: net)
-    options = dict(num_epochs=2, lr=0.05, precision="float16", checkpoint_dir=tmp_path, verbose=False)
-    records = fit(network(), batches(shapes), **options)
-    scale, good = json.loads(str(np.load(tmp_path / "last.npz")["progress"]))["loss_scale"]
-    assert scale == 2.0 ** 16 and good == 2 * len(batches(shapes)) and records[-1].train_loss < records[0].train_loss
-    assert len(fit(network(), batches(shapes), resume=True, **options)) == 2
 
 
 def overflowing(logits, labels):
