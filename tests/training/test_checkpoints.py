@@ -33,12 +33,14 @@ class Net(gluon.HybridBlock):
         return self.layers(x)
 
 
-def train(data, folder=None, devices=1, optimizer="nag", **kwargs):
+def train(data, folder=None, devices=1, optimizer="nag", batches=None, **kwargs):
     net = Net()
     net.initialize()
-    batches = Batches(data, 16, shuffle=True, augment=(pad_crop(1), flip()), seed=3)
-    records = fit(net, batches, Batches(data, 64), num_epochs=3, lr=0.02, seed=5, optimizer=optimizer,
-                  ctx=[mx.cpu(i) for i in range(devices)], checkpoint_dir=folder, verbose=False, **kwargs)
+    batches = Batches(data, **{"batch_size": 16, "shuffle": True, "augment": (pad_crop(1), flip()), "seed": 3,
+                               **(batches or {})})
+    options = {"num_epochs": 3, "lr": 0.02, "seed": 5, **kwargs}
+    records = fit(net, batches, Batches(data, 64), optimizer=optimizer, ctx=[mx.cpu(i) for i in range(devices)],
+                  checkpoint_dir=folder, verbose=False, **options)
     return parameters_to_arrays(net), records
 
 
@@ -92,7 +94,10 @@ def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer
     resumed, again = train(shapes, tmp_path / "cut", devices, optimizer, checkpoint_steps=4, resume=True, **options)
     assert_same(whole, resumed)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert len(records) == len(again) == 3
+    assert len(records) == len(again) == 3 and records[0].valid_accuracy == records[2].valid_accuracy == 1
+    best, last = (dict(np.load(tmp_path / f"cut/{name}.npz")) for name in ("best", "last"))
+    assert_same(resumed, {name: best[name] for name in resumed})  # of the first epoch, not of the last
+    assert any((best[name] != last[name]).any() for name in resumed)
 
 
 HALF = """
@@ -209,7 +214,7 @@ def load_step(path):
 
 
 def test_ctrl_c_finishes_the_step_and_saves_it(shapes, tmp_path, monkeypatch):
-    whole, _ = train(shapes)
+    train(shapes, tmp_path / "whole")
     update, steps = gluon.Trainer.update, []
 
     def update_and_interrupt(trainer, batch_size):
@@ -220,30 +225,61 @@ def test_ctrl_c_finishes_the_step_and_saves_it(shapes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gluon.Trainer, "update", update_and_interrupt)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 13.*last.npz.*resume=True"):
-        train(shapes, tmp_path)
+        train(shapes, tmp_path / "cut")
     monkeypatch.setattr(gluon.Trainer, "update", update)
-    assert load_step(tmp_path / "last.npz") == 13
-    resumed, _ = train(shapes, tmp_path, resume=True)
-    assert_same(whole, resumed)
+    assert load_step(tmp_path / "cut/last.npz") == 13
+    train(shapes, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_patience_goes_on_where_it_was(shapes, tmp_path):
+    def stop(record):
+        if record.epoch == 2:
+            raise Killed
+
+    options = {"num_epochs": 30, "patience": 2}
+    train(shapes, tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        train(shapes, tmp_path / "cut", on_epoch=stop, **options)
+    train(shapes, tmp_path / "cut", resume=True, **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert progress(tmp_path / "cut/last.npz")["step"] < 300
 
 
 def test_a_finished_run_resumes_to_itself(shapes, tmp_path):
-    done, records = train(shapes, tmp_path)
-    again, same = train(shapes, tmp_path, resume=True)
+    done, records = train(shapes, tmp_path, num_epochs=1)
+    again, same = train(shapes, tmp_path, num_epochs=1, resume=True)
     assert_same(done, again)
     assert records == same
 
 
 def test_an_old_run_is_not_overwritten(shapes, tmp_path):
-    train(shapes, tmp_path)
+    train(shapes, tmp_path, num_epochs=1)
     with pytest.raises(FileExistsError, match="holds a training run already.*resume=True"):
-        train(shapes, tmp_path)
+        train(shapes, tmp_path, num_epochs=1)
 
 
 def test_another_recipe_is_named(shapes, tmp_path):
-    train(shapes, tmp_path)
+    train(shapes, tmp_path / "plain", num_epochs=1)
     with pytest.raises(CheckpointError, match="another recipe: wd is 0.0005 there and 0.1 here"):
-        train(shapes, tmp_path, resume=True, wd=0.1)
+        train(shapes, tmp_path / "plain", num_epochs=1, resume=True, wd=0.1)
+    changes = {"seed": 6, "lr": 0.03, "num_epochs": 2, "schedule": "linear", "warmup_epochs": 0.5, "clip_norm": 1.0,
+               "optimizer": "sgd", "optimizer_params": {"momentum": 0.8}, "decay_biases": True,
+               "devices": 2}
+    of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "size": 14, "balanced": True, "alternating_flip": True,
+                  "small_first": (8, 1)}
+    for name, options in [*((name, {name: value}) for name, value in changes.items()),
+                          *(("data_seed" if name == "seed" else name, {"batches": {name: value}})
+                            for name, value in of_batches.items())]:
+        with pytest.raises(CheckpointError, match=f"another recipe: {name} is .* there and .* here"):
+            train(shapes, tmp_path / "plain", resume=True, **{"num_epochs": 1, **options})
+    with pytest.raises(CheckpointError, match="another recipe: images is 150 there and 149 here"):
+        train(shapes.subset(np.arange(149)), tmp_path / "plain", num_epochs=1, resume=True)
+    train(shapes, tmp_path / "other", num_epochs=1, lookahead=5)
+    with pytest.raises(CheckpointError, match="written without lookahead"):
+        train(shapes, tmp_path / "plain", num_epochs=1, resume=True, lookahead=5)
+    with pytest.raises(CheckpointError, match="another recipe: lookahead is 5 there and None here"):
+        train(shapes, tmp_path / "other", num_epochs=1, resume=True)
 
 
 def initialised(net):
