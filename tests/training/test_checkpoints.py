@@ -13,6 +13,7 @@ from mxnet.gluon import nn
 
 from d2lcls.cores import cpu_flags
 from d2lcls.data import Batches, flip, pad_crop
+from d2lcls.models import SmallCNN
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
 from d2lcls.training.checkpoints import parameters_to_arrays
 
@@ -266,8 +267,7 @@ def test_another_recipe_is_named(shapes, tmp_path):
     changes = {"seed": 6, "lr": 0.03, "num_epochs": 2, "schedule": "linear", "warmup_epochs": 0.5, "clip_norm": 1.0,
                "optimizer": "sgd", "optimizer_params": {"momentum": 0.8}, "decay_biases": True,
                "devices": 2}
-    of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "size": 14, "balanced": True, "alternating_flip": True,
-                  "small_first": (8, 1)}
+    of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "balanced": True, "alternating_flip": True}
     for name, options in [*((name, {name: value}) for name, value in changes.items()),
                           *(("data_seed" if name == "seed" else name, {"batches": {name: value}})
                             for name, value in of_batches.items())]:
@@ -280,6 +280,18 @@ def test_another_recipe_is_named(shapes, tmp_path):
         train(shapes, tmp_path / "plain", num_epochs=1, resume=True, lookahead=5)
     with pytest.raises(CheckpointError, match="another recipe: lookahead is 5 there and None here"):
         train(shapes, tmp_path / "other", num_epochs=1, resume=True)
+
+
+def test_another_size_is_another_recipe(shapes, tmp_path):
+    def run(**options):
+        net = SmallCNN(3, (4,))
+        net.initialize()
+        fit(net, Batches(shapes, 50, **options), num_epochs=1, checkpoint_dir=tmp_path, resume=True, verbose=False)
+
+    run()
+    for name, value in {"size": 14, "small_first": (8, 1)}.items():
+        with pytest.raises(CheckpointError, match=f"another recipe: {name} is None there and .* here"):
+            run(**{name: value})
 
 
 def initialised(net):
