@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -29,6 +30,8 @@ CUDA_LIBRARIES = (
     "libcuda.so.1",
 )
 
+CONTAINER = ("docker build -t d2lcls .\n"
+             "docker run --rm -it -p 8888:8888 --shm-size=2g -v d2lcls-data:/home/reader/.cache/d2lcls d2lcls")
 _USE_CPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cpu]"'
 _USE_GPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cu118]"'
 
@@ -49,8 +52,8 @@ class Finding:
 def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
-    for check in (python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, bfloat16, threads,
-                  shared_memory, packages, extras, cache, data_hosts):
+    for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
+                  bfloat16, threads, shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -87,6 +90,43 @@ def installed(name):
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def system(name=None, machine=None):
+    """MXNet 1.9.1 has wheels for Linux on x86-64 and 64-bit Arm, and one for Intel Macs, which was not tried."""
+    name, machine = name or platform.system(), machine or platform.machine()
+    if (name, machine) == ("Linux", "x86_64"):
+        return [_ok("system", "Linux on x86-64")]
+    if (name, machine) == ("Linux", "aarch64"):
+        return [_ok("system", "Linux on 64-bit Arm")]
+    return [_problem("system", f"{name} on {machine}: d2lcls runs on Linux on x86-64 and 64-bit Arm; use the container",
+                     f"# in the checkout, with Docker:\n{CONTAINER}")]
+
+
+def container(root=Path("/"), environment=os.environ):
+    """A container may have less memory than its machine, and a program that needs more is killed without a word."""
+    import psutil
+
+    if not ((root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+            or "KUBERNETES_SERVICE_HOST" in environment
+            or re.search(r"/(docker|kubepods|libpod|lxc)\b", _read(root / "proc/1/cgroup"))):
+        return [_ok("container", "none")]
+    total = psutil.virtual_memory().total
+    groups = root / "sys/fs/cgroup"
+    limit = (_read(groups / "memory.max") or _read(groups / "memory/memory.limit_in_bytes")).strip()
+    limit = min(int(limit), total) if limit.isdigit() else total
+    message = f"one with {limit / GIB:.1f} GiB of memory"
+    if limit >= 2 * GIB:
+        return [_ok("container", message)]
+    return [_note("container", f"{message}: training on CIFAR-10 takes about 1 GiB, and JupyterLab runs beside it",
+                  "docker run --memory=4g ...  # in Docker Desktop: Settings, Resources")]
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def python(version=sys.version_info):
@@ -147,7 +187,7 @@ def mxnet():
     if _is_gpu(wheel) and ".so" in failure and "libcuda.so.1" not in failure:
         remedy = 'pip install "d2lcls[cu118]"'
     elif "libgomp.so.1" in failure or "libquadmath.so.0" in failure:
-        remedy = "sudo apt-get install libgomp1 libquadmath0"
+        remedy = "sudo apt-get install libgomp1" + " libquadmath0" * (platform.machine() == "x86_64")
     elif wheel:
         remedy = _USE_CPU_WHEEL.format(wheel)
     return [_problem("import mxnet", f"fails: {failure}", remedy)]

@@ -80,6 +80,36 @@ def test_numpy(version, status):
     only(doctor.numpy(version), status, version)
 
 
+def test_system():
+    only(doctor.system("Linux", "x86_64"), "ok", "x86-64")
+    only(doctor.system("Linux", "aarch64"), "ok", "64-bit Arm")
+    for name, machine in (("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "riscv64")):
+        only(doctor.system(name, machine), "problem", f"{name} on {machine}", "docker build -t d2lcls .")
+
+
+@pytest.mark.parametrize("files, environment, found", [
+    ({}, {}, False), ({"proc/1/cgroup": "0::/init.scope\n"}, {}, False), ({".dockerenv": ""}, {}, True),
+    ({"run/.containerenv": ""}, {}, True), ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, True),
+    ({"proc/1/cgroup": "4:memory:/docker/0f3a\n0::/docker/0f3a\n"}, {}, True)])
+def test_container(tmp_path, files, environment, found):
+    files["sys/fs/cgroup/memory.max"] = "max\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    only(doctor.container(tmp_path, environment), "ok", "GiB of memory" if found else "none")
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])  # cgroup 2 and 1
+def test_container_with_little_memory(tmp_path, name):
+    limit = tmp_path / "sys/fs/cgroup" / name
+    limit.parent.mkdir(parents=True)
+    (tmp_path / ".dockerenv").touch()
+    limit.write_text(f"{2 ** 30}\n")
+    only(doctor.container(tmp_path, {}), "note", "one with 1.0 GiB of memory", "--memory=4g")
+    limit.write_text(f"{2 ** 63}\n")  # no limit, in cgroup 1
+    only(doctor.container(tmp_path, {}), "ok", "GiB of memory")
+
+
 def test_one_wheel(install):
     install("mxnet", "1.9.1")
     only(doctor.wheels(), "ok", "mxnet")
@@ -136,7 +166,7 @@ def test_missing_driver(monkeypatch):
 def test_gpu(monkeypatch):
     monkeypatch.setattr(devices, "gpu_failures", lambda: ("", ""))
     only(doctor.gpu([T4, T4], "mxnet-cu117"), "ok", "Tesla T4, compute capability 7.5")
-    only(doctor.gpu([H100], "mxnet-cu117"), "problem", "NVIDIA H100 PCIe has compute capability 9.0", "ONNX")
+    only(doctor.gpu([H100], "mxnet-cu117"), "problem", "newer than any MXNet wheel", "ONNX Runtime", "24.06")
     only(doctor.gpu([H100], "mxnet"), "note", "NVIDIA H100 PCIe has compute capability 9.0")
     only(doctor.gpu([T4], "mxnet"), "note", "Tesla T4 lies idle", "pip uninstall -y mxnet", "d2lcls[cu118]")
     only(doctor.gpu([], "mxnet-cu117"), "problem", "reports no GPU", "d2lcls[cpu]")
@@ -275,8 +305,8 @@ def test_examine_makes_every_check(monkeypatch, network):
     monkeypatch.setattr(doctor, "amx", amx)
     findings = doctor.examine()
     names = [finding.name for finding in findings]
-    assert {"Python", "lock", "numpy", "MXNet wheels", "import mxnet", "import order", "CUDA libraries", "GPU",
-            "threads", "shared memory", "onnx", "jupyter-book", "data cache",
+    assert {"system", "container", "Python", "lock", "numpy", "MXNet wheels", "import mxnet", "import order",
+            "CUDA libraries", "GPU", "threads", "shared memory", "onnx", "jupyter-book", "data cache",
             "data hosts"} <= set(names)
     only([findings[names.index("amx")]], "problem", "could not be checked: OSError('no /proc')")
     assert all(finding.remedy for finding in findings if finding.status != "ok")
