@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+from packaging.markers import Marker
+
 from d2lcls import compat, devices
 from d2lcls.cores import cpu_flags, usable_cores
 
@@ -50,8 +52,8 @@ class Finding:
 def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
-    for check in (system, container, python, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, bfloat16,
-                  threads, shared_memory, packages, extras, cache, data_hosts):
+    for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
+                  bfloat16, threads, shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -128,26 +130,42 @@ def _read(path):
 
 
 def python(version=sys.version_info):
-    """MXNet 1.9.1 and d2lcls run on Python 3.9 to 3.11."""
+    """d2lcls and its lock are for Python 3.11 to 3.13.
+
+    Python 3.14 has no numpy below 2.3, with which `mx.recordio` fails, and no onnx below 1.19, with which MXNet's
+    exporter fails. Python 3.10 gets security fixes no longer, nor new versions of most packages.
+    """
     text = f"Python {version[0]}.{version[1]}"
-    remedy = "conda create -n d2lcls python=3.11"
-    if not (3, 9) <= tuple(version[:2]) <= (3, 11):
-        return [_problem("Python", f"{text}: d2lcls and MXNet 1.9.1 run on 3.9 to 3.11", remedy)]
-    if tuple(version[:2]) != (3, 11):
-        return [_note("Python", f"{text}: should run, but the tests run on 3.11", remedy)]
-    return [_ok("Python", text)]
+    if (3, 11) <= tuple(version[:2]) <= (3, 13):
+        return [_ok("Python", text)]
+    why = ": numpy 2.2 and onnx 1.18, the newest that MXNet 1.9.1 wholly works with, have no wheel for 3.14" \
+        if tuple(version[:2]) > (3, 13) else ""
+    return [_problem("Python", f"{text}: d2lcls runs on 3.11 to 3.13{why}", "conda create -n d2lcls python=3.11")]
+
+
+def lock(path=Path(__file__).resolve().parent.parent / "requirements.lock"):
+    """In a checkout, the installed packages should be those of requirements.lock, with which the book is tested."""
+    if not path.is_file():
+        return [_ok("lock", "d2lcls was installed without requirements.lock")]
+    pins = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.+?))? \\$", path.read_text(), flags=re.M)
+    pins = [(name, version) for name, version, marker in pins if not marker or Marker(marker).evaluate()]
+    if _is_gpu(_wheel()):
+        pins = [(name, version) for name, version in pins if name != "mxnet"]  # the GPU wheel stands in for it
+    different = [f"{name} {installed(name) or 'is missing'} (locked: {version})" for name, version in pins
+                 if installed(name) != version]
+    if not different:
+        return [_ok("lock", f"all {len(pins)} packages of requirements.lock are installed")]
+    named = ", ".join(different[:10]) + (" ..." if len(different) > 10 else "")
+    return [_note("lock", f"{len(different)} of {len(pins)} packages are not those of requirements.lock: {named}",
+                  f'pip install --require-hashes --no-deps -r "{path}"')]
 
 
 def numpy(version=None):
     """The numpy versions that were run are listed in `d2lcls.compat`."""
     version = version or installed("numpy")
-    release = _release(version)
-    remedy = 'pip install "numpy>=1.26,<2"'
-    if (1, 23) <= release < (2,):
+    if (1, 23) <= _release(version) < (2, 3):
         return [_ok("numpy", f"numpy {version}")]
-    if (2,) <= release < (2, 3):
-        return [_note("numpy", f"numpy {version} runs MXNet, but the book is tested with 1.26", remedy)]
-    return [_problem("numpy", f"numpy {version}: parts of MXNet 1.9.1 fail with it", remedy)]
+    return [_problem("numpy", f"numpy {version}: parts of MXNet 1.9.1 fail with it", 'pip install "numpy>=1.26,<2.3"')]
 
 
 def wheels(names=None):
@@ -274,8 +292,7 @@ def shared_memory(folder="/dev/shm"):
 
 
 _FIRST_BROKEN = {
-    "protobuf": ((4,), "mxboard 0.1.0 fails with protobuf 4 and later", "protobuf<3.21"),
-    "onnx": ((1, 19), "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.16.2"),
+    "onnx": ((1, 19), "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.18.0"),
     "jupyter-book": ((2,), "Jupyter Book 2 ignores _config.yml and _toc.yml", "jupyter-book==1.0.4.post1"),
 }
 

@@ -1,7 +1,13 @@
 """Writing files so that nobody ever sees half of one."""
 
 import os
+import tokenize
+import zipfile
 from pathlib import Path
+
+# What zipfile and numpy raise on the damaged bytes of an .npz file; a damaged header goes through Python's tokenizer.
+DAMAGED_NPZ = (zipfile.BadZipFile, tokenize.TokenError, SyntaxError, ValueError, TypeError, AttributeError, EOFError,
+               KeyError, RuntimeError)
 
 
 def write_atomically(path, write):

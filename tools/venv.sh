@@ -69,7 +69,7 @@ if [ -z "$python" ]; then
         }
     fi
 elif ! fits "$python"; then
-    echo "requirements.lock is for $versions; $python is $("$python" --version 2>&1 || true)." \
+    echo "requirements.lock is for $versions; $python is $("$python" --version 2>/dev/null || echo no Python)." \
         "Name one that fits (make PYTHON=python3.12 ...), or none, and one is looked for." >&2
     exit 1
 fi

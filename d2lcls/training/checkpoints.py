@@ -6,13 +6,12 @@ its place and moved there when it is whole. Parameters are named by their place 
 """
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from mxnet import nd
 
-from d2lcls.files import write_atomically
+from d2lcls.files import DAMAGED_NPZ, write_atomically
 
 
 class CheckpointError(ValueError):
@@ -73,8 +72,7 @@ def load_checkpoint(path, net, trainer=None, slow=None):
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         progress = json.loads(str(arrays.pop("progress")))
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, NotImplementedError,
-            RuntimeError, OSError) as error:  # zipfile and numpy raise all of these on damaged bytes
+    except (*DAMAGED_NPZ, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # missing, not permitted, a failing disk: the file itself may be whole
         raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "

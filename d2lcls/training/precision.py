@@ -109,11 +109,12 @@ class LossScale:
 
     Args:
         scale: to begin with.
-        patience: steps.
+        good: good steps since the scale changed.
+        patience: good steps after which it doubles.
     """
 
-    def __init__(self, scale=2.0 ** 16, patience=2000):
-        self.scale, self.patience, self.good = scale, patience, 0
+    def __init__(self, scale=2.0 ** 16, good=0, patience=2000):
+        self.scale, self.good, self.patience = scale, good, patience
 
     def update(self, finite):
         """Learn whether the last step's gradients were all finite."""

@@ -82,7 +82,9 @@ def test_conda_spells_out_the_gpu_extra():
 
 def test_workflow_and_ci_run_the_readmes_commands():
     workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text())
-    steps = [step.get("run") for step in workflow["jobs"]["build"]["steps"]]
+    build = workflow["jobs"]["build"]
+    assert build["strategy"]["matrix"]["python"] == list(PYTHONS)
+    steps = [step.get("run") for step in build["steps"]]
     assert "bash .ci/run" in steps
     ci, readme = (ROOT / ".ci/run").read_text(), (ROOT / "README.md").read_text()
     for command in ("make book", "make test"):
