@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from d2lcls.commands.parsers import positive, share, whole
+from d2lcls.commands.parsers import not_negative, positive, share, whole
 from d2lcls.recipes import PHASES, RECIPES, shortened
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
@@ -30,7 +30,7 @@ def add(command):
     add("--batch-size", type=positive(int), default=128, metavar="N", help="images a step")
     add("--lr", type=positive(float), help="highest learning rate (default: 0.1, with --pretrained 0.01)")
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls")
-    add("--warmup-epochs", type=float, default=1.0, metavar="N", help="epochs over which the rate climbs")
+    add("--warmup-epochs", type=not_negative, default=1.0, metavar="N", help="epochs over which the rate climbs")
     add("--optimizer", default="sgd", help="MXNet's name of the optimizer")
     add("--momentum", type=share, help="of sgd and nag (default: 0.9)")
     add("--bias-lr", type=positive(float), default=1.0, metavar="FACTOR", help="of the rate of biases")
@@ -38,14 +38,14 @@ def add(command):
     add("--lookahead", type=whole, default=0, metavar="N", help="average with the past every N steps; 0 is off")
     add("--precision", choices=("float32", "bfloat16", "float16", "auto"), default="float32",
         help="what convolutions and dense layers compute in; auto measures")
-    add("--wd", type=float, default=5e-4, help="weight decay, of weights only")
-    add("--l1", type=float, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
+    add("--wd", type=not_negative, default=5e-4, help="weight decay, of weights only")
+    add("--l1", type=not_negative, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
     add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
     add("--augment", nargs="+", type=_transform, default=["pad_crop", "flip"], metavar="NAME",
         help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels")
     add("--small-first", type=_small_first, metavar="SIDE:EPOCHS",
         help="train so many first epochs on windows of SIDE x SIDE pixels, the quicker, and then on whole images")
-    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
+    add("--mixup", type=not_negative, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
     add("--seed", type=whole, default=0, help="of everything random")
@@ -117,11 +117,16 @@ def _train(options):
     import mxnet as mx
 
     from d2lcls import data, devices, training
-    from d2lcls.models import gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
+    from d2lcls.models import get_model, gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
     from d2lcls.models.fast94 import whiten
+    from d2lcls.training.precision import check_precision
     from d2lcls.training.runs import Run, read_run
+    from d2lcls.training.steps import check_training_memory
 
     _check(options)
+    ctx = devices.parse(options.ctx)
+    check_precision(options.precision, ctx)
+    get_model(options.model)  # an unknown name is refused before any data is fetched
     if options.recipe:
         _set_phases(options)
     named, source = options.dataset in data.DATASETS, Path(options.dataset)
@@ -147,6 +152,8 @@ def _train(options):
     begun = (out / "last.npz").exists()
     mx.random.seed(options.seed)
     net = _network(run, options.resume and begun)
+    if ctx[0].device_type == "cpu":
+        check_training_memory(net, train)
     if options.model == "fast94":
         whiten(net, train.normalise(images.images[:5000]))
     set_bias_multiplier(net, options.bias_lr)
@@ -155,23 +162,26 @@ def _train(options):
     unfreeze = gradual(net, options.epochs, options.train_last or 1) if options.unfreeze else None
     if options.train_last:
         train_last(net, options.train_last)
-    print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
-          f"{len(images.classes)} classes; writing to {out}")
-    if not begun:
-        if options.resume:
-            print(f"{out} holds no checkpoint: starting anew")
-        run.save(out)
-    elif options.resume and (before := read_run(out)) != run:
+    if begun and options.resume and (before := read_run(out)) != run:
         raise ValueError(f"{out} was begun with {_difference(before, run)}; it goes on with that only.")
+
+    def begin():
+        print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
+              f"{len(images.classes)} classes; writing to {out}")
+        if options.resume and not begun:
+            print(f"{out} holds no checkpoint: starting anew")
+        if not begun:
+            run.save(out)
+
     momentum = None if options.momentum is None else {"momentum": options.momentum}
     training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
                  schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
                  optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1,
                  clip_norm=options.clip_norm, loss=_loss(options, images.counts()), unfreeze=unfreeze,
                  decay_biases=options.decay_biases, precision=options.precision, lookahead=options.lookahead,
-                 ctx=devices.parse(options.ctx), seed=options.seed, patience=options.patience,
+                 ctx=ctx, seed=options.seed, patience=options.patience,
                  checkpoint_dir=out, checkpoint_steps=options.checkpoint_steps, resume=options.resume,
-                 tensorboard=options.tensorboard)
+                 tensorboard=options.tensorboard, on_begin=begin)
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
     print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
           f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.tta else ''}")

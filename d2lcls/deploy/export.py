@@ -10,6 +10,7 @@ from mxnet import nd
 from d2lcls.deploy.bound import bind
 from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
+from d2lcls.files import check_new_folder, new_folder
 from d2lcls.models.fusion import assemble, fuse_graph, trace
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
@@ -34,7 +35,7 @@ def export(net, folder, name, classes, preprocess, dataset=None):
         ValueError: the folder is not empty, or the number of classes is not that of the logits.
         ModelError: what was written does not compute what the network does.
     """
-    folder = new_folder(folder)
+    check_new_folder(folder)
     crop = preprocess.crop
     if hasattr(net, "see"):
         net.see(crop, crop)  # padding depends on the size
@@ -45,23 +46,15 @@ def export(net, folder, name, classes, preprocess, dataset=None):
                          f"logits of the {len(classes)} classes given.")
     symbol, arguments, statistics = trace(net)
     symbol, arguments = fold_constants(symbol, arguments)
-    save_graph(folder, symbol, {f"arg:{name}": value for name, value in arguments.items()},
-               {f"aux:{name}": value for name, value in statistics.items()})
-    manifest = write_manifest(folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"])
-    again = assemble(*load_graph(folder))(x).asnumpy()
-    if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
-        raise ModelError(f"{folder}: read back, the model's logits differ from the network's by up to "
-                         f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?")
+    with new_folder(folder) as folder:
+        save_graph(folder, symbol, {f"arg:{name}": value for name, value in arguments.items()},
+                   {f"aux:{name}": value for name, value in statistics.items()})
+        manifest = write_manifest(folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"])
+        again = assemble(*load_graph(folder))(x).asnumpy()
+        if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
+            raise ModelError(f"{folder}: read back, the model's logits differ from the network's by up to "
+                             f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?")
     return manifest
-
-
-def new_folder(folder):
-    """Make a folder for a model and return its `Path`; ValueError if something is in it already."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: there is something already. Choose another folder, or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def save_graph(folder, symbol, arguments, statistics):
