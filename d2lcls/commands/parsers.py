@@ -48,17 +48,6 @@ def positive(kind):
     return convert
 
 
-def not_negative(text):
-    """Read a number of 0 or more."""
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return value
-
-
-not_negative.__name__ = "float"  # which argparse's own message names
-
-
 def share(text):
     """Read a share: a number from 0 to 1."""
     value = float(text)

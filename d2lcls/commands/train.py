@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from d2lcls.commands.parsers import not_negative, positive, share, whole
+from d2lcls.commands.checks import check_training
+from d2lcls.commands.parsers import positive, share, whole
 from d2lcls.recipes import PHASES, RECIPES, shortened
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
@@ -30,7 +31,7 @@ def add(command):
     add("--batch-size", type=positive(int), default=128, metavar="N", help="images a step")
     add("--lr", type=positive(float), help="highest learning rate (default: 0.1, with --pretrained 0.01)")
     add("--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls")
-    add("--warmup-epochs", type=not_negative, default=1.0, metavar="N", help="epochs over which the rate climbs")
+    add("--warmup-epochs", type=float, default=1.0, metavar="N", help="epochs over which the rate climbs")
     add("--optimizer", default="sgd", help="MXNet's name of the optimizer")
     add("--momentum", type=share, help="of sgd and nag (default: 0.9)")
     add("--bias-lr", type=positive(float), default=1.0, metavar="FACTOR", help="of the rate of biases")
@@ -38,14 +39,14 @@ def add(command):
     add("--lookahead", type=whole, default=0, metavar="N", help="average with the past every N steps; 0 is off")
     add("--precision", choices=("float32", "bfloat16", "float16", "auto"), default="float32",
         help="what convolutions and dense layers compute in; auto measures")
-    add("--wd", type=not_negative, default=5e-4, help="weight decay, of weights only")
-    add("--l1", type=not_negative, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
+    add("--wd", type=float, default=5e-4, help="weight decay, of weights only")
+    add("--l1", type=float, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
     add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
     add("--augment", nargs="+", type=_transform, default=["pad_crop", "flip"], metavar="NAME",
         help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels")
     add("--small-first", type=_small_first, metavar="SIDE:EPOCHS",
         help="train so many first epochs on windows of SIDE x SIDE pixels, the quicker, and then on whole images")
-    add("--mixup", type=not_negative, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
+    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
     add("--seed", type=whole, default=0, help="of everything random")
@@ -116,22 +117,20 @@ def _transform_of(text):
 def _train(options):
     import mxnet as mx
 
-    from d2lcls import data, devices, training
-    from d2lcls.models import get_model, gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
+    from d2lcls import data, training
+    from d2lcls.models import gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
     from d2lcls.models.fast94 import whiten
     from d2lcls.training.precision import check_precision
     from d2lcls.training.runs import Run, read_run
-    from d2lcls.training.steps import check_training_memory
 
     _check(options)
-    ctx = devices.parse(options.ctx)
-    check_precision(options.precision, ctx)
-    get_model(options.model)  # an unknown name is refused before any data is fetched
     if options.recipe:
         _set_phases(options)
     named, source = options.dataset in data.DATASETS, Path(options.dataset)
     expected = preprocessing(options.model) if options.pretrained else None
     side = options.size or expected and expected.crop
+    ctx = check_training(options, side)
+    check_precision(options.precision, ctx)
     images = data.load(options.dataset, "train", size=side)
     if options.pretrained and images.images.shape[3] != 3:
         raise ValueError(f"Pretrained networks take colour images; those of {images.name} have "
@@ -152,8 +151,6 @@ def _train(options):
     begun = (out / "last.npz").exists()
     mx.random.seed(options.seed)
     net = _network(run, options.resume and begun)
-    if ctx[0].device_type == "cpu":
-        check_training_memory(net, train)
     if options.model == "fast94":
         whiten(net, train.normalise(images.images[:5000]))
     set_bias_multiplier(net, options.bias_lr)

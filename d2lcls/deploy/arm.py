@@ -15,7 +15,7 @@ from d2lcls.deploy.manifest import ModelError, derive, write_manifest
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
 from d2lcls.deploy.tvm_schedule import schedule
-from d2lcls.files import new_folder
+from d2lcls.files import check_new_folder, new_folder
 
 FILE = "classify"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -47,6 +47,7 @@ def compile_arm(folder, target, processor=PROCESSOR, tolerance=1e-4):
         RuntimeError: there is no cross compiler, or it fails.
     """
     manifest = read_onnx_model(folder)
+    check_new_folder(target)
     if not shutil.which(COMPILER):
         raise RuntimeError(f"{COMPILER} is not installed, which links programs for 64-bit Arm. "
                            "Debian and Ubuntu: sudo apt install g++-aarch64-linux-gnu")

@@ -106,6 +106,7 @@ def tune(folder, seconds, batch=1, seed=0):
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, not {seconds}.")
+    read_onnx_model(folder)  # refuses another form at once
     return in_child(_tune, folder, seconds, batch, seed, timeout=seconds + 600)  # to read the model, and the last round
 
 

@@ -126,9 +126,9 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     mx.optimizer.create(optimizer, **settings)  # refuses an unknown one before the network is changed
     last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
     _check_folders(last, resume, tensorboard)
-    if ctx[0].device_type == "cpu":
-        check_training_memory(net, train)
     example = train.example()
+    if ctx[0].device_type == "cpu":
+        check_training_memory(net, (min(train.batch_size, len(train.data)), *example.shape[1:]))
     outputs = settle_shapes(net, example, ctx, seed)
     if train.small_first:
         side, _ = train.small_first
@@ -231,8 +231,8 @@ def _check_folders(last, resume, tensorboard):
     if last and last.exists() and not resume:
         raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
                               "it, or name another folder.")
-    for folder in filter(None, (last and last.parent, tensorboard)):
-        check_writable(folder)
+    for file in filter(None, (last, tensorboard and Path(tensorboard, "events"))):
+        check_writable(file)
 
 
 def _check_plan(net, plan):

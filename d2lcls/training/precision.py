@@ -47,7 +47,7 @@ def check_precision(precision, ctx):
     """Raise ValueError if a device has no instructions for a precision, or there is no such precision."""
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, not {precision!r}.")
-    kind, advice = ctx[0].device_type, 'Use precision="float32", or "auto", which measures what is faster.'
+    kind, advice = ctx[0].device_type, "Use float32, or auto, which measures what is faster."
     if (precision, kind) in (("float16", "cpu"), ("bfloat16", "gpu")):
         raise ValueError(f"MXNet cannot train in {precision} on a {kind.upper()}. {advice}")
     if precision == "bfloat16" and not has_bfloat16():

@@ -85,16 +85,15 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_
     return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
 
 
-def check_training_memory(net, train):
+def check_training_memory(net, shape):
     """Raise MemoryError if the layers' outputs, which the backward pass needs, cannot fit into memory.
 
     Their gradients and oneDNN's own copies may take as much again.
 
     Args:
         net: `gluon.HybridBlock` on CPUs.
-        train: `Batches`.
+        shape: (N, C, H, W) of a batch.
     """
-    shape = (min(train.batch_size, len(train.data)), *train.example().shape[1:])
     layers = net(mx.sym.var("data")).get_internals()
     try:
         _, outputs, _ = layers.infer_shape_partial(data=shape)
