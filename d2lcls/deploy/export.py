@@ -11,7 +11,7 @@ from d2lcls.deploy.bound import bind
 from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
 from d2lcls.files import check_new_folder, new_folder
-from d2lcls.models.fusion import assemble, fuse_graph, trace
+from d2lcls.models.fusion import assemble, checked, fuse_graph, trace
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
 _SCALE = "scale:"
@@ -62,8 +62,8 @@ def save_graph(folder, symbol, arguments, statistics):
 
     The files are those of MXNet's own export; only the blanks in the symbol's JSON are left out.
     """
-    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
-    Path(folder, SYMBOL).write_text(text)
+    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"), ensure_ascii=False)  # MXNet reads no \u
+    Path(folder, SYMBOL).write_text(text, encoding="utf-8")
     nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
 
 
@@ -112,9 +112,14 @@ def shrink(arguments, names):
 
 
 def read_graph(folder, manifest):
-    """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU, layers fused."""
+    """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU.
+
+    Layers are fused, unless that changes the logits of a made-up picture: then there is a warning.
+    """
     symbol, arguments, statistics = load_graph(folder)
-    if manifest.form == "mxnet":
-        symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
-        symbol = fuse_graph(symbol)
-    return bind(symbol, arguments, statistics, manifest.input_name)
+    unfused = bind(symbol, arguments, statistics, manifest.input_name)
+    if manifest.form != "mxnet":
+        return unfused
+    symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
+    fused = bind(fuse_graph(symbol), arguments, statistics, manifest.input_name)
+    return checked(fused, unfused, np.random.default_rng(0).normal(size=manifest.input_shape(1)).astype(np.float32))

@@ -99,7 +99,7 @@ def sensitivity(folder, x, mode="naive"):
     """
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     layers = quantizable(symbol)
-    expected = _logits(fuse_graph(symbol), arguments, statistics, x)
+    expected = _logits(symbol, arguments, statistics, x)
     found = []
     for name, weight in layers.items():
         rounded, _ = shrink(arguments, [weight])
