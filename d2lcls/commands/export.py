@@ -21,7 +21,11 @@ def add(command):
     add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
     _common(add, "the folder to write; not needed with --scan")
     add("--mode", choices=("naive", "entropy"), default="naive", help="form mxnet: how ranges are chosen")
-    add("--images", type=positive(int), default=256, metavar="N", help="training images to calibrate with")
+    add("--images", type=positive(int), default=256, metavar="N",
+        help="training images to calibrate with, spread evenly over the classes (default: 256, or all if there are fewer)")
+    add("--vnni", action="store_true",
+        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): slightly more "
+             "exact, but wrong where sums saturate; the default, seven bits, is right on every processor")
     add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
     add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
 
@@ -85,21 +89,22 @@ def _quantize(options):
     if manifest.form == "onnx" and (options.scan or options.exclude or options.mode != "naive"):
         options.wrong("--mode, --exclude and --scan go with a model of form mxnet")
     images = None if options.scan else _test_images(options, manifest)
-    x = _examples(options, manifest)
+    x, said = _examples(options, manifest)
+    print(f"calibrated on {said}")
     if options.scan:
         from d2lcls.deploy.quantize import sensitivity
 
-        for layer in sensitivity(options.model, x, options.mode):
+        for layer in sensitivity(options.model, x, options.mode, options.vnni):
             print(f"{layer.error:8.2%}  {layer.name}")
         return
     if manifest.form == "onnx":
         from d2lcls.deploy.quantize_onnx import quantize_onnx
 
-        quantize_onnx(options.model, options.out, x)
+        quantize_onnx(options.model, options.out, x, options.vnni)
     else:
         from d2lcls.deploy.quantize import quantize_model
 
-        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude)
+        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude, options.vnni)
         print(f"in float: {', '.join(in_float) or 'no layer'}")
     _finish(options, images)
 
@@ -121,7 +126,7 @@ def _torch(options):
     manifest = read_manifest(options.model)
     check_new_folder(options.out)
     export_torch(options.model, options.out,
-                 _examples(options, manifest) if options.dataset or manifest.dataset else None)
+                 _examples(options, manifest)[0] if options.dataset or manifest.dataset else None)
     print(f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
           f"python {Path(options.out, 'check.py')}")
 
@@ -151,12 +156,15 @@ def _images(options, manifest, split):
 
 
 def _examples(options, manifest):
-    """Return typical inputs: training images, the classes alike."""
+    """Return typical inputs, training images spread evenly over the classes, and a text that says how many they are."""
     from d2lcls import data
 
     images = _images(options, manifest, "train")
-    images = data.take_per_class(images, -(-options.images // len(images.classes)), seed=0)
-    return manifest.preprocess.batch(images.images[:options.images])
+    taken = data.take_evenly(images, options.images)
+    fewest, most = taken.counts().min(), taken.counts().max()
+    said = f"{'all ' if len(taken) == len(images) else ''}{len(taken):,} training images, " \
+           f"{fewest if fewest == most else f'{fewest} to {most}'} per class"
+    return manifest.preprocess.batch(taken.images), said
 
 
 def _test_images(options, manifest):

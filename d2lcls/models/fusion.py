@@ -11,6 +11,7 @@ import numpy as np
 from mxnet import gluon, nd
 
 from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.int8 import in_seven_bits, wrong_in_int8
 
 # MXNet 1.9.1 fuses whatever is bound to cpu(0), in places wrongly. cpu(1) is the same processor, and left alone.
 UNFUSED = mx.cpu(1)
@@ -113,21 +114,22 @@ def run(symbol, values):
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
-def quantize(net, x):
+def quantize(net, x, vnni=False):
     """Compute with 8-bit integers wherever that is quicker, with ranges taken from example images.
 
     Args:
         net: initialised `gluon.HybridBlock` on the CPU; it is not changed.
         x: float32 (N, ...), as the network takes it: a few hundred typical images decide each layer's range.
+        vnni: as for `quantize_graph`.
 
     Returns:
         hybridized `gluon.SymbolBlock`; its outputs differ from the network's, by about a tenth in
             EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`.
     """
-    return assemble(*quantize_graph(*trace(net), x))
+    return assemble(*quantize_graph(*trace(net), x, vnni=vnni))
 
 
-def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=()):
+def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), vnni=False):
     """Let a graph compute with 8-bit integers, as `quantize` does with a network.
 
     Args:
@@ -136,10 +138,23 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=()):
         mode: how a layer's range is taken from them: "naive", from the least to the largest number, or "entropy", cut
             off where the 8-bit histogram loses the least information (Migacz, *8-bit inference with TensorRT*, 2017).
         exclude: names of layers that stay in float, as `quantizable` lists them.
+        vnni: use all 256 levels of an activation. Without the VNNI instructions, a processor adds products of an
+            unsigned and a signed byte in pairs, in 16 bits that saturate: 255 * 127 * 2 is more than 32,767. By
+            default, activations therefore use the levels 0 to 127, with which no sum saturates, and dense layers
+            whose input has a sign stay in float.
 
     Returns:
         (symbol, arguments, statistics) of the quantised graph.
     """
+    in_float = list(exclude)
+    quantized = _calibrated(symbol, arguments, statistics, x, mode, in_float)
+    while wrong := wrong_in_int8(quantized[0], vnni):
+        in_float += wrong
+        quantized = _calibrated(symbol, arguments, statistics, x, mode, in_float)
+    return quantized if vnni else (in_seven_bits(*quantized[:2]), *quantized[1:])
+
+
+def _calibrated(symbol, arguments, statistics, x, mode, exclude):
     from mxnet.contrib.quantization import quantize_model_mkldnn
 
     x = np.asarray(x, dtype=np.float32)
