@@ -1,11 +1,13 @@
 """One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
+from d2lcls.cores import cpu_flags
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 
 
@@ -56,6 +58,8 @@ def likeliest(logits, classes, top=5):
 def load_model(folder):
     """Load a model folder, whatever its form.
 
+    Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
+
     Args:
         folder: what `export` and its later steps wrote.
 
@@ -67,7 +71,10 @@ def load_model(folder):
         ModelError: it is damaged, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
-    manifest = read_manifest(folder)
+    manifest, flags = read_manifest(folder), cpu_flags()
+    if manifest.needs_vnni() and "sse2" in flags and not flags & {"avx512_vnni", "avx_vnni"}:  # Arm does not saturate
+        warnings.warn(f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "
+                      "wrong. Make it again with d2lcls quantize, without --vnni.", stacklevel=2)
     compute = _RUNTIMES[manifest.form](Path(folder), manifest)
     probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
     if probe.shape != (manifest.batch or 1, len(manifest.classes)):

@@ -11,15 +11,14 @@ import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 
-from d2lcls.cores import cpu_flags
+from d2lcls.cores import has_bfloat16
 from d2lcls.data import Batches, flip, pad_crop
 from d2lcls.models import SmallCNN
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
 from d2lcls.training.checkpoints import parameters_to_arrays
 
 
-needs_bf16 = pytest.mark.skipif(not cpu_flags() & {"avx512_bf16", "amx_bf16"},
-                                reason="this processor has no instructions for bfloat16")
+needs_bf16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no instructions for bfloat16")
 
 
 class Net(gluon.HybridBlock):
