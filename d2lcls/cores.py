@@ -26,6 +26,12 @@ def cpu_flags(cpu_info=Path("/proc/cpuinfo")):
         return set()
 
 
+def int8_saturates():
+    """Whether sums of 8-bit products saturate in 16 bits here, as on x86 processors without VNNI."""
+    flags = cpu_flags()
+    return "sse2" in flags and not flags & {"avx512_vnni", "avx_vnni"}
+
+
 def _siblings(path, number):
     try:
         return path.read_text().strip()
