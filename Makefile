@@ -1,17 +1,21 @@
 # Every target sets up what it needs: `make book` and `make test` work in a fresh clone.
-#   PYTHON=python3.11 make book     another place of Python 3.11, for which the lock is made
+#   make PYTHON=python3.12 book     with that Python; else tools/venv.sh looks for 3.11, 3.12 and 3.13
 #   PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make book     offline, after `make wheels` with a network
 
 VENV := .venv
-# Not the environment's own Python, which comes first where it is activated: that is what is made anew.
-PYTHON ?= $(shell PATH=$$(echo "$$PATH" | sed "s|$(CURDIR)/$(VENV)/bin:||g"); command -v python3.11 || command -v python3)
 READY := $(VENV)/installed
 # PyTorch for the benchmarks; an environment that has it may be named instead: D2LCLS_TORCH_PYTHON=python make bench
 RIVALS := .venv-bench
 D2LCLS_TORCH_PYTHON ?= $(CURDIR)/$(RIVALS)/bin/python
 BIN := $(CURDIR)/$(VENV)/bin
-# Two files at a time: one keeps little more than one core busy.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two at a time: one test keeps little more than one core busy. Every test and every cell has a time limit (see
+# conftest.py); should pytest itself hang, it is interrupted after $(LIMIT) and prints its summary.
+LIMIT := 1h
+PYTEST = timeout --foreground -s INT -k 60 $(LIMIT) $(BIN)/python -m pytest -n 2
+# Not --dist loadfile, with which pytest-xdist 3.8 waits for ever when a worker dies and is replaced. Cells need it.
+TESTS = $(PYTEST) -p no:nbval --dist worksteal
+CELLS = D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) --dist loadfile --max-worker-restart 0 --timeout 360 \
+	-W ignore --nbval --nbval-cell-timeout 300
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
 .PHONY: help book site test test-all lab execute bench deploy-demo wheels lock clean distclean
@@ -26,12 +30,12 @@ help:
 	@echo "make bench     measure again what results/ holds (hours)"
 	@echo "make deploy-demo  take one trained network through every form and compare them"
 	@echo "make wheels    download all packages into wheels/, to install without a network later"
-	@echo "make lock      resolve requirements.lock anew from pyproject.toml"
+	@echo "make lock      adapt requirements.lock to pyproject.toml"
 	@echo "make clean     remove what was built;  make distclean: the environment too"
 
 $(READY): requirements.lock pyproject.toml tools/venv.sh
-	sh tools/venv.sh "$(PYTHON)" $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	sh tools/venv.sh $(VENV) $(PYTHON)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -43,12 +47,13 @@ site: $(READY)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
+	$(TESTS) -m "not slow"
+	$(CELLS) $(NOTEBOOKS)
 
+test-all: LIMIT := 4h
 test-all: $(READY)
-	$(PYTEST)
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
+	$(TESTS)
+	$(CELLS) $(NOTEBOOKS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book
@@ -61,7 +66,7 @@ bench: $(READY) $(if $(filter $(CURDIR)/$(RIVALS)/%,$(D2LCLS_TORCH_PYTHON)),$(RI
 		for script in $(or $(ONLY),benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
 
 $(RIVALS)/installed: benchmarks/rivals/requirements.txt tools/venv.sh
-	sh tools/venv.sh "$(PYTHON)" $(RIVALS)
+	sh tools/venv.sh $(RIVALS) $(PYTHON)
 	$(RIVALS)/bin/python -m pip install --quiet -r benchmarks/rivals/requirements.txt
 	@touch $@
 
@@ -69,13 +74,12 @@ deploy-demo: $(READY)
 	$(BIN)/python tools/deploy_demo.py
 
 wheels: $(READY)
-	$(BIN)/python -m pip wheel --quiet --no-deps -r requirements.lock -w wheels
-	$(BIN)/python -m pip wheel --quiet pip -w wheels
+	$(BIN)/python -m pip download --quiet --require-hashes --no-deps -r requirements.lock -d wheels
 
 lock: $(READY)
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
-		--extra cpu --extra book --extra test --extra tune --extra weights --extra deploy --extra serve -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --extra cpu --extra book --extra test --extra tune \
+		--extra weights --extra deploy --extra serve --extra lock -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf _build .pytest_cache book/runs runs

@@ -1,9 +1,9 @@
 """Makes ``import mxnet`` work on a machine of today; runs when d2lcls is imported.
 
 MXNet 1.9.1 was released in 2022 and retired in 2023. `prepare` mends what has changed since:
-names that numpy removed, CUDA libraries that the loader does not look for, matrix units
-(Intel AMX) that Linux keeps locked, and the number of threads, which MXNet takes to be half of
-the processors it sees. It imports numpy, and nothing else that is large.
+names that numpy removed, CUDA libraries that the loader does not look for, the BLAS that the wheel
+for 64-bit Arm lacks, matrix units (Intel AMX) that Linux keeps locked, and the number of threads,
+which MXNet takes to be half of the processors it sees. It imports numpy, and nothing else that is large.
 
 What was run, on Linux x86-64 with Python 3.11 and MXNet 1.9.1: training and exporting a network,
 saving and loading every dtype, random numbers, ``mx.np``, the data pipeline, RecordIO, int8,
@@ -14,6 +14,7 @@ numpy 2.4.0 mxboard and int8 calibration fail too ("only 0-dimensional arrays ca
 Python scalars"). The GPU half has only been run with stand-ins, without a GPU.
 """
 
+import ast
 import builtins
 import csv
 import ctypes
@@ -22,11 +23,13 @@ import importlib.util
 import os
 import platform
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 import numpy
 
+from d2lcls import armpl
 from d2lcls.cores import cpu_flags, usable_cores
 
 INSTALL_HINT = 'pip install "d2lcls[cpu]" (or "d2lcls[cu118]" for an NVIDIA GPU)'
@@ -87,6 +90,9 @@ def prepare():
             unloadable = preload(cuda_libraries())
         if platform.machine() == "x86_64":
             amx = open_amx()
+        elif platform.machine() == "aarch64":
+            with tempfile.TemporaryDirectory() as folder:
+                preload(armpl.substitutes(folder))
 
 
 def forget_failed_import():
@@ -192,3 +198,38 @@ def import_mxnet():
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ImportError(f"MXNet is installed and cannot be loaded ({reason}): run `d2lcls doctor`, "
                           "which says what to do") from error
+
+
+def import_mxboard():
+    """Import mxboard, with any version of protobuf, and return the module.
+
+    mxboard 0.1.0's generated modules create every descriptor by hand, which protobuf 4 and later refuse. Each holds
+    its serialized .proto file as well, and the messages are made from that, in a pool of their own: TensorBoard has
+    other messages of the same names.
+    """
+    if "mxboard" not in sys.modules:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+        folder = Path(importlib.util.find_spec("mxboard").submodule_search_locations[0], "proto")
+        modules = {f"mxboard/proto/{path.stem.removesuffix('_pb2')}.proto": path for path in folder.glob("*_pb2.py")}
+        pool = descriptor_pool.DescriptorPool()
+
+        def add(name):
+            serialized = _serialized_proto(modules[name])
+            for needed in descriptor_pb2.FileDescriptorProto.FromString(serialized).dependency:
+                add(needed)
+            pool.AddSerializedFile(serialized)
+
+        for name, path in modules.items():
+            add(name)
+            module = types.ModuleType(f"mxboard.proto.{path.stem}")
+            for message in pool.FindFileByName(name).message_types_by_name.values():
+                setattr(module, message.name, message_factory.GetMessageClass(message))
+            sys.modules[module.__name__] = module
+    return importlib.import_module("mxboard")
+
+
+def _serialized_proto(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.keyword) and node.arg == "serialized_pb":
+            return node.value.args[0].value.encode("latin1")  # serialized_pb=_b("...")

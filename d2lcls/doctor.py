@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -15,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+from packaging.markers import Marker
+
 from d2lcls import compat, devices
-from d2lcls.cores import cpu_flags, usable_cores
+from d2lcls.cores import cpu_flags, onednn_flags, usable_cores
 
 GIB = 2 ** 30
 
@@ -27,6 +30,8 @@ CUDA_LIBRARIES = (
     "libcuda.so.1",
 )
 
+CONTAINER = ("docker build -t d2lcls .\n"
+             "docker run --rm -it -p 8888:8888 --shm-size=2g -v d2lcls-data:/home/reader/.cache/d2lcls d2lcls")
 _USE_CPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cpu]"'
 _USE_GPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cu118]"'
 
@@ -47,8 +52,8 @@ class Finding:
 def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
-    for check in (python, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, bfloat16, threads,
-                  shared_memory, packages, extras, cache, data_hosts):
+    for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
+                  instruction_sets, threads, shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -87,27 +92,80 @@ def installed(name):
         return None
 
 
+def system(name=None, machine=None):
+    """MXNet 1.9.1 has wheels for Linux on x86-64 and 64-bit Arm, and one for Intel Macs, which was not tried."""
+    name, machine = name or platform.system(), machine or platform.machine()
+    if (name, machine) == ("Linux", "x86_64"):
+        return [_ok("system", "Linux on x86-64")]
+    if (name, machine) == ("Linux", "aarch64"):
+        return [_ok("system", "Linux on 64-bit Arm")]
+    return [_problem("system", f"{name} on {machine}: d2lcls runs on Linux on x86-64 and 64-bit Arm; use the container",
+                     f"# in the checkout, with Docker:\n{CONTAINER}")]
+
+
+def container(root=Path("/"), environment=os.environ):
+    """A container may have less memory than its machine, and a program that needs more is killed without a word."""
+    import psutil
+
+    if not ((root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+            or "KUBERNETES_SERVICE_HOST" in environment
+            or re.search(r"/(docker|kubepods|libpod|lxc)\b", _read(root / "proc/1/cgroup"))):
+        return [_ok("container", "none")]
+    total = psutil.virtual_memory().total
+    groups = root / "sys/fs/cgroup"
+    limit = (_read(groups / "memory.max") or _read(groups / "memory/memory.limit_in_bytes")).strip()
+    limit = min(int(limit), total) if limit.isdigit() else total
+    message = f"one with {limit / GIB:.1f} GiB of memory"
+    if limit >= 2 * GIB:
+        return [_ok("container", message)]
+    return [_note("container", f"{message}: training on CIFAR-10 takes about 1 GiB, and JupyterLab runs beside it",
+                  "docker run --memory=4g ...  # in Docker Desktop: Settings, Resources")]
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 def python(version=sys.version_info):
-    """MXNet 1.9.1 and d2lcls run on Python 3.9 to 3.11."""
+    """d2lcls and its lock are for Python 3.11 to 3.13.
+
+    Python 3.14 has no numpy below 2.3, with which `mx.recordio` fails, and no onnx below 1.19, with which MXNet's
+    exporter fails. Python 3.10 gets security fixes no longer, nor new versions of most packages.
+    """
     text = f"Python {version[0]}.{version[1]}"
-    remedy = "conda create -n d2lcls python=3.11"
-    if not (3, 9) <= tuple(version[:2]) <= (3, 11):
-        return [_problem("Python", f"{text}: d2lcls and MXNet 1.9.1 run on 3.9 to 3.11", remedy)]
-    if tuple(version[:2]) != (3, 11):
-        return [_note("Python", f"{text}: should run, but the tests run on 3.11", remedy)]
-    return [_ok("Python", text)]
+    if (3, 11) <= tuple(version[:2]) <= (3, 13):
+        return [_ok("Python", text)]
+    why = ": numpy 2.2 and onnx 1.18, the newest that MXNet 1.9.1 wholly works with, have no wheel for 3.14" \
+        if tuple(version[:2]) > (3, 13) else ""
+    return [_problem("Python", f"{text}: d2lcls runs on 3.11 to 3.13{why}", "conda create -n d2lcls python=3.11")]
+
+
+def lock(path=Path(__file__).resolve().parent.parent / "requirements.lock"):
+    """In a checkout, the installed packages should be those of requirements.lock, with which the book is tested."""
+    if not path.is_file():
+        return [_ok("lock", "d2lcls was installed without requirements.lock")]
+    pins = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.+?))? \\$", path.read_text(), flags=re.M)
+    pins = [(name, version) for name, version, marker in pins if not marker or Marker(marker).evaluate()]
+    if _is_gpu(_wheel()):
+        pins = [(name, version) for name, version in pins if name != "mxnet"]  # the GPU wheel stands in for it
+    different = [f"{name} {installed(name) or 'is missing'} (locked: {version})" for name, version in pins
+                 if installed(name) != version]
+    if not different:
+        return [_ok("lock", f"all {len(pins)} packages of requirements.lock are installed")]
+    named = ", ".join(different[:10]) + (" ..." if len(different) > 10 else "")
+    return [_note("lock", f"{len(different)} of {len(pins)} packages are not those of requirements.lock: {named}",
+                  f'pip install --require-hashes --no-deps -r "{path}"')]
 
 
 def numpy(version=None):
     """The numpy versions that were run are listed in `d2lcls.compat`."""
     version = version or installed("numpy")
-    release = _release(version)
-    remedy = 'pip install "numpy>=1.26,<2"'
-    if (1, 23) <= release < (2,):
+    if (1, 23) <= _release(version) < (2, 3):
         return [_ok("numpy", f"numpy {version}")]
-    if (2,) <= release < (2, 3):
-        return [_note("numpy", f"numpy {version} runs MXNet, but the book is tested with 1.26", remedy)]
-    return [_problem("numpy", f"numpy {version}: parts of MXNet 1.9.1 fail with it", remedy)]
+    return [_problem("numpy", f"numpy {version}: parts of MXNet 1.9.1 fail with it", 'pip install "numpy>=1.26,<2.3"')]
 
 
 def wheels(names=None):
@@ -129,7 +187,7 @@ def mxnet():
     if _is_gpu(wheel) and ".so" in failure and "libcuda.so.1" not in failure:
         remedy = 'pip install "d2lcls[cu118]"'
     elif "libgomp.so.1" in failure or "libquadmath.so.0" in failure:
-        remedy = "sudo apt-get install libgomp1 libquadmath0"
+        remedy = "sudo apt-get install libgomp1" + " libquadmath0" * (platform.machine() == "x86_64")
     elif wheel:
         remedy = _USE_CPU_WHEEL.format(wheel)
     return [_problem("import mxnet", f"fails: {failure}", remedy)]
@@ -198,12 +256,24 @@ def amx(state=None):
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
 
 
-def bfloat16(flags=None):
-    """Training in 16 bits pays on processors that have instructions for them; `fit(precision="auto")` measures."""
+def instruction_sets(flags=None, limit=None):
+    """The processor's instruction sets decide what int8 and bfloat16 are worth, and what code TVM writes.
+
+    Where DNNL_MAX_CPU_ISA keeps MXNet from using some of them, the first two follow what it may use.
+    """
     flags = cpu_flags() if flags is None else flags
-    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
-    return [_ok("bfloat16", f"{' and '.join(found)}: --precision auto may train faster" if found else
-                "no instructions for it: float32 is the quickest")]
+    limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
+    used = onednn_flags(flags, limit)
+    if platform.machine() != "x86_64":
+        return [_ok("instruction sets", f"{platform.machine()}: MXNet computes in float32; there is no fast int8 or "
+                                        "bfloat16; TVM uses NEON")]
+    widest = next((name for flag, name in (("avx512bw", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"))
+                   if flag in used), "SSE")
+    int8 = "fast int8 (VNNI)" if used & {"avx512_vnni", "avx_vnni", "amx_int8"} else "slow int8 (no VNNI)"
+    bf16 = "--precision auto may train faster in bfloat16" if used & {"avx512_bf16", "amx_bf16"} else "no bfloat16"
+    tvm = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "SSE"
+    by_limit = f" (up to DNNL_MAX_CPU_ISA={limit})" if limit and used != onednn_flags(flags, "ALL") else ""
+    return [_ok("instruction sets", f"MXNet uses {widest}{by_limit}; {int8}; {bf16}; TVM compiles for {tvm}")]
 
 
 def threads(cores=None, setting=None):
@@ -234,8 +304,7 @@ def shared_memory(folder="/dev/shm"):
 
 
 _FIRST_BROKEN = {
-    "protobuf": ((4,), "mxboard 0.1.0 fails with protobuf 4 and later", "protobuf<3.21"),
-    "onnx": ((1, 19), "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.16.2"),
+    "onnx": ((1, 19), "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.18.0"),
     "jupyter-book": ((2,), "Jupyter Book 2 ignores _config.yml and _toc.yml", "jupyter-book==1.0.4.post1"),
 }
 

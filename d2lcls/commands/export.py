@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive
+from d2lcls.files import check_new_folder
 
 
 def add(command):
@@ -57,6 +58,7 @@ def _common(add, out, required=False):
 
 def _export(options):
     from d2lcls.deploy.export import export
+    from d2lcls.deploy.manifest import Manifest
 
     if bool(options.run_folder) == bool(options.pretrained):
         options.wrong("give either RUN or --pretrained NAME")
@@ -66,14 +68,16 @@ def _export(options):
         from d2lcls.training.runs import load_run, preprocess_of
 
         run, net = load_run(options.run_folder)
-        export(net, options.out, run.model, run.classes, preprocess_of(run), run.dataset)
+        manifest = Manifest(run.model, "mxnet", run.classes, preprocess_of(run), dataset=run.dataset)
     else:
         from d2lcls.data.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing
 
         net = get_model(options.pretrained, pretrained=True)
-        export(net, options.out, options.pretrained.lower(), imagenet_classes()[1], preprocessing(options.pretrained))
-    _finish(options, options.out)
+        manifest = Manifest(options.pretrained.lower(), "mxnet", imagenet_classes()[1], preprocessing(options.pretrained))
+    images = _test_images(options, manifest)
+    export(net, options.out, manifest.name, manifest.classes, manifest.preprocess, manifest.dataset)
+    _finish(options, images)
 
 
 def _quantize(options):
@@ -84,6 +88,7 @@ def _quantize(options):
         options.wrong("one of the arguments --out --scan is required")
     if manifest.form == "onnx" and (options.scan or options.exclude or options.mode != "naive"):
         options.wrong("--mode, --exclude and --scan go with a model of form mxnet")
+    images = None if options.scan else _test_images(options, manifest)
     x, said = _examples(options, manifest)
     print(f"calibrated on {said}")
     if options.scan:
@@ -101,15 +106,17 @@ def _quantize(options):
 
         _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude, options.vnni)
         print(f"in float: {', '.join(in_float) or 'no layer'}")
-    _finish(options, options.out)
+    _finish(options, images)
 
 
 def _onnx(options):
+    from d2lcls.deploy import read_manifest
     from d2lcls.deploy.to_onnx import export_onnx
 
+    images = _test_images(options, read_manifest(options.model))
     _, difference = export_onnx(options.model, options.out)
     print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
-    _finish(options, options.out)
+    _finish(options, images)
 
 
 def _torch(options):
@@ -117,6 +124,7 @@ def _torch(options):
     from d2lcls.deploy.to_torch import export_torch
 
     manifest = read_manifest(options.model)
+    check_new_folder(options.out)
     export_torch(options.model, options.out,
                  _examples(options, manifest)[0] if options.dataset or manifest.dataset else None)
     print(f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
@@ -159,16 +167,31 @@ def _examples(options, manifest):
     return manifest.preprocess.batch(taken.images), said
 
 
-def _finish(options, folder):
+def _test_images(options, manifest):
+    """Return the images on which a model that is to be written will be scored, None where there are none.
+
+    They are loaded before anything is written, so that a wrong folder or data set leaves nothing behind.
+    """
+    check_new_folder(options.out)
+    if not options.dataset and not _has_test_images(manifest.dataset):
+        return None
+    images = _images(options, manifest, "test")
+    if tuple(images.classes) != tuple(manifest.classes):
+        raise ValueError(f"{manifest.name} knows the classes {', '.join(manifest.classes)}; {images.name} has "
+                         f"{', '.join(images.classes)}. Name other images with --dataset.")
+    return images
+
+
+def _finish(options, images):
     """Score a model that was written, where there are images for it, and say where it is."""
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.compare import measure_accuracy, megabytes
 
-    manifest = read_manifest(folder)
-    if options.dataset or _has_test_images(manifest.dataset):
-        accuracy = measure_accuracy(folder, _images(options, manifest, "test"), options.test_images)
+    if images is not None:
+        accuracy = measure_accuracy(options.out, images, options.test_images)
         print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
-    print(f"{folder}: {manifest.name} as {manifest.form}, {megabytes(folder):.2f} MB")
+    manifest = read_manifest(options.out)
+    print(f"{options.out}: {manifest.name} as {manifest.form}, {megabytes(options.out):.2f} MB")
 
 
 def _has_test_images(name):

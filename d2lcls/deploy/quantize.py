@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from mxnet import nd
 
-from d2lcls.deploy.export import load_graph, new_folder, save_graph, shrink
+from d2lcls.deploy.export import load_graph, save_graph, shrink
 from d2lcls.deploy.graph import fold_batch_norm, nodes
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
+from d2lcls.files import check_new_folder, new_folder
 from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph
 
 MODES = ("naive", "entropy")
@@ -51,7 +52,7 @@ def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
         raise ValueError(f"There is no layer {', '.join(unknown)} to exclude. There are: {', '.join(layers)}.")
     if manifest.form != "mxnet":
         raise ModelError(f"{folder}: a model of form {manifest.form}; int8 is made of one of form mxnet.")
-    target = new_folder(target)
+    check_new_folder(target)
     rounded, stored = shrink(arguments, [weight for name, weight in layers.items() if name not in exclude])
     graph, values, statistics = quantize_graph(symbol, rounded, statistics, x, mode, exclude, vnni)
     for name, value in values.items():  # the quantised graph may have parameters of its own, such as ranges
@@ -59,9 +60,10 @@ def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
             stored[f"arg:{name}"] = value
             stored.pop(f"scale:{name}", None)
     stored = {name: value for name, value in stored.items() if name.split(":", 1)[1] in values}
-    save_graph(target, graph, stored, {f"aux:{name}": value for name, value in statistics.items()})
     written = derive(manifest, "mxnet-int8", mode=mode, images=len(x), excluded=list(exclude), vnni=vnni)
-    return write_manifest(target, written, ["mxnet"]), float_layers(graph)
+    with new_folder(target):
+        save_graph(target, graph, stored, {f"aux:{name}": value for name, value in statistics.items()})
+        return write_manifest(target, written, ["mxnet"]), float_layers(graph)
 
 
 def quantizable(symbol):
@@ -99,7 +101,7 @@ def sensitivity(folder, x, mode="naive", vnni=False):
     """
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     layers = quantizable(symbol)
-    expected = _logits(fuse_graph(symbol), arguments, statistics, x)
+    expected = _logits(symbol, arguments, statistics, x)
     found = []
     for name, weight in layers.items():
         rounded, _ = shrink(arguments, [weight])

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from d2lcls.deploy.export import new_folder
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx_runtime import import_onnx
 from d2lcls.deploy.to_onnx import FILE
-from d2lcls.files import write_atomically
+from d2lcls.files import check_new_folder, new_folder, write_atomically
 
 
 def quantize_onnx(folder, target, x, vnni=False):
@@ -36,7 +35,7 @@ def quantize_onnx(folder, target, x, vnni=False):
     manifest = read_manifest(folder)
     if manifest.form != "onnx":
         raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form onnx.")
-    onnx, target = import_onnx(), new_folder(target)
+    onnx, target = import_onnx(), check_new_folder(target)
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -47,8 +46,9 @@ def quantize_onnx(folder, target, x, vnni=False):
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=not vnni)
         model = onnx.load(str(made))
     onnx.checker.check_model(model)
-    write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
-    return write_manifest(target, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
+    with new_folder(target):
+        write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
+        return write_manifest(target, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
 
 
 class _Examples:

@@ -1,7 +1,6 @@
 """What a network's layers see in images, computed once and kept."""
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from typing import Tuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from mxnet import nd
 
 from d2lcls.data.fetch import home
-from d2lcls.files import write_atomically
+from d2lcls.files import DAMAGED_NPZ, write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +124,7 @@ def _cached_values(path, mark, probe):
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {name: file[name] for name in ("mark", "probe", "values")}
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeError) as error:
+    except DAMAGED_NPZ as error:
         raise ValueError(f"{path}: damaged, or no file of features ({error}). Delete it.") from error
     if str(found["mark"]) != mark or found["probe"].shape != probe.shape or \
             not np.allclose(found["probe"], probe, rtol=1e-3, atol=1e-3):

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import mxnet as mx
@@ -13,7 +14,18 @@ from d2lcls.cores import int8_saturates
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.int8 import in_seven_bits, wrong_in_int8
 
-_FUSED = {"BatchNorm", "Activation", "LeakyReLU", "clip"}  # what oneDNN computes along with a convolution
+# MXNet 1.9.1 fuses whatever is bound to cpu(0), in places wrongly. cpu(1) is the same processor, and left alone.
+UNFUSED = mx.cpu(1)
+TOLERANCE = 1e-4  # of an output's largest value; adding up in another order changes about 1e-6
+
+_INT8 = "MKLDNN_QUANTIZE"  # the backend that prepares a graph for int8
+_ACTIVATIONS = {"Activation", "LeakyReLU", "clip"}
+_FOLLOWERS = {  # layer -> what MXNet may fuse with it that reads its output
+    "Convolution": {"BatchNorm", "elemwise_add", *_ACTIVATIONS},
+    "BatchNorm": {"elemwise_add", *_ACTIVATIONS},
+    "elemwise_add": _ACTIVATIONS,
+    "FullyConnected": {"abs", "exp", "sqrt", "square", *_ACTIVATIONS},
+}
 
 
 def fuse(net):
@@ -25,15 +37,82 @@ def fuse(net):
             that of the size last seen is kept: call net.see(height, width) first, as `split` does.
 
     Returns:
-        hybridized `gluon.SymbolBlock` with the same outputs, to within rounding; it cannot be trained.
+        `gluon.Block` with the same outputs, to within rounding; it cannot be trained. Its first call compares them with
+        those of the network without fusion. If they differ, it warns and stays without fusion.
     """
     symbol, arguments, statistics = trace(net)
-    return assemble(fuse_graph(symbol), arguments, statistics)
+    return _Fused(assemble(fuse_graph(symbol), arguments, statistics), assemble(symbol, arguments, statistics))
+
+
+class _Fused(gluon.Block):
+    """A network in two forms, of which the first call keeps one."""
+
+    def __init__(self, fused, unfused):
+        super().__init__(prefix="")
+        self.net, self._choose = fused, partial(checked, fused, unfused)
+
+    def forward(self, x):
+        if self._choose and isinstance(x, nd.NDArray):
+            self.net, self._choose = self._choose(x[:1]), None
+        return self.net(x)
 
 
 def fuse_graph(symbol, backend="MKLDNN"):
     """Return a symbol with its layers fused by oneDNN, for prediction; the other backend prepares it for int8."""
-    return _prepared(symbol).get_backend_symbol(backend)
+    return _prepared(symbol, backend).get_backend_symbol(backend)
+
+
+def checked(fused, unfused, x):
+    """Return the fused form of a network if it computes the same as the other one; else warn, and return the other.
+
+    Args:
+        fused, unfused: functions from x to an output or a list of outputs, numpy arrays or NDArrays.
+        x: an input that both take.
+    """
+    expected = _numpy(unfused(x))
+    try:
+        difference = max(map(_difference, _numpy(fused(x)), expected))
+        if difference <= TOLERANCE:
+            return fused
+        reason = f"changes the outputs of this network by up to {difference:.2g} of the largest value"
+    except mx.MXNetError as error:
+        reason = f"of this network fails ({str(error).strip().splitlines()[-1].strip()})"
+    warnings.warn(f"MXNet's fusion {reason}; it is computed without fusion.", stacklevel=2)
+    return unfused
+
+
+def _numpy(outputs):
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return [output.asnumpy() if isinstance(output, nd.NDArray) else output for output in outputs]
+
+
+def _difference(found, expected):
+    """Return the largest difference as a share of the largest value; infinite where only one of the two is finite."""
+    finite = np.isfinite(expected)
+    if found.shape != expected.shape or (np.isfinite(found) != finite).any():
+        return np.inf
+    expected = np.where(finite, expected, 0)
+    return np.abs(np.where(finite, found, 0) - expected).max(initial=0) / (np.abs(expected).max(initial=0) or 1)
+
+
+def _computed(symbol, values, x):
+    return run(symbol, {**values, next(name for name in symbol.list_arguments() if name not in values): x})
+
+
+def run(symbol, values):
+    """Compute a graph as for prediction and as it is written, without fusion.
+
+    Args:
+        symbol: `mx.sym.Symbol`.
+        values: dict from the names of all its variables to numpy arrays or NDArrays, whose types are kept.
+
+    Returns:
+        list of numpy arrays, one for each output.
+    """
+    arguments, statistics = ({name: nd.array(values[name], UNFUSED, values[name].dtype) for name in names}
+                             for names in (symbol.list_arguments(), symbol.list_auxiliary_states()))
+    executor = symbol.bind(UNFUSED, arguments, grad_req="null", aux_states=statistics)
+    return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
 def quantize(net, x):
@@ -77,43 +156,104 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), v
 def _calibrated(symbol, arguments, statistics, x, mode, exclude):
     from mxnet.contrib.quantization import quantize_model_mkldnn
 
-    examples = mx.io.NDArrayIter(np.asarray(x, dtype=np.float32), batch_size=min(64, len(x)))
+    x = np.asarray(x, dtype=np.float32)
+    prepared = _prepared(symbol, _INT8)
+    fused, unfused = (partial(_computed, graph, {**arguments, **statistics}) for graph in
+                      (prepared.get_backend_symbol(_INT8), symbol))
+    if checked(fused, unfused, x[:2]) is unfused:
+        prepared = _prepared(symbol, _INT8, all_apart=True)
+    examples = mx.io.NDArrayIter(x, batch_size=min(64, len(x)))
     return quantize_model_mkldnn(
-        _prepared(symbol), arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
+        prepared, arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
         num_calib_examples=len(x), excluded_sym_names=list(exclude), quantized_dtype="auto", quantize_mode="smart",
+        excluded_op_names=["elemwise_mul"],  # MXNet gives it unsigned numbers, which it does not take
         label_names=None, quantize_granularity="channel-wise", logger=None)
 
 
-def _prepared(symbol):
+def _prepared(symbol, backend, all_apart=False):
     graph = json.loads(symbol.tojson())
     _pool_again(graph)
-    _keep_apart(graph)
-    return mx.sym.load_json(json.dumps(graph))
+    _drop_copies(graph)
+    return mx.sym.load_json(json.dumps(_keep_apart(graph, backend, all_apart), ensure_ascii=False))  # MXNet reads no \u
 
 
 def _pool_again(graph):
     """Let oneDNN compute the mean of each map, in int8 too; `replace_global_pooling` is for training."""
     for node in graph["nodes"]:
-        if node["op"] == "mean" and node["attrs"] == {"axis": "(2, 3)", "keepdims": "True"}:
+        if node["op"] == "mean" and node.get("attrs") == {"axis": "(2, 3)", "keepdims": "True"}:
             node.update(op="Pooling", attrs={"global_pool": "True", "pool_type": "avg", "kernel": "(1, 1)"})
 
 
-def _keep_apart(graph):
-    """Keep MXNet from a fusion that is wrong.
+def _drop_copies(graph):
+    """Take out what only copies at prediction, as MXNet does: who reads the copy is a reader of what is copied."""
+    copied = {}  # place -> edge to what it copies
 
-    Where a convolution feeds both a normalisation and, past it, a sum (the first block of a pre-activation ResNet for
-    CIFAR), MXNet 1.9.1 fuses all three, and the sum gets the normalisation's output instead of the convolution's. It
-    does not know `broadcast_add`, which computes the same.
+    def moved(edges):
+        return [copied.get(edge[0], edge) for edge in edges]
+
+    for place, node in enumerate(graph["nodes"]):
+        node["inputs"] = moved(node["inputs"])
+        drops = node["op"] == "Dropout" and node.get("attrs", {}).get("mode", "training") == "training"
+        if (node["op"] == "_copy" or drops) and graph["nodes"][node["inputs"][0][0]]["op"] != "null":
+            copied[place] = node["inputs"][0]
+            node.update(op="null", inputs=[])  # nothing leads to it any more
+    graph["heads"] = moved(graph["heads"])
+
+
+def _keep_apart(graph, backend, all_apart=False):
+    """Return a graph in which MXNet 1.9.1 finds no fusion that is wrong.
+
+    MXNet means to fuse a layer with a reader of its output only if there is no other reader. But its search overlooks
+    some: a sum that is fused with another layer already or would close a loop, the outputs of the graph, and after a
+    dense layer all but the first. They are then given the output of the fused layer instead. Where that may happen,
+    this puts a sum of one operand, which MXNet fuses with nothing, between the layer and all its readers. The same where
+    a dense layer in int8 has several readers: MXNet returns either integers or floats to all of them, or crashes.
+
+    Args:
+        graph: as in MXNet's JSON; it is changed.
+        backend: that is to fuse it.
+        all_apart: nothing at all is to be fused.
     """
     readers = {}
     for node in graph["nodes"]:
         for place, *_ in node["inputs"]:
-            readers.setdefault(place, set()).add(node["op"])
-    shared = {place for place, ops in readers.items()
-              if graph["nodes"][place]["op"] == "Convolution" and "elemwise_add" in ops and ops & _FUSED}
-    for node in graph["nodes"]:
-        if node["op"] == "elemwise_add" and any(place in shared for place, *_ in node["inputs"]):
-            node["op"] = "broadcast_add"
+            readers.setdefault(place, []).append(node)
+    for place, *_ in graph["heads"]:
+        readers.setdefault(place, []).append(None)
+    nodes, places, apart = [], [], {}
+
+    def moved(edges):
+        return [[apart.get(place, places[place]) if output == 0 else places[place], output, *rest]
+                for place, output, *rest in edges]
+
+    for place, node in enumerate(graph["nodes"]):
+        places.append(len(nodes))
+        nodes.append({**node, "inputs": moved(node["inputs"])})
+        dense = node["op"] == "FullyConnected" or node["op"] in _FOLLOWERS["FullyConnected"] and \
+            graph["nodes"][node["inputs"][0][0]]["op"] == "FullyConnected"
+        mine = readers.get(place, [])
+        if backend == _INT8 and (dense or None in mine) and len(mine) > 1 or \
+                _is_apart(node["op"], mine, all_apart):
+            apart[place] = len(nodes)
+            nodes.append({"op": "add_n", "name": f"{node['name']}_apart", "attrs": {"num_args": "1"},
+                          "inputs": [[places[place], 0, 0]]})
+    return {"nodes": nodes, "heads": moved(graph["heads"]), "attrs": graph["attrs"],
+            "arg_nodes": [place for place, node in enumerate(nodes) if node["op"] == "null"]}
+
+
+def _is_apart(op, readers, all_apart):
+    """Whether a layer must not be fused with any of its readers, nodes or None for an output of the graph."""
+    followers = {place for place, reader in enumerate(readers) if reader and reader["op"] in _FOLLOWERS.get(op, ())}
+    overlooked = {place for place, reader in enumerate(readers)
+                  if reader is None or reader["op"] == "elemwise_add" or op == "FullyConnected"}
+    unusual = any(readers[place]["op"] == "BatchNorm" and not is_plain_norm(readers[place]) for place in followers)
+    return bool(followers) and (all_apart or unusual or bool(overlooked) and len(followers | overlooked) > 1)
+
+
+def is_plain_norm(node):
+    """Whether a BatchNorm node is over the channels, as fusion takes it to be, and returns only one array."""
+    settings = node.get("attrs", {})
+    return settings.get("axis", "1") == "1" and settings.get("output_mean_var", "False") not in ("True", "1")
 
 
 def trace(net):

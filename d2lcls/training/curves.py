@@ -1,5 +1,7 @@
 """Curves for TensorBoard, written with mxboard."""
 
+from d2lcls import compat
+
 
 class Curves:
     """Writes one point a curve and epoch into a folder that `tensorboard --logdir` shows.
@@ -9,9 +11,7 @@ class Curves:
     """
 
     def __init__(self, folder):
-        from mxboard import SummaryWriter
-
-        self._writer = SummaryWriter(logdir=str(folder), verbose=False)
+        self._writer = compat.import_mxboard().SummaryWriter(logdir=str(folder), verbose=False)
 
     def write(self, record):
         """Add the points of one `Epoch`."""

@@ -38,9 +38,8 @@ def run(folder, log, limits, host="127.0.0.1", port=8080, token=None, engines=1,
     listening = _listen(host, port)
     _allow_files(2 * limits.connections + 100)
     sys.setswitchinterval(0.0005)  # the event loop does not wait for threads that decode
-    uvloop.install()
     try:
-        asyncio.run(server.serve(listening))
+        uvloop.run(server.serve(listening))
     finally:
         listening.close()
 
