@@ -52,6 +52,16 @@ def has_bfloat16():
     return bool(onednn_flags() & {"avx512_bf16", "amx_bf16"})
 
 
+def int8_saturates(flags=None):
+    """Return whether sums of 8-bit products saturate in 16 bits here, as they do on x86 processors without VNNI.
+
+    Args:
+        flags: set, as `cpu_flags` returns it; None is this processor's.
+    """
+    flags = cpu_flags() if flags is None else flags
+    return "sse2" in flags and not onednn_flags(flags) & {"avx512_vnni", "avx_vnni"}
+
+
 def _siblings(path, number):
     try:
         return path.read_text().strip()

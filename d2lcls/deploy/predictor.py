@@ -7,7 +7,7 @@ from typing import Callable
 
 import numpy as np
 
-from d2lcls.cores import cpu_flags
+from d2lcls.cores import int8_saturates
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 
 
@@ -71,8 +71,8 @@ def load_model(folder):
         ModelError: it is damaged, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
-    manifest, flags = read_manifest(folder), cpu_flags()
-    if manifest.needs_vnni() and "sse2" in flags and not flags & {"avx512_vnni", "avx_vnni"}:  # Arm does not saturate
+    manifest = read_manifest(folder)
+    if manifest.needs_vnni() and int8_saturates():
         warnings.warn(f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "
                       "wrong. Make it again with d2lcls quantize, without --vnni.", stacklevel=2)
     compute = _RUNTIMES[manifest.form](Path(folder), manifest)

@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 
+from d2lcls.cores import int8_saturates
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.int8 import in_seven_bits, wrong_in_int8
 
@@ -114,19 +115,19 @@ def run(symbol, values):
     return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
-def quantize(net, x, vnni=False):
+def quantize(net, x):
     """Compute with 8-bit integers wherever that is quicker, with ranges taken from example images.
 
     Args:
         net: initialised `gluon.HybridBlock` on the CPU; it is not changed.
         x: float32 (N, ...), as the network takes it: a few hundred typical images decide each layer's range.
-        vnni: as for `quantize_graph`.
 
     Returns:
         hybridized `gluon.SymbolBlock`; its outputs differ from the network's, by about a tenth in
-            EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`.
+            EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`. Where this
+            processor has VNNI, they use all eight bits; `d2lcls.deploy.quantize` makes models for other processors too.
     """
-    return assemble(*quantize_graph(*trace(net), x, vnni=vnni))
+    return assemble(*quantize_graph(*trace(net), x, vnni=not int8_saturates()))
 
 
 def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), vnni=False):
@@ -138,10 +139,8 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), v
         mode: how a layer's range is taken from them: "naive", from the least to the largest number, or "entropy", cut
             off where the 8-bit histogram loses the least information (Migacz, *8-bit inference with TensorRT*, 2017).
         exclude: names of layers that stay in float, as `quantizable` lists them.
-        vnni: use all 256 levels of an activation. Without the VNNI instructions, a processor adds products of an
-            unsigned and a signed byte in pairs, in 16 bits that saturate: 255 * 127 * 2 is more than 32,767. By
-            default, activations therefore use the levels 0 to 127, with which no sum saturates, and dense layers
-            whose input has a sign stay in float.
+        vnni: use all eight bits of an activation, for x86 processors with the VNNI instructions. Without them, sums of
+            products saturate; see `d2lcls.models.int8` for what is done about it by default.
 
     Returns:
         (symbol, arguments, statistics) of the quantised graph.

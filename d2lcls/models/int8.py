@@ -63,7 +63,7 @@ def in_seven_bits(symbol, arguments):
                 reduced[operand] = True
         if reduced[place] and types[place] == np.uint8 and "max_calib_range" in node.get("attrs", {}):
             node["attrs"]["max_calib_range"] = str(2 * float(node["attrs"]["max_calib_range"]))
-    return mx.sym.load_json(json.dumps(content))
+    return mx.sym.load_json(json.dumps(content, ensure_ascii=False))
 
 
 def _depthwise(node, graph, arguments):
