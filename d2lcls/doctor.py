@@ -216,7 +216,7 @@ def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
     return [_problem("CUDA libraries", f"{wheel} cannot load {', '.join(missing)}{errors}", remedy)]
 
 
-def gpu(gpus=None, wheel=None):
+def gpu(gpus=None, wheel=None, machine=None):
     """A GPU needs a GPU wheel that holds machine code for it, and then has to run a kernel."""
     gpus = devices.installed_gpus() if gpus is None else gpus
     wheel = wheel or _wheel()
@@ -231,6 +231,9 @@ def gpu(gpus=None, wheel=None):
             tell = _problem if _is_gpu(wheel) else _note
             findings.append(tell("GPU", f"{card.why_unsupported()}: the CPU is used",
                                  f"# to compute on it, {devices.OTHER_WAYS}"))
+        elif (machine or platform.machine()) == "aarch64":
+            findings.append(_note("GPU", f"{card.name} lies idle: MXNet has GPU wheels for x86-64 only",
+                                  "# to compute on it, export the network to ONNX: d2lcls onnx"))
         elif not _is_gpu(wheel):
             findings.append(_note("GPU", f"{card.name} lies idle: no GPU wheel of MXNet is installed",
                                   _USE_GPU_WHEEL.format(wheel or "mxnet")))
