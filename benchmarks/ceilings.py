@@ -3,10 +3,10 @@
 Ceilings are the rates of a large matrix product (nd.dot, which is BLAS's, and FullyConnected, oneDNN's) and of 3x3
 convolutions from 256 to 256 channels, forward and with the backward pass, in float32, int8 and, where the processor has
 instructions for it, bfloat16, and the bytes that copying and adding large arrays move. Beside them the book's networks
-train on a fixed batch, in both precisions. What a network reaches is held against the forward convolution of its precision in the same round: FLOP are those of
-convolutions and dense layers, twice the multiply-adds, three times forward less what needs no gradient. All of it on
-one core and on all; the kernels of one number of cores and each network are processes of their own that sleep but for
-their turns. Writes results/ceilings.json. About five minutes on two cores.
+train on a fixed batch, in both precisions. What a network reaches is held against the forward convolution of its
+precision in the same round: FLOP are those of convolutions and dense layers, twice the multiply-adds, three times
+forward less what needs no gradient. All of it on one core and on all; the kernels of one number of cores and each
+network are processes of their own that sleep but for their turns. Writes results/ceilings.json. About five minutes on two cores.
 """
 
 import argparse
@@ -112,6 +112,7 @@ def kernels():
 def products():
     """Return a dict from the name of a matrix product to (function, FLOP)."""
     a, b = (nd.random.normal(shape=(SIDE, SIDE)) for _ in range(2))
+
     def dense(x, weight):
         return nd.FullyConnected(x, weight, no_bias=True, num_hidden=SIDE)
 
