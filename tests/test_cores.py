@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from d2lcls.cores import cpu_flags, onednn_flags, usable_cores
+from d2lcls.cores import cpu_flags, int8_saturates, onednn_flags, usable_cores
 
 
 @pytest.fixture
@@ -49,6 +49,16 @@ def test_flags_are_those_of_the_first_processor(tmp_path):
     info.write_text("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n")  # 64-bit Arm
     assert cpu_flags(info) == {"fp", "asimd"}
     assert cpu_flags(tmp_path / "missing") == set()
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ("sse2 avx2", True), ("sse2 avx512bw", True), ("sse2 avx512_vnni", False), ("sse2 avx_vnni", False),
+    ("asimd asimddp", False), ("", False)])
+def test_int8_saturates_on_x86_without_vnni(flags, expected, monkeypatch):
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    assert int8_saturates(set(flags.split())) == expected
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert int8_saturates(set(flags.split())) == ("sse2" in flags)
 
 
 @pytest.mark.parametrize("limit, lost", [
