@@ -12,32 +12,25 @@ import numpy as np
 _DENSE = "_sg_mkldnn_fully_connected"
 
 
-def wrong_in_int8(symbol, vnni):
-    """Return the layers of a quantised graph that would compute something else than in float.
+def saturating(symbol):
+    """Return the layers of a quantised graph whose sums saturate without VNNI, whatever the ranges are.
 
-    MXNet 1.9.1 writes a fused sum in the type of the sum's other operand: where that is unsigned and the result is
-    signed, negative numbers become 0. To a dense layer's signed input, oneDNN 2.4.4 adds 128, and subtracts from the
-    sums what that adds to them; without VNNI, they have saturated by then. (A convolution's weights it halves first.)
+    oneDNN 2.4.4 adds 128 to the signed input of a dense layer, and later subtracts from the sums what that has added;
+    without VNNI they have saturated by then. (It halves the weights of a convolution first.)
 
     Args:
         symbol: `mxnet.symbol.Symbol`, quantised.
-        vnni: whether all its processors have VNNI.
 
     Returns:
         list of the layers' names, as they were called before quantisation.
     """
-    found, graph = [], json.loads(symbol.tojson())["nodes"]
+    graph = json.loads(symbol.tojson())["nodes"]
     types = _types(symbol, graph)
-    for node, result in zip(graph, types):
-        operands = [types[place] for place, output, *_ in node["inputs"] if output == 0]  # the others are ranges
-        signed_dense = node["op"] == _DENSE and operands[0] == np.int8
-        cut_sum = node.get("attrs", {}).get("with_sum") == "true" and (operands[-1], result) == (np.uint8, np.int8)
-        if cut_sum or signed_dense and not vnni:
-            found.append(node["name"].removeprefix("quantized_"))
-    return found
+    return [node["name"].removeprefix("quantized_") for node in graph
+            if node["op"] == _DENSE and types[node["inputs"][0][0]] == np.int8]
 
 
-def in_seven_bits(symbol, arguments):
+def in_seven_bits(symbol, arguments, widened=()):
     """Return a quantised graph whose sums do not saturate, with or without VNNI.
 
     The range of the unsigned activations that convolutions and dense layers read is doubled, so that all that was seen
@@ -47,6 +40,7 @@ def in_seven_bits(symbol, arguments):
     Args:
         symbol: `mxnet.symbol.Symbol`, quantised.
         arguments: dict from name to NDArray, its parameters.
+        widened: names of nodes whose ranges have been doubled already.
     """
     content = json.loads(symbol.tojson())
     graph = content["nodes"]
@@ -61,7 +55,8 @@ def in_seven_bits(symbol, arguments):
         elif reduced[place] and "max_calib_range" not in node.get("attrs", {}):  # passes its operands' ranges on
             for operand in operands:
                 reduced[operand] = True
-        if reduced[place] and types[place] == np.uint8 and "max_calib_range" in node.get("attrs", {}):
+        if reduced[place] and types[place] == np.uint8 and "max_calib_range" in node.get("attrs", {}) \
+                and node["name"] not in widened:
             node["attrs"]["max_calib_range"] = str(2 * float(node["attrs"]["max_calib_range"]))
     return mx.sym.load_json(json.dumps(content, ensure_ascii=False))
 
