@@ -7,6 +7,7 @@ first kernel fails.
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -142,15 +143,20 @@ def start_child(code, *arguments):
 
 
 def child_failure(child, timeout=120):
-    """Wait for a child and return the last line of its error, or "" when it ended well."""
+    """Wait for a child and return the signal that killed it, or the last line of its error, or "" when it ended well."""
     try:
         _, errors = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
         return f"no answer in {timeout} seconds"
+    finally:  # also after Ctrl-C
+        if child.returncode is None:
+            child.kill()
+            child.communicate()
     if child.returncode == 0:
         return ""
+    if child.returncode < 0:
+        killer = signal.Signals(-child.returncode)
+        return f"killed by {killer.name} ({signal.strsignal(killer)})"
     lines = errors.strip().splitlines()
     return lines[-1].strip() if lines else f"ended with exit code {child.returncode}"
 

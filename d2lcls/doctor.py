@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.markers import Marker
 
 from d2lcls import compat, devices
-from d2lcls.cores import cpu_flags, usable_cores
+from d2lcls.cores import cpu_flags, onednn_flags, usable_cores
 
 GIB = 2 ** 30
 
@@ -53,7 +53,7 @@ def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
     for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
-                  bfloat16, threads, shared_memory, packages, extras, cache, data_hosts):
+                  instruction_sets, threads, shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -259,12 +259,24 @@ def amx(state=None):
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
 
 
-def bfloat16(flags=None):
-    """Training in 16 bits pays on processors that have instructions for them; `fit(precision="auto")` measures."""
+def instruction_sets(flags=None, limit=None):
+    """The processor's instruction sets decide what int8 and bfloat16 are worth, and what code TVM writes.
+
+    Where DNNL_MAX_CPU_ISA keeps MXNet from using some of them, the first two follow what it may use.
+    """
     flags = cpu_flags() if flags is None else flags
-    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
-    return [_ok("bfloat16", f"{' and '.join(found)}: --precision auto may train faster" if found else
-                "no instructions for it: float32 is the quickest")]
+    limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
+    used = onednn_flags(flags, limit)
+    if platform.machine() != "x86_64":
+        return [_ok("instruction sets", f"{platform.machine()}: MXNet computes in float32; there is no fast int8 or "
+                                        "bfloat16; TVM uses NEON")]
+    widest = next((name for flag, name in (("avx512bw", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"))
+                   if flag in used), "SSE")
+    int8 = "fast int8 (VNNI)" if used & {"avx512_vnni", "avx_vnni", "amx_int8"} else "slow int8 (no VNNI)"
+    bf16 = "--precision auto may train faster in bfloat16" if used & {"avx512_bf16", "amx_bf16"} else "no bfloat16"
+    tvm = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "SSE"
+    by_limit = f" (up to DNNL_MAX_CPU_ISA={limit})" if limit and used != onednn_flags(flags, "ALL") else ""
+    return [_ok("instruction sets", f"MXNet uses {widest}{by_limit}; {int8}; {bf16}; TVM compiles for {tvm}")]
 
 
 def threads(cores=None, setting=None):

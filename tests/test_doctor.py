@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -174,9 +175,24 @@ def test_gpu(monkeypatch):
     only(doctor.gpu([], "mxnet"), "ok", "CPU")
 
 
-def test_bfloat16():
-    only(doctor.bfloat16({"avx512_bf16", "fpu"}), "ok", "avx512_bf16: --precision auto")
-    only(doctor.bfloat16({"fpu"}), "ok", "float32 is the quickest")
+AVX512 = {"fpu", "avx", "avx2", "avx512f", "avx512bw"}
+
+
+@pytest.mark.parametrize("flags, limit, message", [
+    ({"fpu"}, "", "MXNet uses SSE; slow int8 .no VNNI.; no bfloat16; TVM compiles for SSE"),
+    ({"avx", "avx2"}, "", "MXNet uses AVX2; slow int8 .*; no bfloat16; TVM compiles for AVX2"),
+    ({*AVX512, "avx512_vnni"}, "", r"MXNet uses AVX-512; fast int8 \(VNNI\); no bfloat16; TVM compiles for AVX-512"),
+    ({*AVX512, "avx512_vnni", "avx512_bf16"}, "", "fast int8 .*; --precision auto may train faster in bfloat16"),
+    ({*AVX512, "avx512_vnni", "avx512_bf16"}, "AVX2", r"MXNet uses AVX2 \(up to DNNL_MAX_CPU_ISA=AVX2\); slow int8.*; "
+                                                      "no bfloat16; TVM compiles for AVX-512")])
+def test_instruction_sets(monkeypatch, flags, limit, message):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    assert re.search(message, only(doctor.instruction_sets(flags, limit), "ok").message)
+
+
+def test_instruction_sets_of_arm(monkeypatch):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    only(doctor.instruction_sets({"asimd"}, ""), "ok", "aarch64: MXNet computes in float32")
 
 
 def test_gpu_whose_kernel_fails(monkeypatch):
