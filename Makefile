@@ -8,8 +8,14 @@ READY := $(VENV)/installed
 RIVALS := .venv-bench
 D2LCLS_TORCH_PYTHON ?= $(CURDIR)/$(RIVALS)/bin/python
 BIN := $(CURDIR)/$(VENV)/bin
-# Two files at a time: one keeps little more than one core busy.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two at a time: one test keeps little more than one core busy. Every test and every cell has a time limit (see
+# conftest.py); should pytest itself hang, it is interrupted after $(LIMIT) and prints its summary.
+LIMIT := 1h
+PYTEST = timeout --foreground -s INT -k 60 $(LIMIT) $(BIN)/python -m pytest -n 2
+# Not --dist loadfile, with which pytest-xdist 3.8 waits for ever when a worker dies and is replaced. Cells need it.
+TESTS = $(PYTEST) -p no:nbval --dist worksteal
+CELLS = D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) --dist loadfile --max-worker-restart 0 --timeout 360 \
+	-W ignore --nbval --nbval-cell-timeout 300
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
 .PHONY: help book site test test-all lab execute bench deploy-demo wheels lock clean distclean
@@ -41,12 +47,13 @@ site: $(READY)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
+	$(TESTS) -m "not slow"
+	$(CELLS) $(NOTEBOOKS)
 
+test-all: LIMIT := 4h
 test-all: $(READY)
-	$(PYTEST)
-	D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) -W ignore --nbval $(NOTEBOOKS)
+	$(TESTS)
+	$(CELLS) $(NOTEBOOKS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book

@@ -117,8 +117,9 @@ def compile_default(folder, target):
     """Compile an ONNX model as TVM does it when it is told nothing but the processor."""
     import onnx
 
-    from d2lcls.deploy.tvm import FILE, host_target
+    from d2lcls.deploy.tvm import FILE
     from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, simplify
+    from d2lcls.deploy.tvm_target import host_target
 
     tvm = import_tvm()
     from tvm.relax.frontend.onnx import from_onnx

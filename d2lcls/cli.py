@@ -27,7 +27,7 @@ def main(arguments=None):
     except BrokenPipeError:  # `d2lcls ... | head` closed its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
         return 1
-    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError) as error:
         print(f"d2lcls: {_one_line(error)}", file=sys.stderr)
         return 1
 

@@ -1,9 +1,9 @@
 """Makes ``import mxnet`` work on a machine of today; runs when d2lcls is imported.
 
 MXNet 1.9.1 was released in 2022 and retired in 2023. `prepare` mends what has changed since:
-names that numpy removed, CUDA libraries that the loader does not look for, matrix units
-(Intel AMX) that Linux keeps locked, and the number of threads, which MXNet takes to be half of
-the processors it sees. It imports numpy, and nothing else that is large.
+names that numpy removed, CUDA libraries that the loader does not look for, the BLAS that the wheel
+for 64-bit Arm lacks, matrix units (Intel AMX) that Linux keeps locked, and the number of threads,
+which MXNet takes to be half of the processors it sees. It imports numpy, and nothing else that is large.
 
 What was run, on Linux x86-64 with Python 3.11 and MXNet 1.9.1: training and exporting a network,
 saving and loading every dtype, random numbers, ``mx.np``, the data pipeline, RecordIO, int8,
@@ -24,11 +24,13 @@ import importlib.util
 import os
 import platform
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 import numpy
 
+from d2lcls import armpl
 from d2lcls.cores import cpu_flags, usable_cores
 
 INSTALL_HINT = 'pip install "d2lcls[cpu]" (or "d2lcls[cu118]" for an NVIDIA GPU)'
@@ -91,6 +93,9 @@ def prepare():
             unloadable = preload(cuda_libraries())
         if platform.machine() == "x86_64":
             amx = open_amx()
+        elif platform.machine() == "aarch64":
+            with tempfile.TemporaryDirectory() as folder:
+                preload(armpl.substitutes(folder))
 
 
 def forget_failed_import():

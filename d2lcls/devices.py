@@ -7,6 +7,7 @@ first kernel fails.
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -17,8 +18,10 @@ from d2lcls import compat
 # The machine code in the wheels. Code for X.y runs on a GPU of X.z where z >= y, and on no other X.
 WHEEL_CAPABILITIES = ((5, 0), (6, 0), (7, 0), (8, 0), (8, 6))
 
-OTHER_WAYS = ("export the network to ONNX and run it there, or use NVIDIA's last MXNet container "
-              "(24.06), which is stated to support Hopper")
+# Read, and not tried.
+OTHER_WAYS = ("export the network to ONNX (d2lcls onnx) and run it with ONNX Runtime for CUDA; or, on a Hopper (9.0), "
+              "use NVIDIA's last MXNet containers, 24.05 and 24.06; or port the code to the unofficial fork of MXNet 2.0, "
+              "smolix/mxnet on GitHub, which has wheels for 8.0 to 12.0 and another Gluon: d2lcls does not run on it")
 
 _KERNEL = """
 import sys
@@ -43,8 +46,9 @@ class Gpu:
     def why_unsupported(self):
         """Return the sentence that says what this GPU lacks."""
         held = ", ".join(f"{x}.{y}" for x, y in WHEEL_CAPABILITIES)
-        return (f"{self.name} has compute capability {self.capability[0]}.{self.capability[1]}, for which "
-                f"the MXNet wheels hold no machine code (they hold {held})")
+        age = "newer" if self.capability > WHEEL_CAPABILITIES[-1] else "older"
+        return (f"{self.name} has compute capability {self.capability[0]}.{self.capability[1]} and is {age} than any "
+                f"MXNet wheel supports (they hold machine code for {held})")
 
 
 def installed_gpus():
@@ -139,15 +143,20 @@ def start_child(code, *arguments):
 
 
 def child_failure(child, timeout=120):
-    """Wait for a child and return the last line of its error, or "" when it ended well."""
+    """Wait for a child and return the signal that killed it, or the last line of its error, or "" when it ended well."""
     try:
         _, errors = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
         return f"no answer in {timeout} seconds"
+    finally:  # also after Ctrl-C
+        if child.returncode is None:
+            child.kill()
+            child.communicate()
     if child.returncode == 0:
         return ""
+    if child.returncode < 0:
+        killer = signal.Signals(-child.returncode)
+        return f"killed by {killer.name} ({signal.strsignal(killer)})"
     lines = errors.strip().splitlines()
     return lines[-1].strip() if lines else f"ended with exit code {child.returncode}"
 

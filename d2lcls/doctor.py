@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from packaging.markers import Marker
 
 from d2lcls import compat, devices
-from d2lcls.cores import cpu_flags, usable_cores
+from d2lcls.cores import cpu_flags, onednn_flags, usable_cores
 
 GIB = 2 ** 30
 
@@ -29,6 +30,8 @@ CUDA_LIBRARIES = (
     "libcuda.so.1",
 )
 
+CONTAINER = ("docker build -t d2lcls .\n"
+             "docker run --rm -it -p 8888:8888 --shm-size=2g -v d2lcls-data:/home/reader/.cache/d2lcls d2lcls")
 _USE_CPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cpu]"'
 _USE_GPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cu118]"'
 
@@ -49,8 +52,8 @@ class Finding:
 def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
-    for check in (python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx, bfloat16, threads,
-                  shared_memory, packages, extras, cache, data_hosts):
+    for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
+                  instruction_sets, threads, shared_memory, packages, extras, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -87,6 +90,43 @@ def installed(name):
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def system(name=None, machine=None):
+    """MXNet 1.9.1 has wheels for Linux on x86-64 and 64-bit Arm, and one for Intel Macs, which was not tried."""
+    name, machine = name or platform.system(), machine or platform.machine()
+    if (name, machine) == ("Linux", "x86_64"):
+        return [_ok("system", "Linux on x86-64")]
+    if (name, machine) == ("Linux", "aarch64"):
+        return [_ok("system", "Linux on 64-bit Arm")]
+    return [_problem("system", f"{name} on {machine}: d2lcls runs on Linux on x86-64 and 64-bit Arm; use the container",
+                     f"# in the checkout, with Docker:\n{CONTAINER}")]
+
+
+def container(root=Path("/"), environment=os.environ):
+    """A container may have less memory than its machine, and a program that needs more is killed without a word."""
+    import psutil
+
+    if not ((root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+            or "KUBERNETES_SERVICE_HOST" in environment
+            or re.search(r"/(docker|kubepods|libpod|lxc)\b", _read(root / "proc/1/cgroup"))):
+        return [_ok("container", "none")]
+    total = psutil.virtual_memory().total
+    groups = root / "sys/fs/cgroup"
+    limit = (_read(groups / "memory.max") or _read(groups / "memory/memory.limit_in_bytes")).strip()
+    limit = min(int(limit), total) if limit.isdigit() else total
+    message = f"one with {limit / GIB:.1f} GiB of memory"
+    if limit >= 2 * GIB:
+        return [_ok("container", message)]
+    return [_note("container", f"{message}: training on CIFAR-10 takes about 1 GiB, and JupyterLab runs beside it",
+                  "docker run --memory=4g ...  # in Docker Desktop: Settings, Resources")]
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def python(version=sys.version_info):
@@ -147,7 +187,7 @@ def mxnet():
     if _is_gpu(wheel) and ".so" in failure and "libcuda.so.1" not in failure:
         remedy = 'pip install "d2lcls[cu118]"'
     elif "libgomp.so.1" in failure or "libquadmath.so.0" in failure:
-        remedy = "sudo apt-get install libgomp1 libquadmath0"
+        remedy = "sudo apt-get install libgomp1" + " libquadmath0" * (platform.machine() == "x86_64")
     elif wheel:
         remedy = _USE_CPU_WHEEL.format(wheel)
     return [_problem("import mxnet", f"fails: {failure}", remedy)]
@@ -176,7 +216,7 @@ def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
     return [_problem("CUDA libraries", f"{wheel} cannot load {', '.join(missing)}{errors}", remedy)]
 
 
-def gpu(gpus=None, wheel=None):
+def gpu(gpus=None, wheel=None, machine=None):
     """A GPU needs a GPU wheel that holds machine code for it, and then has to run a kernel."""
     gpus = devices.installed_gpus() if gpus is None else gpus
     wheel = wheel or _wheel()
@@ -191,6 +231,9 @@ def gpu(gpus=None, wheel=None):
             tell = _problem if _is_gpu(wheel) else _note
             findings.append(tell("GPU", f"{card.why_unsupported()}: the CPU is used",
                                  f"# to compute on it, {devices.OTHER_WAYS}"))
+        elif (machine or platform.machine()) == "aarch64":
+            findings.append(_note("GPU", f"{card.name} lies idle: MXNet has GPU wheels for x86-64 only",
+                                  "# to compute on it, export the network to ONNX: d2lcls onnx"))
         elif not _is_gpu(wheel):
             findings.append(_note("GPU", f"{card.name} lies idle: no GPU wheel of MXNet is installed",
                                   _USE_GPU_WHEEL.format(wheel or "mxnet")))
@@ -216,12 +259,24 @@ def amx(state=None):
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
 
 
-def bfloat16(flags=None):
-    """Training in 16 bits pays on processors that have instructions for them; `fit(precision="auto")` measures."""
+def instruction_sets(flags=None, limit=None):
+    """The processor's instruction sets decide what int8 and bfloat16 are worth, and what code TVM writes.
+
+    Where DNNL_MAX_CPU_ISA keeps MXNet from using some of them, the first two follow what it may use.
+    """
     flags = cpu_flags() if flags is None else flags
-    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
-    return [_ok("bfloat16", f"{' and '.join(found)}: --precision auto may train faster" if found else
-                "no instructions for it: float32 is the quickest")]
+    limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
+    used = onednn_flags(flags, limit)
+    if platform.machine() != "x86_64":
+        return [_ok("instruction sets", f"{platform.machine()}: MXNet computes in float32; there is no fast int8 or "
+                                        "bfloat16; TVM uses NEON")]
+    widest = next((name for flag, name in (("avx512bw", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"))
+                   if flag in used), "SSE")
+    int8 = "fast int8 (VNNI)" if used & {"avx512_vnni", "avx_vnni", "amx_int8"} else "slow int8 (no VNNI)"
+    bf16 = "--precision auto may train faster in bfloat16" if used & {"avx512_bf16", "amx_bf16"} else "no bfloat16"
+    tvm = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "SSE"
+    by_limit = f" (up to DNNL_MAX_CPU_ISA={limit})" if limit and used != onednn_flags(flags, "ALL") else ""
+    return [_ok("instruction sets", f"MXNet uses {widest}{by_limit}; {int8}; {bf16}; TVM compiles for {tvm}")]
 
 
 def threads(cores=None, setting=None):

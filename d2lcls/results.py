@@ -9,6 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from d2lcls.cores import cpu_flags
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16",
+                 "i8mm")
 FOLDER = Path(__file__).resolve().parent.parent / "results"
 
 
@@ -31,7 +35,7 @@ def write(name, command, values, data=()):
         **values,
         "versions": {"python": platform.python_version(),
                      **{p: metadata.version(p) for p in ("mxnet", "gluoncv", "numpy")}},
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)),
+        "machine": {"processor": _processor(), "instructions": instructions(), "cores": len(os.sched_getaffinity(0)),
                     "memory_gib": round(psutil.virtual_memory().total / 2**30), "system": platform.system()},
         "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
     }
@@ -75,6 +79,12 @@ def spread(values):
     values = [float(v) for v in values]
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None,
             "min": min(values), "median": statistics.median(values), "max": max(values), "values": values}
+
+
+def instructions():
+    """Return the processor's instruction sets on which speed and rounding depend, in one text such as "avx2 avx512f"."""
+    flags = cpu_flags()
+    return " ".join(name for name in _INSTRUCTIONS if name in flags) or platform.machine()
 
 
 def _processor():

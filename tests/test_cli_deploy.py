@@ -4,9 +4,12 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_cli import call, fails, nothing_outside, photos, trained  # noqa: F401  fixtures that hold for this file too
+
+from d2lcls.deploy import read_manifest
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'd2lcls[deploy]'")
 
@@ -38,6 +41,7 @@ def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):  
         assert code == 0 and err == "", err
         assert str(tmp_path / name) in out
         assert name != "int8" or "in float: " in out
+        assert ("calibrated on 24 training images, 8 per class\n" in out) == (command == "quantize")
     picture, answers = photos / "test/green/0.png", {}
     for folder in (exported, *(tmp_path / name for name in forms)):
         code, out, err = call(capsys, "predict", "--model", folder, picture)
@@ -59,8 +63,31 @@ def test_a_run_predicts_as_its_model_does(capsys, exported, trained, photos):  #
 
 def test_the_scan_lists_layers_by_what_they_cost(capsys, exported):
     code, out, err = call(capsys, "quantize", exported, "--scan", "--images", 24)
-    shares = [float(re.fullmatch(r" *([\d.]+)%  sg_mkldnn_\w+", line)[1]) for line in out.splitlines()]
+    said, *lines = out.splitlines()
+    shares = [float(re.fullmatch(r" *([\d.]+)%  sg_mkldnn_\w+", line)[1]) for line in lines]
+    assert said == "calibrated on 24 training images, 8 per class"
     assert code == 0 and err == "" and len(shares) == 5 and shares == sorted(shares, reverse=True)
+
+
+def test_few_images_and_uneven_classes_are_enough_to_quantise(capsys, tmp_path):
+    """A hundred photographs of one class and thirty of another, which are fewer than the 256 wanted."""
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", (100, 30)), ("test", (4, 4))):
+        for channel, (name, count) in enumerate(zip(("ants", "bees"), counts)):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture = rng.integers(0, 60, (36, 40, 3), dtype=np.uint8)
+                picture[..., channel] += 150
+                Image.fromarray(picture).save(tmp_path / f"photos/{split}/{name}/{number}.jpg")
+    for line in ("train --dataset photos --epochs 1 --size 16 --batch-size 32 --out run", "export run --out m",
+                 "onnx m --out o"):
+        assert call(capsys, *line.split())[0] == 0
+    for source, more in (("m", ()), ("o", ()), ("m", ("--vnni",)), ("o", ("--vnni",))):
+        target = f"{source}-int8{''.join(more)}"
+        code, out, err = call(capsys, "quantize", source, "--out", target, *more)
+        assert code == 0 and err == "" and "calibrated on all 130 training images, 30 to 100 per class\n" in out
+        made_from = read_manifest(target).made_from
+        assert made_from["images"] == 130 and made_from["vnni"] == bool(more)
 
 
 def test_without_test_images_nothing_is_scored(capsys, photos, tmp_path):  # noqa: F811

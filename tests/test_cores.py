@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from d2lcls.cores import usable_cores
+from d2lcls.cores import cpu_flags, int8_saturates, onednn_flags, usable_cores
 
 
 @pytest.fixture
@@ -40,3 +40,32 @@ def test_affinity_limits(machine):
     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4)])
 def test_quota_limits(machine, files, cores):
     assert machine(files) == cores
+
+
+def test_flags_are_those_of_the_first_processor(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: fpu avx2\n")
+    assert cpu_flags(info) == {"fpu", "avx2"}
+    info.write_text("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n")  # 64-bit Arm
+    assert cpu_flags(info) == {"fp", "asimd"}
+    assert cpu_flags(tmp_path / "missing") == set()
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ("sse2 avx2", True), ("sse2 avx512bw", True), ("sse2 avx512_vnni", False), ("sse2 avx_vnni", False),
+    ("asimd asimddp", False), ("", False)])
+def test_int8_saturates_on_x86_without_vnni(flags, expected, monkeypatch):
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    assert int8_saturates(set(flags.split())) == expected
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert int8_saturates(set(flags.split())) == ("sse2" in flags)
+
+
+@pytest.mark.parametrize("limit, lost", [
+    ("", {"amx_bf16"}), ("nonsense", {"amx_bf16"}), ("AVX512_CORE_AMX", set()), ("ALL", set()),
+    ("AVX512_CORE_VNNI", {"amx_bf16", "avx512_bf16"}), ("AVX512_CORE", {"amx_bf16", "avx512_bf16", "avx512_vnni"}),
+    ("AVX2", {"amx_bf16", "avx512_bf16", "avx512_vnni", "avx512bw"}),
+    ("SSE41", {"amx_bf16", "avx512_bf16", "avx512_vnni", "avx512bw", "avx2"})])
+def test_onednn_uses_what_the_limit_allows(limit, lost):
+    flags = {"avx2", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16"}
+    assert onednn_flags({"fpu", *flags}, limit) == flags - lost

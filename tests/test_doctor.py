@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -80,6 +81,36 @@ def test_numpy(version, status):
     only(doctor.numpy(version), status, version)
 
 
+def test_system():
+    only(doctor.system("Linux", "x86_64"), "ok", "x86-64")
+    only(doctor.system("Linux", "aarch64"), "ok", "64-bit Arm")
+    for name, machine in (("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "riscv64")):
+        only(doctor.system(name, machine), "problem", f"{name} on {machine}", "docker build -t d2lcls .")
+
+
+@pytest.mark.parametrize("files, environment, found", [
+    ({}, {}, False), ({"proc/1/cgroup": "0::/init.scope\n"}, {}, False), ({".dockerenv": ""}, {}, True),
+    ({"run/.containerenv": ""}, {}, True), ({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, True),
+    ({"proc/1/cgroup": "4:memory:/docker/0f3a\n0::/docker/0f3a\n"}, {}, True)])
+def test_container(tmp_path, files, environment, found):
+    files["sys/fs/cgroup/memory.max"] = "max\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    only(doctor.container(tmp_path, environment), "ok", "GiB of memory" if found else "none")
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])  # cgroup 2 and 1
+def test_container_with_little_memory(tmp_path, name):
+    limit = tmp_path / "sys/fs/cgroup" / name
+    limit.parent.mkdir(parents=True)
+    (tmp_path / ".dockerenv").touch()
+    limit.write_text(f"{2 ** 30}\n")
+    only(doctor.container(tmp_path, {}), "note", "one with 1.0 GiB of memory", "--memory=4g")
+    limit.write_text(f"{2 ** 63}\n")  # no limit, in cgroup 1
+    only(doctor.container(tmp_path, {}), "ok", "GiB of memory")
+
+
 def test_one_wheel(install):
     install("mxnet", "1.9.1")
     only(doctor.wheels(), "ok", "mxnet")
@@ -136,16 +167,32 @@ def test_missing_driver(monkeypatch):
 def test_gpu(monkeypatch):
     monkeypatch.setattr(devices, "gpu_failures", lambda: ("", ""))
     only(doctor.gpu([T4, T4], "mxnet-cu117"), "ok", "Tesla T4, compute capability 7.5")
-    only(doctor.gpu([H100], "mxnet-cu117"), "problem", "NVIDIA H100 PCIe has compute capability 9.0", "ONNX")
+    only(doctor.gpu([H100], "mxnet-cu117"), "problem", "newer than any MXNet wheel", "ONNX Runtime", "24.06")
     only(doctor.gpu([H100], "mxnet"), "note", "NVIDIA H100 PCIe has compute capability 9.0")
     only(doctor.gpu([T4], "mxnet"), "note", "Tesla T4 lies idle", "pip uninstall -y mxnet", "d2lcls[cu118]")
+    only(doctor.gpu([T4], "mxnet", "aarch64"), "note", "Tesla T4 lies idle: MXNet has GPU wheels for x86-64 only")
     only(doctor.gpu([], "mxnet-cu117"), "problem", "reports no GPU", "d2lcls[cpu]")
     only(doctor.gpu([], "mxnet"), "ok", "CPU")
 
 
-def test_bfloat16():
-    only(doctor.bfloat16({"avx512_bf16", "fpu"}), "ok", "avx512_bf16: --precision auto")
-    only(doctor.bfloat16({"fpu"}), "ok", "float32 is the quickest")
+AVX512 = {"fpu", "avx", "avx2", "avx512f", "avx512bw"}
+
+
+@pytest.mark.parametrize("flags, limit, message", [
+    ({"fpu"}, "", "MXNet uses SSE; slow int8 .no VNNI.; no bfloat16; TVM compiles for SSE"),
+    ({"avx", "avx2"}, "", "MXNet uses AVX2; slow int8 .*; no bfloat16; TVM compiles for AVX2"),
+    ({*AVX512, "avx512_vnni"}, "", r"MXNet uses AVX-512; fast int8 \(VNNI\); no bfloat16; TVM compiles for AVX-512"),
+    ({*AVX512, "avx512_vnni", "avx512_bf16"}, "", "fast int8 .*; --precision auto may train faster in bfloat16"),
+    ({*AVX512, "avx512_vnni", "avx512_bf16"}, "AVX2", r"MXNet uses AVX2 \(up to DNNL_MAX_CPU_ISA=AVX2\); slow int8.*; "
+                                                      "no bfloat16; TVM compiles for AVX-512")])
+def test_instruction_sets(monkeypatch, flags, limit, message):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    assert re.search(message, only(doctor.instruction_sets(flags, limit), "ok").message)
+
+
+def test_instruction_sets_of_arm(monkeypatch):
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    only(doctor.instruction_sets({"asimd"}, ""), "ok", "aarch64: MXNet computes in float32")
 
 
 def test_gpu_whose_kernel_fails(monkeypatch):
@@ -275,8 +322,8 @@ def test_examine_makes_every_check(monkeypatch, network):
     monkeypatch.setattr(doctor, "amx", amx)
     findings = doctor.examine()
     names = [finding.name for finding in findings]
-    assert {"Python", "lock", "numpy", "MXNet wheels", "import mxnet", "import order", "CUDA libraries", "GPU",
-            "threads", "shared memory", "onnx", "jupyter-book", "data cache",
+    assert {"system", "container", "Python", "lock", "numpy", "MXNet wheels", "import mxnet", "import order",
+            "CUDA libraries", "GPU", "threads", "shared memory", "onnx", "jupyter-book", "data cache",
             "data hosts"} <= set(names)
     only([findings[names.index("amx")]], "problem", "could not be checked: OSError('no /proc')")
     assert all(finding.remedy for finding in findings if finding.status != "ok")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from d2lcls.files import write_atomically
+from d2lcls.files import check_new_folder, check_writable, new_folder, write_atomically
 
 
 def test_a_file_appears_with_its_folders(tmp_path):
@@ -72,3 +72,45 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
             f"write_atomically({str(path)!r}, lambda file: (file.write(b'new'), file.flush(), os.kill(os.getpid(), 9)))")
     assert subprocess.run([sys.executable, "-c", code], timeout=60, env=os.environ).returncode == -9
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("wrong"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", ["", "models", "models/new"])
+def test_a_folder_that_fails_leaves_things_as_they_were(tmp_path, error, before):
+    (tmp_path / before).mkdir(parents=True, exist_ok=True)
+    expected = sorted(tmp_path.rglob("*"))
+    with pytest.raises(type(error)):
+        with new_folder(tmp_path / "models/new") as folder:
+            (folder / "file").write_bytes(b"half")
+            (folder / ".hidden").write_bytes(b"half")
+            (folder / "sub/sub").mkdir(parents=True)
+            raise error
+    assert sorted(tmp_path.rglob("*")) == expected
+    with new_folder(str(tmp_path / "models/new")) as folder:  # and a second try succeeds
+        (folder / "file").write_bytes(b"whole")
+    assert (tmp_path / "models/new/file").read_bytes() == b"whole"
+
+
+def test_a_failed_folder_spares_what_others_put_beside_it(tmp_path):
+    with pytest.raises(RuntimeError):
+        with new_folder(tmp_path / "models/new"):
+            (tmp_path / "models/other").mkdir()
+            raise RuntimeError
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["other"]
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    for used in (tmp_path, tmp_path / "file"):
+        for refuses in (check_new_folder, lambda path: new_folder(path).__enter__()):
+            with pytest.raises(ValueError, match="there is something already. Choose another folder, or remove it"):
+                refuses(used)
+    with pytest.raises(NotADirectoryError, match="new: cannot be written, because .*file is not a folder"):
+        check_new_folder(tmp_path / "file/new")
+    assert check_new_folder(tmp_path / "a/b") == tmp_path / "a/b" and not (tmp_path / "a").exists()
+
+
+def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))  # root may write anywhere
+    with pytest.raises(PermissionError, match=f"a/b: cannot be written, because {tmp_path} is read-only"):
+        check_writable(tmp_path / "a/b")

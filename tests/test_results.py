@@ -32,6 +32,7 @@ def test_what_is_needed_to_measure_again_is_written_too():
     assert set(found["versions"]) == {"python", "mxnet", "gluoncv", "numpy"}
     assert found["versions"]["numpy"] == np.__version__ and found["versions"]["mxnet"] == "1.9.1"
     assert found["machine"]["cores"] >= 1 and found["machine"]["processor"] and found["machine"]["system"]
+    assert found["machine"]["instructions"] == results.instructions()
     assert found["data"] == {}
 
 

@@ -33,11 +33,11 @@ def _compile_host(options):
     import time
 
     from d2lcls.deploy import load_model
-    from d2lcls.deploy.export import new_folder
     from d2lcls.deploy.tvm import FILE, compile_host
     from d2lcls.deploy.tvm_tune import gain, tune
+    from d2lcls.files import check_new_folder
 
-    new_folder(options.out)  # says at once, and not after minutes of tuning, that there is something already
+    check_new_folder(options.out)  # says at once, and not after minutes of tuning, that there is something already
     records = None
     if options.tune:
         records = tune(options.folder, options.tune, options.batch)
@@ -48,8 +48,9 @@ def _compile_host(options):
     begun = time.perf_counter()
     load_model(options.out)
     load_ms = 1000 * (time.perf_counter() - begun)
-    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['processor']}, batch "
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['machine']}, batch "
           f"{manifest.batch}")
+    print(f"instruction sets it uses: {', '.join(manifest.made_from['instructions']) or 'those of every such machine'}")
     print(f"loaded, checked and run once in {load_ms:.0f} ms; {_differ(difference)}")
 
 

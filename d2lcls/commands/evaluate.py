@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from d2lcls.files import check_writable
+
 
 def add(command):
     """Add the command to the parser."""
@@ -25,6 +27,8 @@ def add(command):
 
 
 def _evaluate(options):
+    if options.per_class:
+        check_writable(options.per_class)
     if options.model or options.root or options.weights or options.dataset == "imagenet":
         return _evaluate_imagenet(options)
     if not options.run_folder:
@@ -77,6 +81,7 @@ def _score(options, split, net, batches, ctx):
     print(json.dumps({"split": split, **asdict(score)}) if options.json else f"{split}: {score}")
     if not options.per_class:
         return
+    Path(options.per_class).parent.mkdir(parents=True, exist_ok=True)
     classes, counts = batches.data.classes, batches.data.counts()
     with open(options.per_class, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive
+from d2lcls.files import check_new_folder
 
 
 def add(command):
@@ -20,7 +21,11 @@ def add(command):
     add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
     _common(add, "the folder to write; not needed with --scan")
     add("--mode", choices=("naive", "entropy"), default="naive", help="form mxnet: how ranges are chosen")
-    add("--images", type=positive(int), default=256, metavar="N", help="training images to calibrate with")
+    add("--images", type=positive(int), default=256, metavar="N",
+        help="training images to calibrate with, spread evenly over the classes (default: 256, or all if there are fewer)")
+    add("--vnni", action="store_true",
+        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): slightly more "
+             "exact, but wrong where sums saturate; the default, seven bits, is right on every processor")
     add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
     add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
 
@@ -53,6 +58,7 @@ def _common(add, out, required=False):
 
 def _export(options):
     from d2lcls.deploy.export import export
+    from d2lcls.deploy.manifest import Manifest
 
     if bool(options.run_folder) == bool(options.pretrained):
         options.wrong("give either RUN or --pretrained NAME")
@@ -62,14 +68,16 @@ def _export(options):
         from d2lcls.training.runs import load_run, preprocess_of
 
         run, net = load_run(options.run_folder)
-        export(net, options.out, run.model, run.classes, preprocess_of(run), run.dataset)
+        manifest = Manifest(run.model, "mxnet", run.classes, preprocess_of(run), dataset=run.dataset)
     else:
         from d2lcls.data.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing
 
         net = get_model(options.pretrained, pretrained=True)
-        export(net, options.out, options.pretrained.lower(), imagenet_classes()[1], preprocessing(options.pretrained))
-    _finish(options, options.out)
+        manifest = Manifest(options.pretrained.lower(), "mxnet", imagenet_classes()[1], preprocessing(options.pretrained))
+    images = _test_images(options, manifest)
+    export(net, options.out, manifest.name, manifest.classes, manifest.preprocess, manifest.dataset)
+    _finish(options, images)
 
 
 def _quantize(options):
@@ -80,31 +88,35 @@ def _quantize(options):
         options.wrong("one of the arguments --out --scan is required")
     if manifest.form == "onnx" and (options.scan or options.exclude or options.mode != "naive"):
         options.wrong("--mode, --exclude and --scan go with a model of form mxnet")
-    x = _examples(options, manifest)
+    images = None if options.scan else _test_images(options, manifest)
+    x, said = _examples(options, manifest)
+    print(f"calibrated on {said}")
     if options.scan:
         from d2lcls.deploy.quantize import sensitivity
 
-        for layer in sensitivity(options.model, x, options.mode):
+        for layer in sensitivity(options.model, x, options.mode, options.vnni):
             print(f"{layer.error:8.2%}  {layer.name}")
         return
     if manifest.form == "onnx":
         from d2lcls.deploy.quantize_onnx import quantize_onnx
 
-        quantize_onnx(options.model, options.out, x)
+        quantize_onnx(options.model, options.out, x, options.vnni)
     else:
         from d2lcls.deploy.quantize import quantize_model
 
-        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude)
+        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude, options.vnni)
         print(f"in float: {', '.join(in_float) or 'no layer'}")
-    _finish(options, options.out)
+    _finish(options, images)
 
 
 def _onnx(options):
+    from d2lcls.deploy import read_manifest
     from d2lcls.deploy.to_onnx import export_onnx
 
+    images = _test_images(options, read_manifest(options.model))
     _, difference = export_onnx(options.model, options.out)
     print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
-    _finish(options, options.out)
+    _finish(options, images)
 
 
 def _torch(options):
@@ -112,8 +124,9 @@ def _torch(options):
     from d2lcls.deploy.to_torch import export_torch
 
     manifest = read_manifest(options.model)
+    check_new_folder(options.out)
     export_torch(options.model, options.out,
-                 _examples(options, manifest) if options.dataset or manifest.dataset else None)
+                 _examples(options, manifest)[0] if options.dataset or manifest.dataset else None)
     print(f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
           f"python {Path(options.out, 'check.py')}")
 
@@ -143,24 +156,42 @@ def _images(options, manifest, split):
 
 
 def _examples(options, manifest):
-    """Return typical inputs: training images, the classes alike."""
+    """Return typical inputs, training images spread evenly over the classes, and a text that says how many they are."""
     from d2lcls import data
 
     images = _images(options, manifest, "train")
-    images = data.take_per_class(images, -(-options.images // len(images.classes)), seed=0)
-    return manifest.preprocess.batch(images.images[:options.images])
+    taken = data.take_evenly(images, options.images)
+    fewest, most = taken.counts().min(), taken.counts().max()
+    said = f"{'all ' if len(taken) == len(images) else ''}{len(taken):,} training images, " \
+           f"{fewest if fewest == most else f'{fewest} to {most}'} per class"
+    return manifest.preprocess.batch(taken.images), said
 
 
-def _finish(options, folder):
+def _test_images(options, manifest):
+    """Return the images on which a model that is to be written will be scored, None where there are none.
+
+    They are loaded before anything is written, so that a wrong folder or data set leaves nothing behind.
+    """
+    check_new_folder(options.out)
+    if not options.dataset and not _has_test_images(manifest.dataset):
+        return None
+    images = _images(options, manifest, "test")
+    if tuple(images.classes) != tuple(manifest.classes):
+        raise ValueError(f"{manifest.name} knows the classes {', '.join(manifest.classes)}; {images.name} has "
+                         f"{', '.join(images.classes)}. Name other images with --dataset.")
+    return images
+
+
+def _finish(options, images):
     """Score a model that was written, where there are images for it, and say where it is."""
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.compare import measure_accuracy, megabytes
 
-    manifest = read_manifest(folder)
-    if options.dataset or _has_test_images(manifest.dataset):
-        accuracy = measure_accuracy(folder, _images(options, manifest, "test"), options.test_images)
+    if images is not None:
+        accuracy = measure_accuracy(options.out, images, options.test_images)
         print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
-    print(f"{folder}: {manifest.name} as {manifest.form}, {megabytes(folder):.2f} MB")
+    manifest = read_manifest(options.out)
+    print(f"{options.out}: {manifest.name} as {manifest.form}, {megabytes(options.out):.2f} MB")
 
 
 def _has_test_images(name):

@@ -1,6 +1,9 @@
 """`d2lcls rescue`: tell what an old MXNet model is, run it, bring it up to date, write it as ONNX."""
 
 import argparse
+from pathlib import Path
+
+from d2lcls.files import check_new_folder, check_writable
 
 
 def add(command):
@@ -34,6 +37,10 @@ def _rescue(options):
     if len(others) != 1 or len(symbols) != (0 if options.model else 1):
         options.wrong("name a -symbol.json and a .params file, or a .params file and --model")
     shapes = _shapes(options)
+    for path in filter(None, (options.onnx, options.save and f"{options.save}-symbol.json")):
+        check_writable(path)
+    if options.torch:
+        check_new_folder(options.torch)
     if options.model:
         model = load_gluon_parameters(others[0], options.model, shapes, options.classes)
     else:
@@ -44,6 +51,7 @@ def _rescue(options):
         inputs = _inputs(model, options)
         _run(model, inputs, options.image)
     if options.save:
+        Path(options.save).parent.mkdir(parents=True, exist_ok=True)
         print("written:", *model.save(options.save))
     if options.onnx:
         _write_onnx(model, options.onnx, inputs)
@@ -74,8 +82,6 @@ def _write_onnx(model, path, inputs):
 
 
 def _write_torch(model, folder, inputs):
-    from pathlib import Path
-
     from d2lcls.deploy.rescue_onnx import checked_onnx
     from d2lcls.deploy.to_torch import write_torch
 

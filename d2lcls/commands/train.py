@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from d2lcls.commands.checks import check_training
 from d2lcls.commands.parsers import positive, share, whole
 from d2lcls.recipes import PHASES, RECIPES, shortened
 
@@ -116,9 +117,10 @@ def _transform_of(text):
 def _train(options):
     import mxnet as mx
 
-    from d2lcls import data, devices, training
+    from d2lcls import data, training
     from d2lcls.models import gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
     from d2lcls.models.fast94 import whiten
+    from d2lcls.training.precision import check_precision
     from d2lcls.training.runs import Run, read_run
 
     _check(options)
@@ -127,6 +129,8 @@ def _train(options):
     named, source = options.dataset in data.DATASETS, Path(options.dataset)
     expected = preprocessing(options.model) if options.pretrained else None
     side = options.size or expected and expected.crop
+    ctx = check_training(options, side)
+    check_precision(options.precision, ctx)
     images = data.load(options.dataset, "train", size=side)
     if options.pretrained and images.images.shape[3] != 3:
         raise ValueError(f"Pretrained networks take colour images; those of {images.name} have "
@@ -155,23 +159,26 @@ def _train(options):
     unfreeze = gradual(net, options.epochs, options.train_last or 1) if options.unfreeze else None
     if options.train_last:
         train_last(net, options.train_last)
-    print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
-          f"{len(images.classes)} classes; writing to {out}")
-    if not begun:
-        if options.resume:
-            print(f"{out} holds no checkpoint: starting anew")
-        run.save(out)
-    elif options.resume and (before := read_run(out)) != run:
+    if begun and options.resume and (before := read_run(out)) != run:
         raise ValueError(f"{out} was begun with {_difference(before, run)}; it goes on with that only.")
+
+    def begin():
+        print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
+              f"{len(images.classes)} classes; writing to {out}")
+        if options.resume and not begun:
+            print(f"{out} holds no checkpoint: starting anew")
+        if not begun:
+            run.save(out)
+
     momentum = None if options.momentum is None else {"momentum": options.momentum}
     training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
                  schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
                  optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1,
                  clip_norm=options.clip_norm, loss=_loss(options, images.counts()), unfreeze=unfreeze,
                  decay_biases=options.decay_biases, precision=options.precision, lookahead=options.lookahead,
-                 ctx=devices.parse(options.ctx), seed=options.seed, patience=options.patience,
+                 ctx=ctx, seed=options.seed, patience=options.patience,
                  checkpoint_dir=out, checkpoint_steps=options.checkpoint_steps, resume=options.resume,
-                 tensorboard=options.tensorboard)
+                 tensorboard=options.tensorboard, on_begin=begin)
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
     print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
           f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.tta else ''}")

@@ -3,7 +3,9 @@
 import shlex
 from pathlib import Path
 
+from d2lcls.commands.checks import check_training
 from d2lcls.commands.parsers import positive, share, whole
+from d2lcls.files import check_writable
 
 AUGMENTATIONS = ("none", "flip", "pad_crop flip", "pad_crop flip cutout")  # as `train --augment` takes them
 
@@ -31,19 +33,21 @@ def add(command):
 def _tune(options):
     import mxnet as mx
 
-    from d2lcls import data, devices
+    from d2lcls import data
     from d2lcls.models import get_model
     from d2lcls.training import tune
 
     if not options.share:
         options.wrong("argument --share: must be above 0, or nothing is left to search with")
+    ctx = check_training(options, options.size)
+    if options.pictures:
+        check_writable(Path(options.pictures, "history.png"))
     images = data.load(options.dataset, "train", size=options.size)
     if options.share < 1:
         images = data.split_validation(images, options.share, options.seed)[1]  # that share of each class
     train, valid = data.split_validation(images, 0.2, options.seed)
     mean, std = data.channel_statistics(train.images)
     validation = data.Batches(valid, 256, mean, std, size=options.size)
-    ctx = devices.parse(options.ctx)
 
     def objective(trial, lr, wd, augment):
         transforms = [getattr(data, name)() for name in augment.split() if name != "none"]

@@ -109,7 +109,7 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear", draf
             broken[position] = error
             return 0
 
-    images = Decoded(decode, opened.images.positions, opened.images.size)[:]
+    images = Decoded(decode, opened.images.positions, opened.images.size).load()
     kept = np.array([position not in broken for position in range(len(images))])
     if broken:
         print(f"{root}: skipped {len(broken)} of {len(images)} files; the first: {broken[min(broken)]}")

@@ -59,6 +59,32 @@ def take_per_class(data, n, seed=0):
     return _draw(data, np.full(len(counts), n), seed)
 
 
+def take_evenly(data, n, seed=0):
+    """Draw images at random, spread over the classes as evenly as their counts allow.
+
+    Args:
+        data: `Images`.
+        n: images in all, 1 or more. If `data` has no more than that, all of them are taken.
+        seed: int.
+
+    Returns:
+        `Images`, in the order of `data`. A class that has too few images gives all of them, and the others make up for
+        it; where the share is not whole, a random choice of classes gives one image more.
+
+    Raises:
+        ValueError: `n` is not a number of images.
+    """
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"n must be a number of images, 1 or more, not {n!r}.")
+    counts, level = data.counts(), 0
+    while level < counts.max() and np.minimum(counts, level + 1).sum() <= n:
+        level += 1
+    wanted = np.minimum(counts, level)
+    more = np.random.default_rng(seed).permutation(np.flatnonzero(counts > level))
+    wanted[more[:max(n - wanted.sum(), 0)]] += 1
+    return _draw(data, wanted, seed)
+
+
 def _draw(data, wanted, seed):
     """Draw so many images of each class; a longer draw begins with the shorter one."""
     rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 A set then needs no more memory than the batches that are ready, and `fit` prepares those while the network computes.
 """
 
+import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Tuple
 
 import numpy as np
+
+from d2lcls.memory import check_memory
 
 
 class Decoded:
@@ -29,6 +32,12 @@ class Decoded:
 
     def __len__(self):
         return len(self.positions)
+
+    def load(self):
+        """Decode all pictures, after a check that they fit into memory."""
+        check_memory(math.prod(self.shape), f"Loading {len(self):,} pictures of {self.size[0]} x {self.size[1]} pixels",
+                     "Choose a smaller size, or open them with open_folder or open_records, which load as they go.")
+        return self[:]
 
     def __getitem__(self, index):
         """Decode the pictures at an int, a slice, an int array or a bool mask."""

@@ -132,7 +132,7 @@ def read_records(prefix, size=32, interpolation="bilinear", draft=False):
         FileNotFoundError, BrokenImage, ValueError: as `open_records`.
     """
     opened = open_records(prefix, size, interpolation, draft)
-    return Images(opened.images[:], opened.labels, opened.classes, opened.name)
+    return Images(opened.images.load(), opened.labels, opened.classes, opened.name)
 
 
 def scan_records(rec):

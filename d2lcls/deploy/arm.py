@@ -15,6 +15,7 @@ from d2lcls.deploy.manifest import ModelError, derive, write_manifest
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
 from d2lcls.deploy.tvm_schedule import schedule
+from d2lcls.files import check_new_folder, new_folder
 
 FILE = "classify"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -45,9 +46,8 @@ def compile_arm(folder, target, processor=PROCESSOR, tolerance=1e-4):
         ImportError: apache-tvm, onnx or onnxruntime is not installed; names the extra.
         RuntimeError: there is no cross compiler, or it fails.
     """
-    from d2lcls.deploy.export import new_folder
-
     manifest = read_onnx_model(folder)
+    check_new_folder(target)
     if not shutil.which(COMPILER):
         raise RuntimeError(f"{COMPILER} is not installed, which links programs for 64-bit Arm. "
                            "Debian and Ubuntu: sudo apt install g++-aarch64-linux-gnu")
@@ -59,24 +59,26 @@ def compile_arm(folder, target, processor=PROCESSOR, tolerance=1e-4):
         raise ValueError(f"processor must be LLVM's name of a 64-bit Arm core, such as {PROCESSOR} or cortex-a53, "
                          f"not {processor!r}.")
     machine = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": processor})
-    target = new_folder(target)
-    with machine, tempfile.TemporaryDirectory() as work:
-        plan, loops = plan_calls(schedule(read_relax(folder, manifest)), folder)
-        tvm.tirx.build(loops, target=machine).write_to_file(str(Path(work, "loops.o")), "o")
-        Path(work, "weights.bin").write_bytes(bytes(plan.weights))
-        Path(work, "plan.h").write_text(plan_source(plan, manifest), "ascii")
-        _link(work, target / FILE)
-    made = write_manifest(target, derive(manifest, "tvm", 1, processor=processor), ["apache-tvm", "onnx"])
-    if not runs_here():
-        return made, None
+    with new_folder(target) as target:
+        with machine, tempfile.TemporaryDirectory() as work:
+            plan, loops = plan_calls(schedule(read_relax(folder, manifest)), folder)
+            tvm.tirx.build(loops, target=machine).write_to_file(str(Path(work, "loops.o")), "o")
+            Path(work, "weights.bin").write_bytes(bytes(plan.weights))
+            Path(work, "plan.h").write_text(plan_source(plan, manifest), "ascii")
+            _link(work, target / FILE)
+        made = write_manifest(target, derive(manifest, "tvm", 1, processor=processor), ["apache-tvm", "onnx"])
+        return made, _largest_difference(folder, target, manifest, tolerance) if runs_here() else None
+
+
+def _largest_difference(folder, target, manifest, tolerance):
+    """Return by how much the program's logits differ from ONNX Runtime's; raise `ModelError` if that is too much."""
     x = np.random.default_rng(0).normal(size=manifest.input_shape(2)).astype(np.float32)
     expected = open_session(Path(folder, "model.onnx"))(x)
     difference = float(np.abs(run_program(target, x).logits - expected).max() / np.abs(expected).max())
     if not difference <= tolerance:
-        (target / FILE).unlink()
         raise ModelError(f"{folder}: as a program for Arm, the model's logits differ by up to {difference:.2g} of the "
                          f"largest, more than {tolerance:g}. Please report the network's name.")
-    return made, difference
+    return difference
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A graph bound to the batch sizes it meets: MXNet sets each of them up once, and not at every call.
+"""A graph bound, as it is, to the batch sizes it meets: MXNet sets each of them up once, and not at every call.
 
 A hybridized block infers shapes and plans memory anew at each call, about a millisecond and a half for a ResNet-20 in
 int8, unless it is told static_shape=True, with which int8 layers return the first batch's outputs for ever. A bound
@@ -8,6 +8,8 @@ executor does neither.
 from threading import Lock
 
 import mxnet as mx
+
+from d2lcls.models.fusion import UNFUSED
 
 KEPT = 32  # batch sizes that are kept set up, enough for all those of a service; beyond, the one set up first goes
 
@@ -28,9 +30,9 @@ def bind(symbol, arguments, statistics, name="data"):
 
     def executor(shape):
         # Parameters of its own: oneDNN lays them out anew, in place, and an executor that shares them computes nonsense.
-        own = {key: arguments[key].copy() for key in symbol.list_arguments() if key != name}
-        return symbol.bind(mx.cpu(), {**own, name: mx.nd.zeros(shape)}, grad_req="null", aux_states={
-            key: statistics[key].copy() for key in symbol.list_auxiliary_states()})
+        own = {key: arguments[key].copyto(UNFUSED) for key in symbol.list_arguments() if key != name}
+        return symbol.bind(UNFUSED, {**own, name: mx.nd.zeros(shape, UNFUSED)}, grad_req="null", aux_states={
+            key: statistics[key].copyto(UNFUSED) for key in symbol.list_auxiliary_states()})
 
     def compute(x):
         with lock:

@@ -10,7 +10,8 @@ from mxnet import nd
 from d2lcls.deploy.bound import bind
 from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
-from d2lcls.models.fusion import assemble, fuse_graph, trace
+from d2lcls.files import check_new_folder, new_folder
+from d2lcls.models.fusion import assemble, checked, fuse_graph, trace
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
 _SCALE = "scale:"
@@ -34,7 +35,7 @@ def export(net, folder, name, classes, preprocess, dataset=None):
         ValueError: the folder is not empty, or the number of classes is not that of the logits.
         ModelError: what was written does not compute what the network does.
     """
-    folder = new_folder(folder)
+    check_new_folder(folder)
     crop = preprocess.crop
     if hasattr(net, "see"):
         net.see(crop, crop)  # padding depends on the size
@@ -45,23 +46,15 @@ def export(net, folder, name, classes, preprocess, dataset=None):
                          f"logits of the {len(classes)} classes given.")
     symbol, arguments, statistics = trace(net)
     symbol, arguments = fold_constants(symbol, arguments)
-    save_graph(folder, symbol, {f"arg:{name}": value for name, value in arguments.items()},
-               {f"aux:{name}": value for name, value in statistics.items()})
-    manifest = write_manifest(folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"])
-    again = assemble(*load_graph(folder))(x).asnumpy()
-    if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
-        raise ModelError(f"{folder}: read back, the model's logits differ from the network's by up to "
-                         f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?")
+    with new_folder(folder) as folder:
+        save_graph(folder, symbol, {f"arg:{name}": value for name, value in arguments.items()},
+                   {f"aux:{name}": value for name, value in statistics.items()})
+        manifest = write_manifest(folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"])
+        again = assemble(*load_graph(folder))(x).asnumpy()
+        if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
+            raise ModelError(f"{folder}: read back, the model's logits differ from the network's by up to "
+                             f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?")
     return manifest
-
-
-def new_folder(folder):
-    """Make a folder for a model and return its `Path`; ValueError if something is in it already."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: there is something already. Choose another folder, or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def save_graph(folder, symbol, arguments, statistics):
@@ -69,8 +62,8 @@ def save_graph(folder, symbol, arguments, statistics):
 
     The files are those of MXNet's own export; only the blanks in the symbol's JSON are left out.
     """
-    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"))
-    Path(folder, SYMBOL).write_text(text)
+    text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"), ensure_ascii=False)  # MXNet reads no \u
+    Path(folder, SYMBOL).write_text(text, encoding="utf-8")
     nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
 
 
@@ -119,9 +112,14 @@ def shrink(arguments, names):
 
 
 def read_graph(folder, manifest):
-    """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU, layers fused."""
+    """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU.
+
+    Layers are fused, unless that changes the logits of a made-up picture: then there is a warning.
+    """
     symbol, arguments, statistics = load_graph(folder)
-    if manifest.form == "mxnet":
-        symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
-        symbol = fuse_graph(symbol)
-    return bind(symbol, arguments, statistics, manifest.input_name)
+    unfused = bind(symbol, arguments, statistics, manifest.input_name)
+    if manifest.form != "mxnet":
+        return unfused
+    symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
+    fused = bind(fuse_graph(symbol), arguments, statistics, manifest.input_name)
+    return checked(fused, unfused, np.random.default_rng(0).normal(size=manifest.input_shape(1)).astype(np.float32))

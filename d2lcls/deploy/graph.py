@@ -6,6 +6,9 @@ from collections import Counter
 import mxnet as mx
 import numpy as np
 
+from d2lcls.models.fusible import is_plain_norm
+from d2lcls.models.fusion import run
+
 
 def nodes(symbol):
     """Return a graph's nodes as a list of dicts with "op" ("null" for inputs and parameters), "name", "inputs"."""
@@ -36,7 +39,7 @@ def fold_constants(symbol, arguments):
     for node in folded:
         value = internals[f"{node['name']}_output"]
         needed = {name: arguments[name] for name in value.list_arguments()}
-        arguments[node["name"]] = value.eval(ctx=mx.cpu(), **needed)[0]
+        arguments[node["name"]] = mx.nd.array(run(value, needed)[0])
     for node in folded:
         node.update(op="null", inputs=[], attrs={})
     symbol = _rebuilt(graph)
@@ -62,7 +65,7 @@ def fold_batch_norm(symbol, arguments, statistics):
     for place, node in enumerate(graph["nodes"]):
         node["inputs"] = [[replaced.get(source, source), *rest] for source, *rest in node["inputs"]]
         settings = node.get("attrs", {})
-        if node["op"] != "BatchNorm" or settings.get("axis", "1") != "1":
+        if node["op"] != "BatchNorm" or not is_plain_norm(node):
             continue
         before = graph["nodes"][node["inputs"][0][0]]
         pooled = _is_max_pooling(before) and uses[node["inputs"][0][0]] == 1
@@ -73,6 +76,8 @@ def fold_batch_norm(symbol, arguments, statistics):
         own = [graph["nodes"][source] for source, *_ in node["inputs"][1:]]
         if not all(graph["nodes"][source]["name"] in values for source, *_ in convolution["inputs"][1:]):
             continue  # its weight is computed: see `fold_constants`
+        if any(uses[source] > 1 for source, *_ in [*convolution["inputs"][1:], node["inputs"][2]]):
+            continue  # what changes here, another layer reads too
         gamma, beta, mean, variance = (values[parameter["name"]].asnumpy().astype(np.float64) for parameter in own)
         if settings.get("fix_gamma", "True") in ("True", "1"):
             gamma = np.ones_like(gamma)
@@ -89,6 +94,7 @@ def fold_batch_norm(symbol, arguments, statistics):
         target = parameters[1] if len(parameters) > 1 else own[1]
         values[target["name"]] = mx.nd.array(beta + (bias - mean) * factor)
         replaced[place] = node["inputs"][0][0]
+        uses[replaced[place]] = uses[place]
         node.update(op="null", inputs=[])  # nothing leads to it any more
     graph["heads"] = [[replaced.get(place, place), *rest] for place, *rest in graph["heads"]]
     _put_relu_first(graph)
@@ -129,4 +135,4 @@ def _rebuilt(graph):
     """Return the symbol of a graph that was changed; what nothing leads to any more is dropped."""
     graph["arg_nodes"] = [place for place, node in enumerate(graph["nodes"]) if node["op"] == "null"]
     graph.pop("node_row_ptr", None)
-    return mx.sym.load_json(json.dumps(graph))
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))  # MXNet reads no \u

@@ -72,6 +72,13 @@ class Manifest:
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes must be one text or more, not {self.classes!r}.")
 
+    def needs_vnni(self):
+        """Whether this is an int8 model that may answer differently on an x86 processor without VNNI.
+
+        Models made before there was a choice use all eight bits, and their manifests do not mention it.
+        """
+        return self.form in ("mxnet-int8", "onnx-int8") and (self.made_from or {}).get("vnni", True)
+
     def input_shape(self, batch_size=1):
         """Return the shape of an input with so many pictures."""
         return batch_size, 3, self.preprocess.crop, self.preprocess.crop

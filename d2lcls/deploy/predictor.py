@@ -1,11 +1,13 @@
 """One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 
+from d2lcls.cores import int8_saturates
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 
 
@@ -56,6 +58,8 @@ def likeliest(logits, classes, top=5):
 def load_model(folder):
     """Load a model folder, whatever its form.
 
+    Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
+
     Args:
         folder: what `export` and its later steps wrote.
 
@@ -68,6 +72,9 @@ def load_model(folder):
         ImportError: the package that computes this form is not installed; names the extra.
     """
     manifest = read_manifest(folder)
+    if manifest.needs_vnni() and int8_saturates():
+        warnings.warn(f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "
+                      "wrong. Make it again with d2lcls quantize, without --vnni.", stacklevel=2)
     compute = _RUNTIMES[manifest.form](Path(folder), manifest)
     probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
     if probe.shape != (manifest.batch or 1, len(manifest.classes)):

@@ -10,6 +10,7 @@ import numpy as np
 from d2lcls.deploy.input_shapes import find_inputs, guess_shape, infer_shapes
 from d2lcls.deploy.params_file import read_params
 from d2lcls.deploy.symbol_json import Graph, read_symbol, reason_of
+from d2lcls.models.fusion import run
 
 WIDE = {np.dtype(name) for name in ("float16", "float64")}
 
@@ -86,14 +87,11 @@ class OldModel:
         known = {name: array.shape for name, array in {**inputs, **self.parameters}.items()}
         try:
             _check_memory(self.symbol, known)
-            given = {name: mx.nd.array(value, dtype="float32" if value.dtype == np.float64 else value.dtype)
+            given = {name: value.astype(np.float32) if value.dtype == np.float64 else value
                      for name, value in inputs.items()}
             shapes = infer_shapes(self.symbol, known)
-            values = {**given, **{name: mx.nd.zeros(shapes[name]) for name in self.labels},
-                      **{name: mx.nd.array(array, dtype=array.dtype) for name, array in self.arguments.items()}}
-            executor = self.symbol.bind(mx.cpu(), values, grad_req="null", aux_states={
-                name: mx.nd.array(array, dtype=array.dtype) for name, array in self.statistics.items()})
-            found = [array.asnumpy() for array in executor.forward(is_train=False)]
+            labels = {name: np.zeros(shapes[name], np.float32) for name in self.labels}
+            found = run(self.symbol, {**given, **labels, **self.parameters})
         except mx.MXNetError as error:
             sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             raise RescueError(f"MXNet cannot run the network on {sizes} ({reason_of(error)}).") from error

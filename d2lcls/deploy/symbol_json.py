@@ -50,7 +50,7 @@ class Graph(NamedTuple):
                   **({"attrs": node.attributes} if node.attributes else {})} for node in self.nodes]
         return json.dumps({"nodes": nodes, "heads": [[*head, 0] for head in self.heads],
                            "arg_nodes": [place for place, node in enumerate(self.nodes) if node.op == "null"],
-                           "attrs": {"mxnet_version": ["int", VERSION]}})
+                           "attrs": {"mxnet_version": ["int", VERSION]}}, ensure_ascii=False)  # MXNet reads no \u
 
     def load(self):
         """Return it as an `mx.sym.Symbol`; only what `complete` has checked is safe.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from d2lcls.deploy.export import load_graph, new_folder, read_graph
+from d2lcls.deploy.export import load_graph, read_graph
 from d2lcls.deploy.graph import fold_batch_norm
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx_converters import OPSET
@@ -10,7 +10,7 @@ from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.deploy.rescue import RescueError, assemble
 from d2lcls.deploy.rescue_onnx import to_onnx
 from d2lcls.deploy.symbol_json import parse_symbol
-from d2lcls.files import write_atomically
+from d2lcls.files import check_new_folder, new_folder, write_atomically
 
 FILE = "model.onnx"
 
@@ -32,21 +32,22 @@ def export_onnx(folder, target, tolerance=1e-4):
         ValueError: the target is not empty.
         ImportError: onnx is not installed; names the extra.
     """
-    manifest, target = read_manifest(folder), new_folder(target)
+    manifest = read_manifest(folder)
     if manifest.form != "mxnet":
         raise ModelError(f"{folder}: a model of form {manifest.form}; ONNX is made of one of form mxnet.")
+    check_new_folder(target)
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)
-    write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
     x = np.random.default_rng(0).normal(size=manifest.input_shape(3)).astype(np.float32)
     expected = read_graph(folder, manifest)(x)
-    difference = float(np.abs(open_session(target / FILE)(x) - expected).max() / np.abs(expected).max())
-    if not difference <= tolerance:
-        (target / FILE).unlink()
-        raise ModelError(f"{folder}: as ONNX the model's logits differ by up to {difference:.2g} of the largest, "
-                         f"more than {tolerance:g}. One of its operators is not converted rightly; please report its name.")
-    written = derive(manifest, "onnx", opset=OPSET, largest_difference=difference)
-    return write_manifest(target, written, ["onnx", "mxnet"]), difference
+    with new_folder(target) as target:
+        write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
+        difference = float(np.abs(open_session(target / FILE)(x) - expected).max() / np.abs(expected).max())
+        if not difference <= tolerance:
+            raise ModelError(f"{folder}: as ONNX the model's logits differ by up to {difference:.2g} of the largest, more "
+                             f"than {tolerance:g}. One of its operators is not converted rightly; please report its name.")
+        written = derive(manifest, "onnx", opset=OPSET, largest_difference=difference)
+        return write_manifest(target, written, ["onnx", "mxnet"]), difference
 
 
 def graph_to_onnx(symbol, parameters, shape, input_name="data"):

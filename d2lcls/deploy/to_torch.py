@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from d2lcls.deploy.export import load_graph, new_folder
+from d2lcls.deploy.export import load_graph
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx_runtime import import_onnx
 from d2lcls.deploy.predictor import load_model
 from d2lcls.deploy.to_onnx import FILE, graph_to_onnx
 from d2lcls.deploy.torch_code import to_code
-from d2lcls.files import write_atomically
+from d2lcls.files import check_new_folder, new_folder, write_atomically
 
 CODE, WEIGHTS, EXAMPLES, CHECK = "model.py", "weights.safetensors", "examples.safetensors", "check.py"
 
@@ -41,6 +41,7 @@ def export_torch(folder, target, x=None):
     manifest = read_manifest(folder)
     if manifest.form not in ("mxnet", "onnx"):
         raise ModelError(f"{folder}: a model of form {manifest.form}; PyTorch is made of one of form mxnet or onnx.")
+    check_new_folder(target)
     onnx = import_onnx()
     if manifest.form == "onnx":
         model = onnx.load(str(Path(folder, FILE)))
@@ -51,8 +52,10 @@ def export_torch(folder, target, x=None):
         x = np.random.default_rng(0).normal(size=manifest.input_shape(8)).astype(np.float32)
     title = f"{manifest.name}: pictures (N, 3, {manifest.preprocess.crop}, {manifest.preprocess.crop}) to logits of " \
             f"{len(manifest.classes)} classes; manifest.json names them, and says how pictures are prepared."
-    write_torch(model, target, title, {manifest.input_name: x}, [load_model(folder).compute(x)])
-    return write_manifest(target, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])
+    contents = _contents(model, title, {manifest.input_name: x}, [load_model(folder).compute(x)])
+    with new_folder(target):
+        _write(target, contents)
+        return write_manifest(target, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])
 
 
 def write_torch(model, target, title, inputs, outputs):
@@ -69,14 +72,23 @@ def write_torch(model, target, title, inputs, outputs):
         ModelError: for an operator no PyTorch is known; it is named.
         ValueError: the target is not empty.
     """
+    contents = _contents(model, title, inputs, outputs)
+    with new_folder(target):
+        _write(target, contents)
+
+
+def _contents(model, title, inputs, outputs):
+    """Return a dict from the names of the folder's files to their bytes."""
     source, weights, names = to_code(model, title)
     examples = {**{f"input{place:02}": inputs[name] for place, name in enumerate(names)},
                 **{f"output{place:02}": array for place, array in enumerate(outputs)}}
-    target = new_folder(target)
-    contents = {CODE: source.encode(), WEIGHTS: _tensors(weights), EXAMPLES: _tensors(examples),
-                CHECK: Path(__file__).with_name("torch_check.py").read_bytes()}
+    return {CODE: source.encode(), WEIGHTS: _tensors(weights), EXAMPLES: _tensors(examples),
+            CHECK: Path(__file__).with_name("torch_check.py").read_bytes()}
+
+
+def _write(target, contents):
     for name, content in contents.items():
-        write_atomically(target / name, lambda file: file.write(content))
+        write_atomically(Path(target, name), lambda file: file.write(content))
 
 
 def _tensors(arrays):

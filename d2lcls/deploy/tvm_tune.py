@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from d2lcls.child import in_child
 from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, read_relax
 from d2lcls.deploy.tvm_schedule import DEPTH, schedule, schedule_function
+from d2lcls.deploy.tvm_target import host_target, host_tile
 
 TILES, DEPTHS = (1, 2, 4, 7, 8, 14, 16), (8, 16, 32, 64)
 
@@ -37,8 +39,6 @@ class Records:
         """Schedule a `tvm.IRModule` with the tiles found; a loop that was not tuned is scheduled by rule."""
         from tvm.tirx import PrimFunc
 
-        from d2lcls.deploy.tvm import host_tile
-
         by_rule = (host_tile(), DEPTH)
         return type(module)({name: schedule_function(function, *self.choices.get(function.script(), by_rule))
                              if isinstance(function, PrimFunc) else function
@@ -47,6 +47,8 @@ class Records:
 
 def gain(folder, records, batch=1, rounds=50):
     """Run the tuned model and the one scheduled by rule in turn, so that a busy machine slows both.
+
+    They run in a process of their own, which they cannot take this one down with.
 
     Args:
         folder: model folder of form "onnx".
@@ -57,7 +59,11 @@ def gain(folder, records, batch=1, rounds=50):
     Returns:
         list of `rounds` ratios: how many times as quick the tuned model was; its median tells.
     """
-    from d2lcls.deploy.tvm import build, host_tile
+    return in_child(_gain, folder, records, batch, rounds, what="Running the tuned model")
+
+
+def _gain(folder, records, batch, rounds):
+    from d2lcls.deploy.tvm import build
 
     tvm, manifest = import_tvm(), read_onnx_model(folder)
     module, models, ratios = read_relax(folder, manifest, batch), [], []
@@ -83,7 +89,7 @@ def tune(folder, seconds, batch=1, seed=0):
 
     A tile that is quicker on the first try is timed again in turn with the best one so far, and must win by 2 %, and in
     the end once more against the rule's: what a busy machine makes look quick is not taken. All run on one thread,
-    which is disturbed least.
+    which is disturbed least, in a process of their own.
 
     Args:
         folder: model folder of form "onnx".
@@ -100,10 +106,14 @@ def tune(folder, seconds, batch=1, seed=0):
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, not {seconds}.")
+    read_onnx_model(folder)  # refuses another form at once
+    # 600 seconds more to read the model, and for the last round
+    return in_child(_tune, folder, seconds, batch, seed, what="Tuning", timeout=seconds + 600)
+
+
+def _tune(folder, seconds, batch, seed):
     import_tvm()
     from tvm.tirx import PrimFunc
-
-    from d2lcls.deploy.tvm import host_tile
 
     until = time.monotonic() + seconds
     module = read_relax(folder, read_onnx_model(folder), batch)
@@ -138,8 +148,6 @@ class _Timed:
     """One loop in one schedule, compiled, with arrays to run on."""
 
     def __init__(self, function, tile, depth):
-        from d2lcls.deploy.tvm import host_target
-
         tvm = import_tvm()
         scheduled = schedule_function(function, tile, depth, parallel=False)
         self.pair, self.text = (tile, depth), scheduled.script()

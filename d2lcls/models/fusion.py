@@ -1,17 +1,22 @@
 """A network for prediction only, quicker on a CPU: layers fused by oneDNN, in float32 or in int8."""
 
-import json
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 
+from d2lcls.cores import int8_saturates
 from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.fusible import INT8, fixed_gammas, mend_int8, prepare
+from d2lcls.models.int8 import in_seven_bits, saturating
 
-_FUSED = {"BatchNorm", "Activation", "LeakyReLU", "clip"}  # what oneDNN computes along with a convolution
+# MXNet 1.9.1 fuses whatever is bound to cpu(0), in places wrongly. cpu(1) is the same processor, and left alone.
+UNFUSED = mx.cpu(1)
+TOLERANCE = 1e-4  # of an output's largest value; adding up in another order changes about 1e-6
 
 
 def fuse(net):
@@ -23,15 +28,82 @@ def fuse(net):
             that of the size last seen is kept: call net.see(height, width) first, as `split` does.
 
     Returns:
-        hybridized `gluon.SymbolBlock` with the same outputs, to within rounding; it cannot be trained.
+        `gluon.Block` with the same outputs, to within rounding; it cannot be trained. Its first call compares them with
+        those of the network without fusion. If they differ, it warns and stays without fusion.
     """
     symbol, arguments, statistics = trace(net)
-    return assemble(fuse_graph(symbol), arguments, statistics)
+    return _Fused(assemble(fuse_graph(symbol), arguments, statistics), assemble(symbol, arguments, statistics))
+
+
+class _Fused(gluon.Block):
+    """A network in two forms, of which the first call keeps one."""
+
+    def __init__(self, fused, unfused):
+        super().__init__(prefix="")
+        self.net, self._choose = fused, partial(checked, fused, unfused)
+
+    def forward(self, x):
+        if self._choose and isinstance(x, nd.NDArray):
+            self.net, self._choose = self._choose(x[:1]), None
+        return self.net(x)
 
 
 def fuse_graph(symbol, backend="MKLDNN"):
     """Return a symbol with its layers fused by oneDNN, for prediction; the other backend prepares it for int8."""
-    return _prepared(symbol).get_backend_symbol(backend)
+    return prepare(symbol, backend).get_backend_symbol(backend)
+
+
+def checked(fused, unfused, x):
+    """Return the fused form of a network if it computes the same as the other one; else warn, and return the other.
+
+    Args:
+        fused, unfused: functions from x to an output or a list of outputs, numpy arrays or NDArrays.
+        x: an input that both take.
+    """
+    expected = _numpy(unfused(x))
+    try:
+        difference = max(map(_difference, _numpy(fused(x)), expected))
+        if difference <= TOLERANCE:
+            return fused
+        reason = f"changes the outputs of this network by up to {difference:.2g} of the largest value"
+    except mx.MXNetError as error:
+        reason = f"of this network fails ({str(error).strip().splitlines()[-1].strip()})"
+    warnings.warn(f"MXNet's fusion {reason}; it is computed without fusion.", stacklevel=2)
+    return unfused
+
+
+def _numpy(outputs):
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return [output.asnumpy() if isinstance(output, nd.NDArray) else output for output in outputs]
+
+
+def _difference(found, expected):
+    """Return the largest difference as a share of the largest value; infinite where only one of the two is finite."""
+    finite = np.isfinite(expected)
+    if found.shape != expected.shape or (np.isfinite(found) != finite).any():
+        return np.inf
+    expected = np.where(finite, expected, 0)
+    return np.abs(np.where(finite, found, 0) - expected).max(initial=0) / (np.abs(expected).max(initial=0) or 1)
+
+
+def _computed(symbol, values, x):
+    return run(symbol, {**values, next(name for name in symbol.list_arguments() if name not in values): x})
+
+
+def run(symbol, values):
+    """Compute a graph as for prediction and as it is written, without fusion.
+
+    Args:
+        symbol: `mx.sym.Symbol`.
+        values: dict from the names of all its variables to numpy arrays or NDArrays, whose types are kept.
+
+    Returns:
+        list of numpy arrays, one for each output.
+    """
+    arguments, statistics = ({name: nd.array(values[name], UNFUSED, values[name].dtype) for name in names}
+                             for names in (symbol.list_arguments(), symbol.list_auxiliary_states()))
+    executor = symbol.bind(UNFUSED, arguments, grad_req="null", aux_states=statistics)
+    return [output.asnumpy() for output in executor.forward(is_train=False)]
 
 
 def quantize(net, x):
@@ -43,12 +115,13 @@ def quantize(net, x):
 
     Returns:
         hybridized `gluon.SymbolBlock`; its outputs differ from the network's, by about a tenth in
-            EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`.
+            EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`. Where this
+            processor has VNNI, they use all eight bits; `d2lcls.deploy.quantize` makes models for other processors too.
     """
-    return assemble(*quantize_graph(*trace(net), x))
+    return assemble(*quantize_graph(*trace(net), x, vnni=not int8_saturates()))
 
 
-def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=()):
+def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), vnni=False):
     """Let a graph compute with 8-bit integers, as `quantize` does with a network.
 
     Args:
@@ -57,49 +130,39 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=()):
         mode: how a layer's range is taken from them: "naive", from the least to the largest number, or "entropy", cut
             off where the 8-bit histogram loses the least information (Migacz, *8-bit inference with TensorRT*, 2017).
         exclude: names of layers that stay in float, as `quantizable` lists them.
+        vnni: use all eight bits of an activation, for x86 processors with the VNNI instructions. Without them, sums of
+            products saturate; see `d2lcls.models.int8` for what is done about it by default.
 
     Returns:
         (symbol, arguments, statistics) of the quantised graph.
     """
+    in_float, wrong = list(exclude), [True]
+    while wrong:
+        quantized, parameters, running = _calibrated(symbol, arguments, statistics, x, mode, in_float)
+        quantized, widened, wrong = mend_int8(quantized)
+        wrong += [] if vnni else saturating(quantized)
+        in_float += wrong
+    if not vnni:
+        quantized = in_seven_bits(quantized, parameters, widened)
+    return quantized, parameters, running
+
+
+def _calibrated(symbol, arguments, statistics, x, mode, exclude):
     from mxnet.contrib.quantization import quantize_model_mkldnn
 
-    examples = mx.io.NDArrayIter(np.asarray(x, dtype=np.float32), batch_size=min(64, len(x)))
+    x = np.asarray(x, dtype=np.float32)
+    arguments = {**arguments, **fixed_gammas(symbol, arguments)}
+    prepared = prepare(symbol, INT8)
+    fused, unfused = (partial(_computed, graph, {**arguments, **statistics}) for graph in
+                      (prepared.get_backend_symbol(INT8), symbol))
+    if checked(fused, unfused, x[:2]) is unfused:
+        prepared = prepare(symbol, INT8, all_apart=True)
+    examples = mx.io.NDArrayIter(x, batch_size=min(64, len(x)))
     return quantize_model_mkldnn(
-        _prepared(symbol), arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
+        prepared, arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
         num_calib_examples=len(x), excluded_sym_names=list(exclude), quantized_dtype="auto", quantize_mode="smart",
+        excluded_op_names=["elemwise_mul"],  # MXNet gives it unsigned numbers, which it does not take
         label_names=None, quantize_granularity="channel-wise", logger=None)
-
-
-def _prepared(symbol):
-    graph = json.loads(symbol.tojson())
-    _pool_again(graph)
-    _keep_apart(graph)
-    return mx.sym.load_json(json.dumps(graph))
-
-
-def _pool_again(graph):
-    """Let oneDNN compute the mean of each map, in int8 too; `replace_global_pooling` is for training."""
-    for node in graph["nodes"]:
-        if node["op"] == "mean" and node["attrs"] == {"axis": "(2, 3)", "keepdims": "True"}:
-            node.update(op="Pooling", attrs={"global_pool": "True", "pool_type": "avg", "kernel": "(1, 1)"})
-
-
-def _keep_apart(graph):
-    """Keep MXNet from a fusion that is wrong.
-
-    Where a convolution feeds both a normalisation and, past it, a sum (the first block of a pre-activation ResNet for
-    CIFAR), MXNet 1.9.1 fuses all three, and the sum gets the normalisation's output instead of the convolution's. It
-    does not know `broadcast_add`, which computes the same.
-    """
-    readers = {}
-    for node in graph["nodes"]:
-        for place, *_ in node["inputs"]:
-            readers.setdefault(place, set()).add(node["op"])
-    shared = {place for place, ops in readers.items()
-              if graph["nodes"][place]["op"] == "Convolution" and "elemwise_add" in ops and ops & _FUSED}
-    for node in graph["nodes"]:
-        if node["op"] == "elemwise_add" and any(place in shared for place, *_ in node["inputs"]):
-            node["op"] = "broadcast_add"
 
 
 def trace(net):

@@ -68,15 +68,8 @@ def load_checkpoint(path, net, trainer=None, slow=None):
             The network is then unchanged.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        progress = json.loads(str(arrays.pop("progress")))
-    except (*DAMAGED_NPZ, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # missing, not permitted, a failing disk: the file itself may be whole
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "
-                              "Delete it and start the run again.") from error
+    arrays = _read(path)
+    progress = arrays.pop("progress")
     parameters = net._collect_params_with_prefix()
     _check_same_network(path, parameters, arrays)
     parameters_from_arrays(net, arrays)
@@ -88,6 +81,24 @@ def load_checkpoint(path, net, trainer=None, slow=None):
                 raise CheckpointError(f"{path}: was written without lookahead, or on fewer devices.")
             copy[:] = arrays[f"slow/{name}/{device}"]
     return progress
+
+
+def read_progress(path):
+    """Return the `progress` that was saved in a checkpoint, a dict; errors as `load_checkpoint`."""
+    return _read(Path(path), ("progress",))["progress"]
+
+
+def _read(path, names=None):
+    """Return a dict from names in a checkpoint, None for all, to arrays, and from "progress" to what it holds."""
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            found = {name: file[name] for name in names or file.files}
+        return {**found, "progress": json.loads(str(found["progress"]))}
+    except (*DAMAGED_NPZ, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # missing, not permitted, a failing disk: the file itself may be whole
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "
+                              "Delete it and start the run again.") from error
 
 
 def parameters_to_arrays(net):

@@ -9,6 +9,7 @@ from pathlib import Path
 import mxnet as mx
 
 from d2lcls.data.prefetch import prefetch
+from d2lcls.files import check_writable
 from d2lcls.models.surgery import layer_groups, train_last
 from d2lcls.training.checkpoints import parameters_from_arrays, parameters_to_arrays, save_checkpoint
 from d2lcls.training.curves import Curves
@@ -20,8 +21,8 @@ from d2lcls.training.precision import LossScale, check_precision, choose, lower
 from d2lcls.training.progress import Progress, Stopwatch
 from d2lcls.training.schedules import SCHEDULES
 from d2lcls.training.standing import Standing, read_standing, recipe_of
-from d2lcls.training.steps import (average_running_statistics, is_finite, make_trainer, settle_shapes,
-                                   train_step)
+from d2lcls.training.steps import (average_running_statistics, check_training_memory, is_finite, make_trainer,
+                                   settle_shapes, train_step)
 
 
 class TrainingDiverged(ArithmeticError):
@@ -55,7 +56,8 @@ class Epoch:
 def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
         optimizer="sgd", optimizer_params=None, wd=5e-4, l1=0.0, clip_norm=None, loss=None, unfreeze=None,
         decay_biases=False, precision="float32", lookahead=0, ctx=None, seed=0, patience=None,
-        checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None, on_epoch=None, verbose=True):
+        checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None, on_begin=None, on_epoch=None,
+        verbose=True):
     """Train a network and return what every epoch came to.
 
     With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
@@ -87,6 +89,7 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         checkpoint_steps: write `last.npz` every so many steps, besides after every epoch.
         resume: go on from `last.npz` in `checkpoint_dir`, if it is there.
         tensorboard: folder for TensorBoard's event files.
+        on_begin: function called without arguments before the first step, when everything else has been checked.
         on_epoch: function called with the `Epoch` after each; what it raises ends the run.
         verbose: print a line an epoch and show progress.
 
@@ -99,6 +102,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         FileExistsError: `checkpoint_dir` holds a run and `resume` is False.
         CheckpointError: the checkpoint is damaged, or of another network or recipe.
         ValueError: an argument does not fit; says which.
+        MemoryError: a batch cannot fit into memory; says how much it needs.
+        OSError: a folder cannot be written.
     """
     if patience is not None and valid is None:
         raise ValueError("patience needs a validation set, valid=...")
@@ -111,7 +116,19 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     rate = schedule if callable(schedule) else _named_schedule(schedule)(
         lr, num_epochs * steps, round(warmup_epochs * steps))
     check_precision(precision, ctx)
+    if min(wd, l1) < 0:
+        raise ValueError(f"wd and l1 must be 0 (off) or above, not {wd} and {l1}.")
+    if unfreeze:
+        _check_plan(net, unfreeze)
+    if optimizer_params is None:
+        optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
+    settings = {"learning_rate": lr, "wd": wd, **optimizer_params}
+    mx.optimizer.create(optimizer, **settings)  # refuses an unknown one before the network is changed
+    last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
+    _check_folders(last, resume, tensorboard)
     example = train.example()
+    if ctx[0].device_type == "cpu":
+        check_training_memory(net, (min(train.batch_size, len(train.data)), *example.shape[1:]))
     outputs = settle_shapes(net, example, ctx, seed)
     if train.small_first:
         side, _ = train.small_first
@@ -119,13 +136,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     check_labels(train.data, outputs)
     if train.mixup and outputs != len(train.data.classes):
         raise ValueError(f"mixup needs a network with one output a class: {len(train.data.classes)}, not {outputs}.")
-    if optimizer_params is None:
-        optimizer_params = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
-    trainer = make_trainer(net, optimizer, {"learning_rate": lr, "wd": wd, **optimizer_params}, decay_biases)
-    if l1 < 0:
-        raise ValueError(f"l1 must be 0 (off) or above, not {l1}.")
+    trainer = make_trainer(net, optimizer, settings, decay_biases)
     if unfreeze:
-        _check_plan(net, unfreeze)
         train_last(net, trained := unfreeze[0])
     if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
         raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or pass unfreeze=.")
@@ -135,16 +147,13 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         net, train, optional, num_epochs=num_epochs, lr=lr, warmup_epochs=warmup_epochs, optimizer=optimizer,
         schedule=schedule if isinstance(schedule, str) else "a function", optimizer_params=optimizer_params, wd=wd,
         clip_norm=clip_norm, seed=seed, devices=len(ctx)))
-    last = checkpoint_dir and Path(checkpoint_dir, "last.npz")
     slow = Lookahead(net, num_epochs * steps, lookahead) if lookahead else None
     best = None  # parameters of the best epoch, as arrays
     if last and last.exists():
-        if not resume:
-            raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
-                                  "it, or name another folder.")
         at, best = read_standing(last, net, trainer, at, slow and slow.slow)
     else:
         at.precision = choose(net, *next(train.epoch(0)), ctx, loss) if precision == "auto" else precision
+    check_precision(at.precision, ctx)  # another machine may have measured it
     model = lower(net, at.precision)
     loss_scale = LossScale(*at.loss_scale) if at.precision == "float16" else None
 
@@ -164,6 +173,8 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
             at.loss_scale = (loss_scale.scale, loss_scale.good) if loss_scale else ()
             save_checkpoint(last, net, trainer, asdict(at), slow and slow.slow)
 
+    if on_begin:
+        on_begin()
     curves = Curves(tensorboard) if tensorboard else None
     with Progress(num_epochs * steps, at.step, verbose) as progress, StopAfterStep() as stop:
         while at.step < num_epochs * steps and (patience is None or len(at.records) - at.best_epoch < patience):
@@ -213,6 +224,15 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
     if best is not None:
         parameters_from_arrays(net, best)
     return [Epoch(**record) for record in at.records]
+
+
+def _check_folders(last, resume, tensorboard):
+    """Refuse folders that hold another run or cannot be written."""
+    if last and last.exists() and not resume:
+        raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
+                              "it, or name another folder.")
+    for file in filter(None, (last, tensorboard and Path(tensorboard, "events"))):
+        check_writable(file)
 
 
 def _check_plan(net, plan):

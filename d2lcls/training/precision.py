@@ -4,13 +4,14 @@ The parameters, their gradients, the optimizer's state, BatchNorm's statistics a
 weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision Training" (2018).
 """
 
+import os
 import time
 
 import mxnet as mx
 from mxnet import autograd, gluon, nd
 from mxnet.contrib import amp
 
-from d2lcls.cores import cpu_flags
+from d2lcls.cores import has_bfloat16
 from d2lcls.training.evaluation import split_and_load
 from d2lcls.training.steps import memory_plan
 
@@ -43,11 +44,16 @@ def lower(net, precision):
 
 
 def check_precision(precision, ctx):
-    """Raise ValueError if a device cannot train in a precision in any reasonable time."""
-    kind = ctx[0].device_type
+    """Raise ValueError if a device has no instructions for a precision, or there is no such precision."""
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, not {precision!r}.")
+    kind, advice = ctx[0].device_type, "Use float32, or auto, which measures what is faster."
     if (precision, kind) in (("float16", "cpu"), ("bfloat16", "gpu")):
-        raise ValueError(f"MXNet has no quick {precision} on a {kind.upper()}. Take precision=\"auto\", which chooses "
-                         f"between float32 and {'bfloat16' if kind == 'cpu' else 'float16'} there.")
+        raise ValueError(f"MXNet cannot train in {precision} on a {kind.upper()}. {advice}")
+    if precision == "bfloat16" and not has_bfloat16():
+        limit = os.environ.get("DNNL_MAX_CPU_ISA")
+        raise ValueError("MXNet cannot train in bfloat16 here: the processor has no instructions for it (avx512_bf16)"
+                         f"{f', or DNNL_MAX_CPU_ISA={limit} hides them' if limit else ''}. {advice}")
 
 
 def choose(net, x, y, ctx, loss=None):
@@ -97,8 +103,7 @@ def candidate(ctx):
     """Return the precision that may be quicker than float32 on these contexts, or "float32" where none can be."""
     if ctx[0].device_type == "gpu":
         return "float16"
-    # Elsewhere oneDNN would imitate it by float32, slowly.
-    return "bfloat16" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "float32"
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 class LossScale:
@@ -109,11 +114,12 @@ class LossScale:
 
     Args:
         scale: to begin with.
-        patience: steps.
+        good: good steps since the scale changed.
+        patience: good steps after which it doubles.
     """
 
-    def __init__(self, scale=2.0 ** 16, patience=2000):
-        self.scale, self.patience, self.good = scale, patience, 0
+    def __init__(self, scale=2.0 ** 16, good=0, patience=2000):
+        self.scale, self.good, self.patience = scale, good, patience
 
     def update(self, finite):
         """Learn whether the last step's gradients were all finite."""

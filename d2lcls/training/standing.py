@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2lcls.training.checkpoints import CheckpointError, load_checkpoint, parameters_from_arrays, parameters_to_arrays
+from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays, parameters_to_arrays,
+                                         read_progress)
 
 
 @dataclass
@@ -57,12 +58,12 @@ def read_standing(last, net, trainer, at, slow=None):
     Raises:
         CheckpointError: the checkpoint is damaged, or of another network or recipe; says in what they differ.
     """
-    found = load_checkpoint(last, net, trainer, slow)
-    begun = found.get("recipe", {})
+    begun = read_progress(last).get("recipe", {})
     for name in {**begun, **at.recipe}:
         if begun.get(name) != at.recipe.get(name):
             raise CheckpointError(f"{last}: belongs to another recipe: {name} is "
                                   f"{begun.get(name)!r} there and {at.recipe.get(name)!r} here.")
+    found = load_checkpoint(last, net, trainer, slow)
     best = None
     if found["best_epoch"]:
         current = parameters_to_arrays(net)

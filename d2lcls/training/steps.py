@@ -1,8 +1,11 @@
 """One training step, on one device or several, and what must be true before the first."""
 
+import math
+
 import mxnet as mx
 from mxnet import autograd, gluon, nd
 
+from d2lcls.memory import check_memory
 from d2lcls.training.evaluation import split_and_load
 
 
@@ -80,6 +83,25 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_
     if loss_scale:
         loss_scale.update(finite)
     return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
+
+
+def check_training_memory(net, shape):
+    """Raise MemoryError if the layers' outputs, which the backward pass needs, cannot fit into memory.
+
+    Their gradients and oneDNN's own copies may take as much again.
+
+    Args:
+        net: `gluon.HybridBlock` on CPUs.
+        shape: (N, C, H, W) of a batch.
+    """
+    layers = net(mx.sym.var("data")).get_internals()
+    try:
+        _, outputs, _ = layers.infer_shape_partial(data=shape)
+    except mx.MXNetError:  # the images do not fit the network, which `settle_shapes` says better
+        return
+    check_memory(4 * sum(math.prod(output) for output in outputs),
+                 f"Training on batches of {shape[0]} images of {' x '.join(map(str, shape[1:]))}",
+                 "Use a smaller batch size or smaller images (--batch-size, --size).")
 
 
 def settle_shapes(net, x, ctx, seed):

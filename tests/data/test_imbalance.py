@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from d2lcls.data import Images, class_weights, long_tailed, take_per_class
+from d2lcls.data import Images, class_weights, long_tailed, take_evenly, take_per_class
 
 
 def made(*counts, seed=0):
@@ -85,6 +85,31 @@ def test_bad_numbers_of_images(n):
 def test_take_per_class_names_the_class_that_is_short():
     with pytest.raises(ValueError, match="class 'c' has 2 images, fewer than the 4 wanted of each class. Ask for 2"):
         take_per_class(made(5, 3, 2), 4)
+
+
+@pytest.mark.parametrize("counts, n, expected", [
+    ((100, 30), 256, [100, 30]), ((100, 30), 130, [100, 30]), ((100, 30), 90, [60, 30]), ((30, 100), 20, [10, 10]),
+    ((5, 1, 40, 9), 30, [5, 1, 15, 9]), ((7,), 3, [3]), ((4, 0, 4), 6, [3, 0, 3])])
+def test_take_evenly_fills_up_from_the_larger_classes(counts, n, expected):
+    data = made(*counts)
+    part = take_evenly(data, n)
+    kept = numbers(part)
+    assert part.counts().tolist() == expected and (np.diff(kept) > 0).all()
+    assert part.labels.tolist() == data.labels[kept].tolist()
+
+
+def test_take_evenly_lets_chance_decide_who_gives_one_more():
+    counts = np.array([take_evenly(made(9, 2, 9, 9), 12, seed).counts() for seed in range(60)])
+    assert (counts.sum(axis=1) == 12).all() and (counts[:, 1] == 2).all() and set(counts[:, [0, 2, 3]].ravel()) == {3, 4}
+    assert len({tuple(row) for row in counts}) == 3
+    few = np.array([take_evenly(made(*[3] * 8), 2, seed).counts() for seed in range(60)])
+    assert (few.sum(axis=1) == 2).all() and (few.sum(axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, True, None])
+def test_take_evenly_needs_a_number(n):
+    with pytest.raises(ValueError, match=f"n must be a number of images, 1 or more, not {n!r}"):
+        take_evenly(made(5, 5), n)
 
 
 COUNTS = np.array([5000, 700, 31, 1])

@@ -130,6 +130,13 @@ def test_augmentation_differs_between_epochs_and_batches():
     assert (a != b).any() and (a != c).any()
 
 
+def test_mixup_differs_between_epochs_batches_and_seeds():
+    data = Images(make(8).images, np.arange(8) % 4, tuple("abcd"), "twice the same labels")
+    one, other = (Batches(data, 4, mixup=0.5, seed=seed) for seed in (1, 2))
+    shares = [y for batches in (one.epoch(0), one.epoch(1), other.epoch(0)) for _, y in batches]
+    assert len({y.tobytes() for y in shares}) == 6
+
+
 def test_transforms_are_applied_in_their_order():
     data = make()
     double, add = (lambda images, rng: images // 2), (lambda images, rng: images // 4 + 100)
@@ -351,27 +358,30 @@ def test_bad_size_or_balance(options, message):
 
 def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
-    data = Images(images, np.zeros(40, dtype=np.int64), ("a",), "noise")
-    batches = Batches(data, 16, alternating_flip=True, seed=3)
-    epochs = [np.concatenate([batches.denormalise(x) for x, _ in batches.epoch(number)]) for number in range(4)]
-    mirrored = [(epoch == images[:, :, ::-1]).all(axis=(1, 2, 3)) for epoch in epochs]
-    assert ((epochs[0] == images) | mirrored[0][:, None, None, None]).all()
-    assert 10 < mirrored[0].sum() < 30
-    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
-    np.testing.assert_array_equal(mirrored[2], mirrored[0])
-    np.testing.assert_array_equal(mirrored[3], mirrored[1])
+    data = Images(images, np.arange(40), tuple(map(str, range(40))), "noise")
+    batches = Batches(data, 16, shuffle=True, alternating_flip=True, seed=3)
+    expected = np.random.default_rng([3, 2**31]).random(40) < 0.5  # as published results were made
+    assert 10 < expected.sum() < 30
+    for number in range(4):
+        for x, labels in batches.epoch(number):
+            flipped = expected[labels] != (number % 2 == 1)
+            np.testing.assert_array_equal(
+                batches.denormalise(x), np.where(flipped[:, None, None, None], images[labels][:, :, ::-1], images[labels]))
 
 
 def test_small_first_shows_windows_and_then_whole_images():
     images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1) + np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1)
     data = Images(images, np.zeros(40, dtype=np.int64), ("a",), "numbered")
     batches = Batches(data, 16, small_first=(4, 2))
+    windows = []
     for number, sides in enumerate([(4, 4), (4, 4), (5, 6), (5, 6)]):
         seen = np.concatenate([batches.denormalise(x) for x, _ in batches.epoch(number)])
         assert seen.shape == (40, *sides, 1)
         corners = seen[:, 0, 0, 0] - np.arange(40)
         if number < 2:
+            windows += [corners[:16].tolist(), corners[16:32].tolist()]
             assert set(corners) == {0, 1, 2, 6, 7, 8}  # every place that there is for a window
             np.testing.assert_array_equal(seen, (np.arange(40) + corners)[:, None, None, None] + images[:1, :4, :4])
     np.testing.assert_array_equal(seen, images)
+    assert len(set(map(tuple, windows))) == 4  # drawn anew for every batch
     assert batches.example().shape == (1, 1, 5, 6)

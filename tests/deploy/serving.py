@@ -48,7 +48,11 @@ class Serving:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "d2lcls", "serve", str(model), "--port", "0", "--engines", "1",
                  *map(str, options)], stderr=file, env=environment)
-        self.port = self.wait_for("serving")["port"]
+        try:
+            self.port = self.wait_for("serving")["port"]
+        except BaseException:
+            self.process.kill()
+            raise
 
     def lines(self, event=None):
         """The log's events so far; whatever is printed is one, too."""
@@ -106,4 +110,7 @@ class Serving:
         """Stop the service and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(20)
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()  # does nothing to a process that has ended

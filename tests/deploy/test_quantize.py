@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import mxnet as mx
 import numpy as np
@@ -84,6 +85,19 @@ def test_onnx_in_int8(network, tmp_path, preprocess, examples):
     assert 0 < error(found, expected) < 0.25
     np.testing.assert_array_equal(load_model(tmp_path / "q").compute(examples[-1:]), found[-1:])
     assert size(tmp_path / "q") < 0.45 * size(tmp_path / "m")
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_the_manifest_says_whether_a_model_needs_vnni(model, tmp_path, examples, vnni):
+    export_onnx(model, tmp_path / "onnx")
+    assert not read_manifest(model).needs_vnni() and not read_manifest(tmp_path / "onnx").needs_vnni()
+    quantize_model(model, tmp_path / "q", examples, vnni=vnni)
+    quantize_onnx(tmp_path / "onnx", tmp_path / "o", examples, vnni=vnni)
+    for folder in ("q", "o"):
+        manifest = read_manifest(tmp_path / folder)
+        assert manifest.made_from["vnni"] is vnni and manifest.needs_vnni() is vnni
+        old = replace(manifest, made_from={key: value for key, value in manifest.made_from.items() if key != "vnni"})
+        assert old.needs_vnni() and replace(manifest, made_from=None).needs_vnni()
 
 
 def test_copies_work_elsewhere(model, tmp_path, examples):

@@ -113,7 +113,7 @@ def test_a_run_killed_around_a_boundary_ends_with_the_same_bits(shapes, tmp_path
 
 @pytest.mark.parametrize("last", [1, 2])
 def test_a_run_ended_on_a_boundary_ends_with_the_same_bits(shapes, tmp_path, last):
-    whole, _ = train(shapes)
+    whole, records = train(shapes)
 
     def stop(record):
         if record.epoch == last:
@@ -121,7 +121,9 @@ def test_a_run_ended_on_a_boundary_ends_with_the_same_bits(shapes, tmp_path, las
 
     with pytest.raises(Killed):
         train(shapes, tmp_path, on_epoch=stop)
-    assert_same(whole, train(shapes, tmp_path, resume=True)[0])
+    resumed, again = train(shapes, tmp_path, resume=True)
+    assert_same(whole, resumed)
+    assert [record.train_loss for record in records] == [record.train_loss for record in again]
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -87,7 +87,10 @@ def browse(*options):
             page.close()
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            finally:
+                process.kill()  # does nothing to a process that has ended
 
 
 def _port(file, process, seconds=60):

@@ -1,0 +1,122 @@
+"""Do the README's two commands pass on another system, another Python, another processor?
+
+Clones the last commit into a fresh folder with a fresh home, runs `make book` and `make test` there and notes what
+passed and how long it took. With --root, all of it happens in another system's root folder, such as debootstrap makes
+(Debian 13: debootstrap --variant=minbase --include=ca-certificates,git,make,python3 trixie FOLDER). With --level the
+processor is masked to fewer instructions, at full speed, by tools/masked_cpu.py; such a cell is marked as emulated.
+With --offline both commands run once more, with the network refused and an empty data cache, where the sample stands in.
+Each call adds one cell of the matrix to results/portability.json. About 13 minutes on two cores. --root needs root.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import d2lcls  # noqa: F401
+from d2lcls import results
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MASKS = runpy.run_path(str(REPOSITORY / "tools" / "masked_cpu.py"))
+# A network namespace that has only the loopback device.
+REFUSED = ["unshare", "-n" if os.geteuid() == 0 else "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+KEPT = ("PATH", "LANG", "PIP_", "SSL_", "REQUESTS_", "CURL_", "HTTP", "NO_PROXY", "UV_", "GIT_SSL")
+
+
+def main():
+    """Run one cell and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("/"), help="root folder of the system (default: this one)")
+    parser.add_argument("--python", help="Python in that system (default: what `make` finds)")
+    parser.add_argument("--bind", type=Path, action="append", default=[], metavar="FOLDER",
+                        help="folder of this system that is shown there too, such as one with more Pythons")
+    parser.add_argument("--level", choices=MASKS["LEVELS"], help="mask the processor")
+    parser.add_argument("--offline", action="store_true", help="both commands again, without a network")
+    parser.add_argument("--log", type=Path, default=Path("runs/portability.log"), help="what the commands print")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.root / "tmp", prefix="portability-") as work:
+        cell = run(options, Path(work))
+    name = f"{cell['system']}, Python {cell['python']}, {cell['instructions']}"
+    path = results.FOLDER / "portability.json"
+    cells = json.loads(path.read_text())["cells"] if path.is_file() else {}
+    cells[name] = cell
+    print(json.dumps({name: cell}, indent=1))
+    print(results.write("portability", "python benchmarks/portability.py --root FOLDER --python PYTHON --level LEVEL",
+                        {"cells": dict(sorted(cells.items())), "units": {"seconds": "s, with everything to install"}}))
+    return 0 if all(step["passed"] for step in cell["steps"].values()) else 1
+
+
+def run(options, work):
+    """Clone, run both commands, and return the cell as a dict."""
+    clone, home = work / "d2lcls", work / "home"
+    home.mkdir()
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, clone], check=True)
+    seen = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+    seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", LANG="C.UTF-8")
+    if options.level:
+        masks = MASKS["environment"](options.level, work)
+        seen.update({key: value.replace(str(options.root).rstrip("/"), "", 1) if key != "MASKED_CPU_BITS" else value
+                     for key, value in masks.items()})
+    make = ["make", *([f"PYTHON={options.python}"] if options.python else [])]
+    commands = {target: [*make, target] for target in ("book", "test")}
+    if options.offline:
+        commands.update({f"{target}, offline": [*REFUSED, *words] for target, words in commands.items()})
+    steps = {}
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(options.log, "w") as log:
+        for name, words in commands.items():
+            cache = inside(home / ("empty" if words[0] == REFUSED[0] else "data"), options.root)
+            begun, written = time.perf_counter(), options.log.stat().st_size
+            code = execute(words, clone, {**seen, "D2LCLS_HOME": cache}, options, log)
+            printed = options.log.read_bytes()[written:].decode(errors="replace")
+            steps[name] = {"passed": code == 0, "seconds": round(time.perf_counter() - begun),
+                           "counts": re.findall(r"=+ ([^=\n]*\b(?:passed|failed|error)\b[^=\n]*) in [\d.]+s", printed)}
+    tell = "import platform; print(platform.python_version()); print(platform.freedesktop_os_release()['PRETTY_NAME'])"
+    python, system = subprocess.run(
+        command([".venv/bin/python", "-c", tell], clone, options), env=seen, check=True, capture_output=True,
+        text=True).stdout.splitlines()
+    return {"system": system, "python": python, "machine": platform.machine(),
+            "instructions": options.level or results.instructions(), "emulated": bool(options.level), "commit": head(), "steps": steps}
+
+
+def execute(words, clone, environment, options, log):
+    """Run a command in the clone, print its output into the log and return its exit code."""
+    log.flush()
+    return subprocess.run(command(words, clone, options), env=environment, stdin=subprocess.DEVNULL, stdout=log,
+                          stderr=subprocess.STDOUT).returncode
+
+
+def command(words, clone, options):
+    """Return the command line that runs `words` in the clone, in the other root with mounts of its own."""
+    there = f"cd {shlex.quote(inside(clone, options.root))} && exec {shlex.join(words)}"
+    if options.root == Path("/"):
+        return ["sh", "-c", there]
+    root = shlex.quote(str(options.root))
+    mounts = [f"mount -t proc proc {root}/proc", f"mount --rbind /dev {root}/dev", f"mount --rbind /sys {root}/sys"]
+    for folder in options.bind:
+        target = shlex.quote(f"{options.root}{folder}")
+        mounts.append(f"mkdir -p {target} && mount --bind {shlex.quote(str(folder))} {target}")
+    return ["unshare", "--mount", "sh", "-c", " && ".join([*mounts, f"exec chroot {root} sh -c {shlex.quote(there)}"])]
+
+
+def inside(path, root):
+    """Return a path as the system in `root` knows it."""
+    return str(Path("/", path.relative_to(root)))
+
+
+def head():
+    """Return the short name of the commit that is tested."""
+    return subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "--short", "HEAD"], check=True, capture_output=True,
+                          text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Limits for every test and every notebook cell: nothing may hang, and what dies is named.
+
+A test has `timeout` seconds (pyproject.toml, or its marker) in which pytest-timeout makes it fail. What follows is for
+what cannot fail by itself: C code that never returns, a teardown that hangs, a kernel that died, processes left behind.
+"""
+
+import faulthandler
+import os
+import queue
+import time
+
+import psutil
+import pytest
+
+STDERR, LIMIT = pytest.StashKey(), pytest.StashKey()
+
+
+def pytest_configure(config):
+    config.stash[STDERR] = os.dup(2)  # while a test runs, 2 is captured
+    nbval = config.pluginmanager.get_plugin("nbval")
+    if nbval:
+        nbval.RunningKernel.get_message = _noticing_death(nbval.RunningKernel.get_message)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item, settings):
+    """Give the process of a test half as long again: faulthandler then prints where it is, and ends it."""
+    item.stash[LIMIT] = 1.5 * settings.timeout
+    _end_process_later(item)
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node):
+    """Limit the teardown of a test that failed, for which pytest and pytest-timeout have cancelled theirs."""
+    if LIMIT in node.stash:
+        _end_process_later(node)
+
+
+def pytest_runtest_logfinish():
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _end_process_later(item):
+    faulthandler.dump_traceback_later(item.stash[LIMIT], exit=True, file=item.config.stash[STDERR])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Kill what a test has started and left behind when it failed. (What fixtures start is theirs to stop.)"""
+    try:
+        return (yield)
+    except BaseException:
+        name = "PYTEST_CURRENT_TEST"  # pytest sets it anew for setup, call and teardown of every test
+        _kill(psutil.Process().children(recursive=True), {name: os.environ[name]})
+        raise
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Kill what the tests of a worker that died have started."""
+    if error:
+        _kill(psutil.process_iter(), {"PYTEST_XDIST_TESTRUNUID": node.workerinput["testrunuid"],
+                                      "PYTEST_XDIST_WORKER": node.workerinput["workerid"]})
+
+
+def _kill(processes, started_with):
+    for process in processes:
+        try:
+            if started_with.items() <= process.environ().items():
+                process.kill()
+        except psutil.Error:
+            pass  # it has ended, or belongs to another user
+
+
+def pytest_runtest_setup(item):
+    if getattr(item.parent, "timed_out", False):  # a notebook
+        pytest.skip("An earlier cell of this notebook exceeded its time limit.")
+
+
+def _noticing_death(get_message):
+    """Wrap nbval's method that waits for a message of the kernel."""
+    def wait(kernel, stream, timeout):
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                return get_message(kernel, stream, min(timeout, 1))
+            except queue.Empty:
+                if not kernel.is_alive():
+                    code = kernel.km.provisioner.process.returncode
+                    raise RuntimeError(f"The kernel died in this cell, with exit status {code}.") from None
+                if time.monotonic() >= end:
+                    raise
+    return wait
