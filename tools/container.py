@@ -184,7 +184,10 @@ class Steps:
             self.add(name, begun, f"FAILS: {''.join(said[-10:])}")
         finally:
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait()
+            try:
+                server.wait(300)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def open_address(request, seconds=600):
