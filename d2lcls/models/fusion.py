@@ -150,7 +150,7 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), v
     while wrong := wrong_in_int8(quantized[0], vnni):
         in_float += wrong
         quantized = _calibrated(symbol, arguments, statistics, x, mode, in_float)
-    return quantized if vnni else (in_seven_bits(*quantized[:2]), *quantized[1:])
+    return quantized if vnni else (*in_seven_bits(*quantized[:2]), quantized[2])
 
 
 def _calibrated(symbol, arguments, statistics, x, mode, exclude):
