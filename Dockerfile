@@ -15,9 +15,9 @@ RUN apt-get update \
 USER reader
 WORKDIR /home/reader/d2lcls
 COPY --chown=reader:reader . .
-ENV PATH=/home/reader/d2lcls/.venv/bin:$PATH
+ENV PATH=/home/reader/d2lcls/.venv/bin:$PATH PIP_NO_CACHE_DIR=1
 # The cache of the data sets exists, so that a volume mounted there belongs to the user.
-RUN PIP_NO_CACHE_DIR=1 make .venv/installed && mkdir -p ~/.cache/d2lcls
+RUN make .venv/installed && mkdir -p ~/.cache/d2lcls
 
 EXPOSE 8888
 ENTRYPOINT ["sh", "tools/entrypoint.sh"]

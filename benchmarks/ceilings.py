@@ -1,12 +1,12 @@
 """What can this machine do at most, as MXNet's libraries reach it, and how much of that does training use?
 
 Ceilings are the rates of a large matrix product (nd.dot, which is BLAS's, and FullyConnected, oneDNN's) and of 3x3
-convolutions from 256 to 256 channels, forward and with the backward pass, in float32, bfloat16 and int8, and the bytes
-that copying and adding large arrays move. Beside them the book's networks train on a fixed batch, in both precisions.
-What a network reaches is held against the forward convolution of its precision in the same round: FLOP are those of
-convolutions and dense layers, twice the multiply-adds, three times forward less what needs no gradient. All of it on
-one core and on all; the kernels of one number of cores and each network are processes of their own that sleep but for
-their turns. Writes results/ceilings.json. About five minutes on two cores.
+convolutions from 256 to 256 channels, forward and with the backward pass, in float32, int8 and, where the processor has
+instructions for it, bfloat16, and the bytes that copying and adding large arrays move. Beside them the book's networks
+train on a fixed batch, in both precisions. What a network reaches is held against the forward convolution of its
+precision in the same round: FLOP are those of convolutions and dense layers, twice the multiply-adds, three times
+forward less what needs no gradient. All of it on one core and on all; the kernels of one number of cores and each
+network are processes of their own that sleep but for their turns. Writes results/ceilings.json. About five minutes on two cores.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import nn
-from rivals.turns import brief, on_cores, ours, speed
+from rivals.turns import brief, on_cores, ours, precisions, speed
 
 from d2lcls import models, results
 from d2lcls.cores import usable_cores
@@ -29,7 +29,7 @@ from d2lcls.models.costs import training_flop
 
 NETWORKS = {"cnn": (128, 32, 10), "cifar_resnet20_v1": (128, 32, 10), "resnet18_v1": (16, 224, 1000),
             "fast94": (512, 32, 10)}  # batch, pixels, classes
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = precisions()
 SECONDS = 0.3  # of a turn of a kernel; a network gets twice as long
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 SIDE = 2048  # of the matrices
@@ -112,14 +112,16 @@ def kernels():
 def products():
     """Return a dict from the name of a matrix product to (function, FLOP)."""
     a, b = (nd.random.normal(shape=(SIDE, SIDE)) for _ in range(2))
-    low = [nd.amp_cast(matrix, dtype=BFLOAT16) for matrix in (a, b)]
 
     def dense(x, weight):
         return nd.FullyConnected(x, weight, no_bias=True, num_hidden=SIDE)
 
     work = 2 * SIDE**3
-    return {"dot_float32": (lambda: nd.dot(a, b), work), "dense_float32": (lambda: dense(a, b), work),
-            "dense_bfloat16": (lambda: dense(*low), work)}
+    made = {"dot_float32": (lambda: nd.dot(a, b), work), "dense_float32": (lambda: dense(a, b), work)}
+    if "bfloat16" in PRECISIONS:
+        low = [nd.amp_cast(matrix, dtype=BFLOAT16) for matrix in (a, b)]
+        made["dense_bfloat16"] = lambda: dense(*low), work
+    return made
 
 
 def convolutions():

@@ -18,7 +18,7 @@ import mxnet as mx
 import numpy as np
 
 from d2lcls import data, results
-from d2lcls.cores import usable_cores
+from d2lcls.cores import has_bfloat16, usable_cores
 from d2lcls.deploy import load_model, read_manifest, timing
 from d2lcls.deploy.compare import agreement, measure_accuracy, megabytes
 from d2lcls.deploy.export import export, load_graph
@@ -98,9 +98,8 @@ def measure(work, name, options):
     forms = {form: load_model(work / folder).compute for form, folder in FOLDERS.items()}
     plain = assemble(*load_graph(first))
     plain.hybridize(static_alloc=True, static_shape=True)
-    low = lower(plain, "bfloat16")
-    forms = {"mxnet": lambda x: plain(mx.nd.array(x)).asnumpy(),
-             "bfloat16": lambda x: low(mx.nd.array(x)).asnumpy(), **forms}
+    blocks = {"mxnet": plain, **({"bfloat16": lower(plain, "bfloat16")} if has_bfloat16() else {})}
+    forms = {**{form: lambda x, block=block: block(mx.nd.array(x)).asnumpy() for form, block in blocks.items()}, **forms}
     manifest = read_manifest(first)
     x = examples if test is None else manifest.preprocess.batch(test.images[:1000])
     answer = {"mb": {form: megabytes(work / folder) for form, folder in FOLDERS.items()}, **answers(forms, x)}
@@ -147,7 +146,7 @@ def commands_of(work, torch_python):
     """Return what starts the processes that are timed."""
     inputs = work / "x.npy"
     found = {**{name: [sys.executable, "-c", PLAIN, work / "mxnet", inputs, precision]
-                for name, precision in (("mxnet", "float32"), ("bfloat16", "bfloat16"))},
+                for name, precision in (("mxnet", "float32"), ("bfloat16", "bfloat16"))[:1 + has_bfloat16()]},
              **{form: command_of(work / folder, inputs) for form, folder in FOLDERS.items()}}
     for kind in ("eager", "frozen") if torch_python else ():
         found[f"torch_{kind}"] = [torch_python, "-c", THEIRS, work / "torch", inputs, timing.__file__, usable_cores(), kind]

@@ -60,7 +60,7 @@ def run(options, work):
     home.mkdir()
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, clone], check=True)
     seen = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
-    seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8")
+    seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", LANG="C.UTF-8")
     if options.level:
         masks = MASKS["environment"](options.level, work)
         seen.update({key: value.replace(str(options.root).rstrip("/"), "", 1) if key != "MASKED_CPU_BITS" else value

@@ -17,6 +17,7 @@ from d2lcls import data, results
 from d2lcls.models import SmallCNN
 from d2lcls.models.fast94 import Fast94, whiten
 from d2lcls.training import evaluate, fit
+from d2lcls.training.precision import check_precision
 
 RUNS = Path("runs/precision")
 NETWORKS = {"cnn": lambda: SmallCNN(10), "fast94_half": lambda: Fast94(10, widths=(32, 128, 128))}
@@ -29,6 +30,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
+    check_precision("bfloat16", [mx.cpu()])
     train, test = data.load("cifar10", "train", fallback=False), data.load("cifar10", "test", fallback=False)
     found = {}
     for name in NETWORKS:

@@ -20,15 +20,16 @@ except Exception as error:
 
 
 class ChildFailed(RuntimeError):
-    """A child process ended without an answer; the message says how, such as "killed by SIGILL (Illegal instruction)"."""
+    """A child process ended without an answer: "Tuning failed: killed by SIGILL (Illegal instruction)"."""
 
 
-def in_child(function, *arguments, timeout=600):
+def in_child(function, *arguments, what="A child process", timeout=600):
     """Call a function in a new process and return what it returns.
 
     Args:
         function: of a module; it and its arguments, and what it returns or raises, must be such that pickle takes them.
         arguments: its arguments.
+        what: the beginning of the message if it fails.
         timeout: seconds to wait for it.
 
     Raises:
@@ -39,7 +40,7 @@ def in_child(function, *arguments, timeout=600):
         Path(work, "call").write_bytes(pickle.dumps((function, arguments)))
         failure = child_failure(start_child(_CALL, work), timeout)
         if failure:
-            raise ChildFailed(failure)
+            raise ChildFailed(f"{what} failed: {failure}")
         answer, error = pickle.loads(Path(work, "answer").read_bytes())
     if error:
         raise error

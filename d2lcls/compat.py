@@ -16,6 +16,7 @@ Python scalars"). The GPU half has only been run with stand-ins, without a GPU.
 
 import ast
 import builtins
+import contextvars
 import csv
 import ctypes
 import importlib
@@ -78,6 +79,8 @@ def prepare():
     if not mxnet_came_first:
         forget_failed_import()
     restore_numpy_names()
+    if numpy.lib.NumpyVersion(numpy.__version__) >= "2.0.0":
+        write_plain_numbers()
     # Else MXNet halves the number of processors, as if each core showed itself twice.
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     # Threads that wait for each other keep their core busy, and two programs on the same cores then wait for the
@@ -118,6 +121,17 @@ def restore_numpy_names(module=numpy):
     for name, value in names.items():
         if name not in present:
             setattr(module, name, value)
+
+
+def write_plain_numbers():
+    """Let numpy 2 write a number in a tuple or list as 0.5 again, not as np.float64(0.5).
+
+    MXNet hands its operators their parameters as text: learning rates, shapes, axes.
+    """
+    numpy.set_printoptions(legacy="1.25")
+    options = sys.modules.get("numpy._core.printoptions")
+    if options:  # from numpy 2.1 on, other threads begin with the defaults
+        contextvars.Context().run(options.format_options.get)["legacy"] = 125
 
 
 def _financial(name):

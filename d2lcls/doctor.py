@@ -216,7 +216,7 @@ def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
     return [_problem("CUDA libraries", f"{wheel} cannot load {', '.join(missing)}{errors}", remedy)]
 
 
-def gpu(gpus=None, wheel=None):
+def gpu(gpus=None, wheel=None, machine=None):
     """A GPU needs a GPU wheel that holds machine code for it, and then has to run a kernel."""
     gpus = devices.installed_gpus() if gpus is None else gpus
     wheel = wheel or _wheel()
@@ -231,6 +231,9 @@ def gpu(gpus=None, wheel=None):
             tell = _problem if _is_gpu(wheel) else _note
             findings.append(tell("GPU", f"{card.why_unsupported()}: the CPU is used",
                                  f"# to compute on it, {devices.OTHER_WAYS}"))
+        elif (machine or platform.machine()) == "aarch64":
+            findings.append(_note("GPU", f"{card.name} lies idle: MXNet has GPU wheels for x86-64 only",
+                                  "# to compute on it, export the network to ONNX: d2lcls onnx"))
         elif not _is_gpu(wheel):
             findings.append(_note("GPU", f"{card.name} lies idle: no GPU wheel of MXNet is installed",
                                   _USE_GPU_WHEEL.format(wheel or "mxnet")))
@@ -265,8 +268,7 @@ def instruction_sets(flags=None, limit=None):
     limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
     used = onednn_flags(flags, limit)
     if platform.machine() != "x86_64":
-        return [_ok("instruction sets", f"{platform.machine()}: MXNet computes in float32; there is no fast int8 or "
-                                        "bfloat16; TVM uses NEON")]
+        return [_ok("instruction sets", f"{platform.machine()}: slow int8, no bfloat16; TVM compiles for NEON")]
     widest = next((name for flag, name in (("avx512bw", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"))
                    if flag in used), "SSE")
     int8 = "fast int8 (VNNI)" if used & {"avx512_vnni", "avx_vnni", "amx_int8"} else "slow int8 (no VNNI)"

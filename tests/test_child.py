@@ -20,9 +20,9 @@ def test_a_child_raises_what_the_function_raises():
 
 
 def test_a_crash_is_one_sentence_and_a_hang_has_an_end():
-    with pytest.raises(ChildFailed, match=r"^killed by SIGABRT \(Aborted\)$"):
-        in_child(os.abort)
-    with pytest.raises(ChildFailed, match="^no answer in 0.1 seconds$"):
+    with pytest.raises(ChildFailed, match=r"^Aborting failed: killed by SIGABRT \(Aborted\)$"):
+        in_child(os.abort, what="Aborting")
+    with pytest.raises(ChildFailed, match="^A child process failed: no answer in 0.1 seconds$"):
         in_child(time.sleep, 60, timeout=0.1)
 
 

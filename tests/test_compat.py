@@ -3,7 +3,10 @@ import shutil
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
+import mxnet as mx
+import numpy as np
 import pytest
 
 from d2lcls import compat
@@ -49,6 +52,18 @@ y.backward()
 print(x.grad.sum().asscalar(), mx.context.cpu(), compat.mxnet_came_first)
 """)
     assert printed.splitlines() == ["failed", "1944.0 cpu(0) False"]
+
+
+def test_operators_take_shapes_and_lists_of_numpy_numbers_in_every_thread():
+    """They are handed to MXNet as text, which numpy 2 begins with np.float64."""
+    def make():
+        weight = mx.nd.ones((np.int64(1), np.int32(2)))
+        mx.nd.multi_sgd_update(weight, weight.copy(), lrs=[np.float64(0.25)], wds=[np.float32(0)], num_weights=1,
+                               out=weight)
+        return weight.asnumpy().tolist()
+
+    with ThreadPoolExecutor(1) as other_thread:
+        assert make() == other_thread.submit(make).result() == [[0.75, 0.75]]
 
 
 def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):

@@ -170,6 +170,7 @@ def test_gpu(monkeypatch):
     only(doctor.gpu([H100], "mxnet-cu117"), "problem", "newer than any MXNet wheel", "ONNX Runtime", "24.06")
     only(doctor.gpu([H100], "mxnet"), "note", "NVIDIA H100 PCIe has compute capability 9.0")
     only(doctor.gpu([T4], "mxnet"), "note", "Tesla T4 lies idle", "pip uninstall -y mxnet", "d2lcls[cu118]")
+    only(doctor.gpu([T4], "mxnet", "aarch64"), "note", "Tesla T4 lies idle: MXNet has GPU wheels for x86-64 only")
     only(doctor.gpu([], "mxnet-cu117"), "problem", "reports no GPU", "d2lcls[cpu]")
     only(doctor.gpu([], "mxnet"), "ok", "CPU")
 

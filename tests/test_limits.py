@@ -1,6 +1,5 @@
 """Nothing hangs `make test`: runs of its own commands on tests and notebooks that die or never end."""
 
-import os
 import re
 import shlex
 import shutil
@@ -29,7 +28,7 @@ def run(folder, command, *arguments):
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     done = subprocess.run([sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", *arguments], cwd=folder,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert re.search(r"\d+ failed.* in [\d.]+s", done.stdout.splitlines()[-1]), done.stdout  # pytest's summary
     return done.returncode, done.stdout
 
@@ -98,14 +97,13 @@ def test_a_cell_that_dies_or_never_ends_is_named_and_the_others_run(tmp_path):
         if name == "good":
             notebook.cells[1].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "4"}, execution_count=1)]
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-    status, output = run(tmp_path, 1, "--nbval-cell-timeout=3", *(f"{name}.ipynb" for name in cells))
+    status, output = run(tmp_path, 1, "--nbval-cell-timeout=5", *(f"{name}.ipynb" for name in cells))
     assert status == 1
-    for name in cells:
-        first, second, third = (
-            re.search(rf"^(\w+) {name}.ipynb::Cell {number}\b", output, re.M) for number in range(3))
-        assert not first and bool(second) == (name != "good"), output
+    named = set(re.findall(r"^FAILED (.+? \d+)\b", output, re.M))
+    assert named >= {f"{name}.ipynb::Cell 1" for name in ("killed", "endless", "in_c")}, output
+    assert not named & {"good.ipynb::Cell 1", *(f"{name}.ipynb::Cell 0" for name in cells)}, output
     assert "The kernel died in this cell, with exit status -9." in output
-    assert "Timeout of 3 seconds exceeded" in output
+    assert "Timeout of 5 seconds exceeded" in output
 
 
 @pytest.mark.slow
@@ -116,6 +114,6 @@ def test_what_hangs_elsewhere_is_interrupted(tmp_path):
                           check=True)
     words = shlex.split([line for line in made.stdout.splitlines() if " -m pytest " in line][0])
     words[words.index("-m") - 1] = sys.executable
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 124 and "KeyboardInterrupt" in done.stdout
     assert re.search(r"no tests ran in [\d.]+s", done.stdout)

@@ -114,11 +114,14 @@ def copy(container, argument):
     subprocess.run(["chroot", container.root, "chown", "-R", f"{owner}:{owner}", container.folder], check=True)
 
 
-def build(container, steps, extra):
-    """Carry out the Dockerfile's instructions, from the second on."""
+def build(container, steps, extra, run):
+    """Carry out the Dockerfile's instructions, from the second on; without RUN where an earlier run did that."""
     for name, argument in instructions((ROOT / "Dockerfile").read_text())[1:]:
         if name == "RUN":
-            steps.run(f"RUN {argument.split()[0]} ...", container.command(["/bin/sh", "-c", argument], extra))
+            if run:
+                steps.run(f"RUN {argument[:20]}...", container.command(["/bin/sh", "-c", argument], extra))
+                if steps.failed():
+                    sys.exit(1)
         elif name == "USER":
             container.user = argument
         elif name == "WORKDIR":  # belongs to root where it is made here
@@ -149,7 +152,7 @@ class Steps:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [""]
         if done.returncode == 0:
             outcome = "works"
-        elif may_refuse and "Traceback" not in done.stderr and done.returncode > 0:
+        elif may_refuse and lines[-1].startswith("d2lcls: ") and "Traceback" not in done.stderr:
             outcome = f"says: {lines[-1]}"
         else:
             outcome = f"FAILS with {done.returncode}: {lines[-1]}"
@@ -163,6 +166,10 @@ class Steps:
         self.records.append({"step": name, "seconds": round(time.perf_counter() - begun, 1), "outcome": outcome})
         print(f"{name:20} {self.records[-1]['seconds']:8.1f} s  {outcome}", flush=True)
 
+    def failed(self):
+        """Say whether a step failed."""
+        return any(record["outcome"].startswith("FAILS") for record in self.records)
+
     def serve(self, name, command, pattern, ask):
         """Start a server, wait until it prints its address, and ask it something."""
         begun = time.perf_counter()
@@ -173,32 +180,42 @@ class Steps:
             for line in server.stdout:
                 said.append(line)
                 if found := re.search(pattern, line):
-                    self.add(name, begun, ask(found))
-                    return
+                    return self.add(name, begun, ask(found))
             self.add(name, begun, f"FAILS: {''.join(said[-10:])}")
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
 
 
+def open_address(request, seconds=600):
+    """Return the status and the text that an address answers; a server may need a moment before it listens."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > end:
+                return 0, str(error)
+            time.sleep(0.5)
+
+
 def ask_jupyter(found):
-    """JupyterLab answers with its token, and without it asks for it."""
+    """JupyterLab answers with its token, and refuses without it."""
     address, token = found.groups()
-    with urllib.request.urlopen(f"{address}/lab?token={token}", timeout=600) as answer:
-        inside = answer.read().decode()
-    try:
-        with urllib.request.urlopen(f"{address}/api/contents", timeout=600) as answer:
-            return f"FAILS: {address} answers without a token"
-    except urllib.error.HTTPError as error:
-        return "works" if error.code == 403 and "JupyterLab" in inside else f"FAILS: {error.code}, {inside[:100]}"
+    inside, outside = open_address(f"{address}/lab?token={token}"), open_address(f"{address}/api/contents")
+    if inside[0] == 200 and "JupyterLab" in inside[1] and outside[0] == 403:
+        return "works"
+    return f"FAILS: with the token {inside[0]} {inside[1][:100]}, without it {outside[0]}"
 
 
 def ask_service(port, picture):
     """The service names what a picture shows."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/predict", picture, {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        reply = answer.read().decode()
-    return "works" if "trouser" in reply else f"FAILS: {reply}"
+    status, reply = open_address(request)
+    return "works" if status == 200 and "trouser" in reply else f"FAILS: {status} {reply}"
 
 
 def check(container, steps):
@@ -219,11 +236,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="an empty folder, or one with Debian, from an earlier run")
     parser.add_argument("--arch", choices=MACHINES, default="amd64")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="where debootstrap finds Debian")
     parser.add_argument("--file", action="append", default=[], metavar="SOURCE:TARGET",
                         help="a file of this machine that the steps need, such as the certificate of a proxy")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the RUN steps")
-    parser.add_argument("--checks-only", action="store_true", help="use what an earlier run built")
+    parser.add_argument("--checks-only", action="store_true", help="copy the files again, and use what an earlier run built")
     parser.add_argument("--json", type=Path, help="write the steps there")
     options = parser.parse_args()
     steps, root = Steps(), options.folder.absolute()
@@ -231,7 +247,7 @@ def main():
     base = instructions((ROOT / "Dockerfile").read_text())[0][1]
     if not (root / "bin").exists():
         steps.run(f"FROM {base}", ["debootstrap", "--variant=minbase", f"--arch={options.arch}",
-                                   re.fullmatch(r"debian:(\w+)-slim", base)[1], root, options.mirror])
+                                   re.fullmatch(r"debian:(\w+)-slim", base)[1], root])
     shutil.copy("/etc/resolv.conf", root / "etc")
     (root / ".dockerenv").touch()
     for pair in options.file:
@@ -242,11 +258,7 @@ def main():
     for mount in mounts:
         subprocess.run(["mount", *mount], check=True)
     try:
-        if options.checks_only:
-            steps.run = lambda name, *rest: None
-        build(container, steps, [pair.split("=", 1) for pair in options.env])
-        if options.checks_only:
-            del steps.run
+        build(container, steps, [pair.split("=", 1) for pair in options.env], not options.checks_only)
         shutil.rmtree(root / container.folder.lstrip("/") / "try", ignore_errors=True)
         printed = check(container, steps)
     finally:
@@ -258,7 +270,7 @@ def main():
         options.json.write_text(json.dumps({
             "arch": options.arch, "emulated": emulated, "base": base,
             "versions": json.loads(printed["versions"] or "{}"), "steps": steps.records}, indent=2) + "\n")
-    sys.exit(any(record["outcome"].startswith("FAILS") for record in steps.records))
+    sys.exit(steps.failed())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from d2lcls import results
-from d2lcls.cores import cpu_flags
+from d2lcls.cores import has_bfloat16
 from d2lcls.deploy.timing import Sleeper, rotated
 
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ def ours(*words):
 
 def precisions():
     """Return those that this processor has instructions for."""
-    return ("float32", "bfloat16") if cpu_flags() & {"avx512_bf16", "amx_bf16"} else ("float32",)
+    return ("float32", "bfloat16") if has_bfloat16() else ("float32",)
 
 
 def gluon(*words, threads=False):

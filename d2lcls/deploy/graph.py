@@ -6,7 +6,8 @@ from collections import Counter
 import mxnet as mx
 import numpy as np
 
-from d2lcls.models.fusion import is_plain_norm, run
+from d2lcls.models.fusible import is_plain_norm
+from d2lcls.models.fusion import run
 
 
 def nodes(symbol):

@@ -48,10 +48,10 @@ def compile_host(folder, target, batch=1, records=None, tolerance=1e-4):
         x = np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32)
         expected = open_session(Path(folder, "model.onnx"))(x)
         try:
-            logits = in_child(run_library, target / FILE, x)
+            logits = in_child(run_library, target / FILE, x, what="the first run of the compiled model")
         except ChildFailed as failure:
-            raise ModelError(f"{folder}: the compiled model could not be run ({failure}), so it was removed. "
-                             "Use the ONNX model itself, and please report this processor's name and flags.") from failure
+            raise ModelError(f"{folder}: {failure}. It was removed. Use the ONNX model itself, and please report the "
+                             "processor and its flags in /proc/cpuinfo.") from failure
         difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
         if not difference <= tolerance:
             raise ModelError(f"{folder}: compiled, the model's logits differ by up to {difference:.2g} of the largest, "

@@ -59,7 +59,7 @@ def gain(folder, records, batch=1, rounds=50):
     Returns:
         list of `rounds` ratios: how many times as quick the tuned model was; its median tells.
     """
-    return in_child(_gain, folder, records, batch, rounds)
+    return in_child(_gain, folder, records, batch, rounds, what="Running the tuned model")
 
 
 def _gain(folder, records, batch, rounds):
@@ -107,7 +107,8 @@ def tune(folder, seconds, batch=1, seed=0):
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, not {seconds}.")
     read_onnx_model(folder)  # refuses another form at once
-    return in_child(_tune, folder, seconds, batch, seed, timeout=seconds + 600)  # to read the model, and the last round
+    # 600 seconds more to read the model, and for the last round
+    return in_child(_tune, folder, seconds, batch, seed, what="Tuning", timeout=seconds + 600)
 
 
 def _tune(folder, seconds, batch, seed):

@@ -1,6 +1,5 @@
 """A network for prediction only, quicker on a CPU: layers fused by oneDNN, in float32 or in int8."""
 
-import json
 import tempfile
 import warnings
 from functools import partial
@@ -12,20 +11,12 @@ from mxnet import gluon, nd
 
 from d2lcls.cores import int8_saturates
 from d2lcls.models.efficientnet import ReLU6, blocks_of
-from d2lcls.models.int8 import in_seven_bits, wrong_in_int8
+from d2lcls.models.fusible import INT8, fixed_gammas, mend_int8, prepare
+from d2lcls.models.int8 import in_seven_bits, saturating
 
 # MXNet 1.9.1 fuses whatever is bound to cpu(0), in places wrongly. cpu(1) is the same processor, and left alone.
 UNFUSED = mx.cpu(1)
 TOLERANCE = 1e-4  # of an output's largest value; adding up in another order changes about 1e-6
-
-_INT8 = "MKLDNN_QUANTIZE"  # the backend that prepares a graph for int8
-_ACTIVATIONS = {"Activation", "LeakyReLU", "clip"}
-_FOLLOWERS = {  # layer -> what MXNet may fuse with it that reads its output
-    "Convolution": {"BatchNorm", "elemwise_add", *_ACTIVATIONS},
-    "BatchNorm": {"elemwise_add", *_ACTIVATIONS},
-    "elemwise_add": _ACTIVATIONS,
-    "FullyConnected": {"abs", "exp", "sqrt", "square", *_ACTIVATIONS},
-}
 
 
 def fuse(net):
@@ -59,7 +50,7 @@ class _Fused(gluon.Block):
 
 def fuse_graph(symbol, backend="MKLDNN"):
     """Return a symbol with its layers fused by oneDNN, for prediction; the other backend prepares it for int8."""
-    return _prepared(symbol, backend).get_backend_symbol(backend)
+    return prepare(symbol, backend).get_backend_symbol(backend)
 
 
 def checked(fused, unfused, x):
@@ -145,115 +136,35 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), v
     Returns:
         (symbol, arguments, statistics) of the quantised graph.
     """
-    in_float = list(exclude)
-    quantized = _calibrated(symbol, arguments, statistics, x, mode, in_float)
-    while wrong := wrong_in_int8(quantized[0], vnni):
+    in_float, wrong = list(exclude), [True]
+    while wrong:
+        quantized, parameters, running = _calibrated(symbol, arguments, statistics, x, mode, in_float)
+        quantized, widened, wrong = mend_int8(quantized)
+        wrong += [] if vnni else saturating(quantized)
+        if set(wrong) & set(in_float):
+            raise RuntimeError(f"MXNet quantises {', '.join(wrong)} wrongly, even when excluded.")
         in_float += wrong
-        quantized = _calibrated(symbol, arguments, statistics, x, mode, in_float)
-    return quantized if vnni else (*in_seven_bits(*quantized[:2]), quantized[2])
+    if not vnni:
+        quantized, parameters = in_seven_bits(quantized, parameters, widened)
+    return quantized, parameters, running
 
 
 def _calibrated(symbol, arguments, statistics, x, mode, exclude):
     from mxnet.contrib.quantization import quantize_model_mkldnn
 
     x = np.asarray(x, dtype=np.float32)
-    prepared = _prepared(symbol, _INT8)
+    arguments = {**arguments, **fixed_gammas(symbol, arguments)}
+    prepared = prepare(symbol, INT8)
     fused, unfused = (partial(_computed, graph, {**arguments, **statistics}) for graph in
-                      (prepared.get_backend_symbol(_INT8), symbol))
+                      (prepared.get_backend_symbol(INT8), symbol))
     if checked(fused, unfused, x[:2]) is unfused:
-        prepared = _prepared(symbol, _INT8, all_apart=True)
+        prepared = prepare(symbol, INT8, all_apart=True)
     examples = mx.io.NDArrayIter(x, batch_size=min(64, len(x)))
     return quantize_model_mkldnn(
         prepared, arguments, statistics, ctx=mx.cpu(), calib_mode=mode, calib_data=examples,
         num_calib_examples=len(x), excluded_sym_names=list(exclude), quantized_dtype="auto", quantize_mode="smart",
         excluded_op_names=["elemwise_mul"],  # MXNet gives it unsigned numbers, which it does not take
         label_names=None, quantize_granularity="channel-wise", logger=None)
-
-
-def _prepared(symbol, backend, all_apart=False):
-    graph = json.loads(symbol.tojson())
-    _pool_again(graph)
-    _drop_copies(graph)
-    return mx.sym.load_json(json.dumps(_keep_apart(graph, backend, all_apart), ensure_ascii=False))  # MXNet reads no \u
-
-
-def _pool_again(graph):
-    """Let oneDNN compute the mean of each map, in int8 too; `replace_global_pooling` is for training."""
-    for node in graph["nodes"]:
-        if node["op"] == "mean" and node.get("attrs") == {"axis": "(2, 3)", "keepdims": "True"}:
-            node.update(op="Pooling", attrs={"global_pool": "True", "pool_type": "avg", "kernel": "(1, 1)"})
-
-
-def _drop_copies(graph):
-    """Take out what only copies at prediction, as MXNet does: who reads the copy is a reader of what is copied."""
-    copied = {}  # place -> edge to what it copies
-
-    def moved(edges):
-        return [copied.get(edge[0], edge) for edge in edges]
-
-    for place, node in enumerate(graph["nodes"]):
-        node["inputs"] = moved(node["inputs"])
-        drops = node["op"] == "Dropout" and node.get("attrs", {}).get("mode", "training") == "training"
-        if (node["op"] == "_copy" or drops) and graph["nodes"][node["inputs"][0][0]]["op"] != "null":
-            copied[place] = node["inputs"][0]
-            node.update(op="null", inputs=[])  # nothing leads to it any more
-    graph["heads"] = moved(graph["heads"])
-
-
-def _keep_apart(graph, backend, all_apart=False):
-    """Return a graph in which MXNet 1.9.1 finds no fusion that is wrong.
-
-    MXNet means to fuse a layer with a reader of its output only if there is no other reader. But its search overlooks
-    some: a sum that is fused with another layer already or would close a loop, the outputs of the graph, and after a
-    dense layer all but the first. They are then given the output of the fused layer instead. Where that may happen,
-    this puts a sum of one operand, which MXNet fuses with nothing, between the layer and all its readers. The same where
-    a dense layer in int8 has several readers: MXNet returns either integers or floats to all of them, or crashes.
-
-    Args:
-        graph: as in MXNet's JSON; it is changed.
-        backend: that is to fuse it.
-        all_apart: nothing at all is to be fused.
-    """
-    readers = {}
-    for node in graph["nodes"]:
-        for place, *_ in node["inputs"]:
-            readers.setdefault(place, []).append(node)
-    for place, *_ in graph["heads"]:
-        readers.setdefault(place, []).append(None)
-    nodes, places, apart = [], [], {}
-
-    def moved(edges):
-        return [[apart.get(place, places[place]) if output == 0 else places[place], output, *rest]
-                for place, output, *rest in edges]
-
-    for place, node in enumerate(graph["nodes"]):
-        places.append(len(nodes))
-        nodes.append({**node, "inputs": moved(node["inputs"])})
-        dense = node["op"] == "FullyConnected" or node["op"] in _FOLLOWERS["FullyConnected"] and \
-            graph["nodes"][node["inputs"][0][0]]["op"] == "FullyConnected"
-        mine = readers.get(place, [])
-        if backend == _INT8 and (dense or None in mine) and len(mine) > 1 or \
-                _is_apart(node["op"], mine, all_apart):
-            apart[place] = len(nodes)
-            nodes.append({"op": "add_n", "name": f"{node['name']}_apart", "attrs": {"num_args": "1"},
-                          "inputs": [[places[place], 0, 0]]})
-    return {"nodes": nodes, "heads": moved(graph["heads"]), "attrs": graph["attrs"],
-            "arg_nodes": [place for place, node in enumerate(nodes) if node["op"] == "null"]}
-
-
-def _is_apart(op, readers, all_apart):
-    """Whether a layer must not be fused with any of its readers, nodes or None for an output of the graph."""
-    followers = {place for place, reader in enumerate(readers) if reader and reader["op"] in _FOLLOWERS.get(op, ())}
-    overlooked = {place for place, reader in enumerate(readers)
-                  if reader is None or reader["op"] == "elemwise_add" or op == "FullyConnected"}
-    unusual = any(readers[place]["op"] == "BatchNorm" and not is_plain_norm(readers[place]) for place in followers)
-    return bool(followers) and (all_apart or unusual or bool(overlooked) and len(followers | overlooked) > 1)
-
-
-def is_plain_norm(node):
-    """Whether a BatchNorm node is over the channels, as fusion takes it to be, and returns only one array."""
-    settings = node.get("attrs", {})
-    return settings.get("axis", "1") == "1" and settings.get("output_mean_var", "False") not in ("True", "1")
 
 
 def trace(net):

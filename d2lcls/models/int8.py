@@ -13,32 +13,25 @@ _CONVOLUTION, _DENSE = "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected"
 _UNSIGNED, _SIGNED = 255.5, 127.5  # what MXNet makes of the end of a range, before it rounds
 
 
-def wrong_in_int8(symbol, vnni):
-    """Return the layers of a quantised graph that would compute something else than in float.
+def saturating(symbol):
+    """Return the layers of a quantised graph whose sums saturate without VNNI, whatever the ranges are.
 
-    MXNet 1.9.1 writes a fused sum in the type of the sum's other operand: where that is unsigned and the result is
-    signed, negative numbers become 0. To a dense layer's signed input, oneDNN 2.4.4 adds 128, and subtracts from the
-    sums what that adds to them; without VNNI, they have saturated by then. (A convolution's weights it halves first.)
+    oneDNN 2.4.4 adds 128 to the signed input of a dense layer, and later subtracts from the sums what that has added;
+    without VNNI they have saturated by then. (It halves the weights of a convolution first.)
 
     Args:
         symbol: `mxnet.symbol.Symbol`, quantised.
-        vnni: whether all its processors have VNNI.
 
     Returns:
         list of the layers' names, as they were called before quantisation.
     """
-    found, graph = [], json.loads(symbol.tojson())["nodes"]
+    graph = json.loads(symbol.tojson())["nodes"]
     types = _types(symbol, graph)
-    for node, result in zip(graph, types):
-        operands = [types[place] for place in _operands(node)]
-        signed_dense = node["op"] == _DENSE and operands[0] == np.int8
-        cut_sum = node.get("attrs", {}).get("with_sum") == "true" and (operands[-1], result) == (np.uint8, np.int8)
-        if cut_sum or signed_dense and not vnni:
-            found.append(node["name"].removeprefix("quantized_"))
-    return found
+    return [node["name"].removeprefix("quantized_") for node in graph
+            if node["op"] == _DENSE and types[node["inputs"][0][0]] == np.int8]
 
 
-def in_seven_bits(symbol, arguments):
+def in_seven_bits(symbol, arguments, widened=()):
     """Return a quantised graph, and its parameters, whose sums do not saturate with or without VNNI.
 
     What a convolution without padding reads from another one becomes signed, and its weights even: oneDNN halves those
@@ -48,6 +41,7 @@ def in_seven_bits(symbol, arguments):
     Args:
         symbol: `mxnet.symbol.Symbol`, quantised.
         arguments: dict from name to NDArray, its parameters; it is not changed.
+        widened: names of nodes whose ranges have been doubled already.
 
     Returns:
         (symbol, arguments).
@@ -65,7 +59,7 @@ def in_seven_bits(symbol, arguments):
               and _can_be_signed(graph, readers, arguments, place)]
     for place in signed:
         _make_signed(graph, readers, arguments, place)
-    _double_ranges(graph, types, arguments, set(signed))
+    _double_ranges(graph, types, arguments, {*(graph[place]["name"] for place in signed), *widened})
     return mx.sym.load_json(json.dumps(content, ensure_ascii=False)), arguments
 
 
@@ -123,7 +117,7 @@ def _rounded(weight):
     return np.trunc(weight * scale + np.copysign(np.float32(0.5), weight)).clip(-128, 127) / scale
 
 
-def _double_ranges(graph, types, arguments, signed):
+def _double_ranges(graph, types, arguments, done):
     """Double the ranges of unsigned activations that saturating sums read: what was seen is a number from 0 to 128."""
     read = [False] * len(graph)
     for place in reversed(range(len(graph))):  # readers come after what they read
@@ -133,7 +127,7 @@ def _double_ranges(graph, types, arguments, signed):
         elif read[place] and "max_calib_range" not in attributes:  # it passes on the ranges of its operands
             for operand in _operands(node):
                 read[operand] = True
-        if read[place] and types[place] == np.uint8 and place not in signed and "max_calib_range" in attributes:
+        if read[place] and types[place] == np.uint8 and node["name"] not in done and "max_calib_range" in attributes:
             attributes["max_calib_range"] = str(2 * float(attributes["max_calib_range"]))
 
 

@@ -69,8 +69,10 @@ def connect(storage):
     local = url.get_backend_name() == "sqlite"
     if local and url.database in (None, "", ":memory:"):
         raise ValueError(f"{storage} is a new database for every thread. storage=None keeps a study in memory.")
+    # Without a pool, no connection stays open in a study that nobody uses any more.
+    options = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.pool.NullPool} if local else None
     return optuna.storages.RDBStorage(
-        storage, {"connect_args": {"timeout": 60}} if local else None, heartbeat_interval=HEARTBEAT,
+        storage, options, heartbeat_interval=HEARTBEAT,
         grace_period=SILENCE, heartbeat_stale_trial_callback=_once_more)
 
 

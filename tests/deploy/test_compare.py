@@ -48,7 +48,7 @@ def test_forms_side_by_side(model, images, examples, tmp_path):
     assert second.agreement == pytest.approx((found.argmax(1) == expected.argmax(1)).mean(), abs=0.051)
     assert set(first.ms) == {1, 8} and all(ms > 0 for row in (first, second) for ms in row.ms.values())
     assert first.megabytes == pytest.approx(sum(path.stat().st_size for path in model.iterdir()) / 1e6)
-    assert compare([model], x, rounds=1)[0].top1 is None
+    assert compare([model], x, batch_sizes=(1,), rounds=1)[0].top1 is None
 
 
 def test_ties_agree_either_way(model, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 import argparse
 import json
+import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +15,17 @@ pytest.importorskip("tvm", reason="apache-tvm is not installed: pip install 'd2l
 
 from d2lcls.commands import compile as command  # noqa: E402
 from d2lcls.commands.parsers import commands_of  # noqa: E402
+from d2lcls.cores import cpu_flags  # noqa: E402
 from d2lcls.deploy import ModelError, load_model, tvm_graph  # noqa: E402
 from d2lcls.deploy.export import export  # noqa: E402
 from d2lcls.deploy.manifest import derive, read_manifest, write_manifest  # noqa: E402
 from d2lcls.deploy.to_onnx import export_onnx  # noqa: E402
 from d2lcls.deploy.tvm import compile_host, open_library  # noqa: E402
+from d2lcls.deploy.tvm_schedule import TILE  # noqa: E402
+from d2lcls.deploy.tvm_target import host_target, host_tile, needs  # noqa: E402
 from d2lcls.deploy.tvm_tune import Records, gain, tune  # noqa: E402
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="about the instruction sets of x86-64")
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +102,109 @@ def test_a_damaged_library_is_no_crash(compiled, tmp_path):
         open_library(tmp_path, read_manifest(compiled))
 
 
-def test_another_processor_is_refused_before_it_stops_the_process(compiled, monkeypatch):
+HASWELL = {"pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "abm", "bmi1", "bmi2", "movbe", "f16c", "fma", "avx", "avx2"}
+
+
+def cpu_with(monkeypatch, flags):
+    monkeypatch.setattr("d2lcls.deploy.tvm_target.cpu_flags", lambda: flags)
+
+
+def features(target):
+    from tvm.target.codegen import llvm_get_cpu_features
+
+    return {str(name) for name in llvm_get_cpu_features(target)}
+
+
+@on_x86
+def test_the_target_has_the_instructions_that_linux_reports_and_no_others(monkeypatch):
+    cpu_with(monkeypatch, HASWELL | {"fpu", "hypervisor", "sha_ni"})
+    assert {"sse3", "sse4.2", "lzcnt", "bmi", "fma", "avx2"} <= features(host_target())
+    assert not [name for name in features(host_target()) if name.startswith("avx512")]
+    assert host_tile() == TILE and needs() == {"machine": "x86_64", "instructions": sorted(HASWELL)}
+    cpu_with(monkeypatch, HASWELL | {"avx512f", "avx512bw"})
+    assert {"avx512f", "avx512bw"} <= features(host_target()) and "avx512vl" not in features(host_target())
+    assert host_tile() == 4 * TILE
+    cpu_with(monkeypatch, HASWELL - {"fma"} | {"avx512f"})  # LLVM takes fma to be a part of avx512f
+    assert "avx2" in features(host_target()) and "fma" not in features(host_target())
+    cpu_with(monkeypatch, set())
+    assert not {"sse3", "avx"} & features(host_target()) and needs()["instructions"] == []
+
+
+def test_arm_needs_nothing_but_neon_and_others_are_named(monkeypatch):
+    monkeypatch.setattr("d2lcls.deploy.tvm_target.platform.machine", lambda: "aarch64")
+    assert str(host_target().attrs["mcpu"]) == "generic" and needs() == {"machine": "aarch64", "instructions": []}
+    monkeypatch.setattr("d2lcls.deploy.tvm_target.platform.machine", lambda: "riscv64")
+    with pytest.raises(ModelError, match="for x86-64 and 64-bit Arm, not for riscv64. Use the ONNX model instead"):
+        host_target()
+
+
+@on_x86
+def test_a_library_that_this_processor_would_stop_at_is_refused(compiled, monkeypatch):
     manifest = read_manifest(compiled)
-    monkeypatch.setattr("d2lcls.deploy.tvm.this_processor", lambda: "x86-64")
-    for name, reason in (("sapphirerapids", "and this is x86-64, which lacks adx, aes, amx-bf16. Compile it here"),
-                         ("no-such-processor", "which LLVM does not know here"), (None, "which LLVM does not know")):
-        with pytest.raises(ModelError, match=f"compiled for the processor {name}, {reason}"):
-            open_library(compiled, replace(manifest, made_from={"processor": name}))
-    open_library(compiled, replace(manifest, made_from={"processor": "x86-64"}))
-    monkeypatch.setattr("d2lcls.deploy.tvm.this_processor", lambda: "skylake")
-    for name in ("x86-64", "haswell", "broadwell"):  # for which LLVM has other hints on what is quick
-        open_library(compiled, replace(manifest, made_from={"processor": name}))
+    needed = set(manifest.made_from["instructions"])
+    assert needed == cpu_flags() & needed and {"pni", "sse4_2"} <= needed
+    cpu_with(monkeypatch, needed - {"sse4_2", "pni"})
+    with pytest.raises(ModelError, match="compiled for a processor with pni, sse4_2, which this one does not have, or which "
+                                         "its host hides. Compile it here with: d2lcls compile"):
+        load_model(compiled)
+    cpu_with(monkeypatch, needed | {"something_new"})
+    load_model(compiled)
+    monkeypatch.setattr("d2lcls.deploy.tvm_target.platform.machine", lambda: "aarch64")
+    with pytest.raises(ModelError, match="compiled for x86_64, and this machine is aarch64"):
+        load_model(compiled)
+    for made_from in ({"processor": "znver4"}, None):
+        with pytest.raises(ModelError, match="does not say which instructions it needs.*Compile it again with"):
+            open_library(compiled, replace(manifest, made_from=made_from))
+
+
+@on_x86
+def test_code_that_is_killed_is_one_sentence_and_leaves_no_folder(onnx_model, tmp_path, monkeypatch):
+    import tvm
+
+    if "apx" in cpu_flags():
+        pytest.skip("this processor has APX, the instructions that the test takes for missing")
+    bad = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64", "mattr": ["+egpr", "+ndd"]})  # Intel APX
+    with monkeypatch.context() as patch:
+        patch.setattr("d2lcls.deploy.tvm.host_target", lambda: bad)
+        with pytest.raises(ModelError, match=r"the first run of the compiled model failed: killed by SIGILL \("):
+            compile_host(onnx_model, tmp_path / "models" / "t")
+    assert not list(tmp_path.iterdir())
+    compile_host(onnx_model, tmp_path / "models" / "t")  # a second try is not refused
+
+
+def test_ctrl_c_leaves_no_folder(onnx_model, tmp_path, monkeypatch):
+    def interrupt(module, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("d2lcls.deploy.tvm.build", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compile_host(onnx_model, tmp_path / "t")
+    assert not list(tmp_path.iterdir())
+
+
+@on_x86
+@pytest.mark.slow  # Python and TVM start under an emulator
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="qemu-x86_64 is not installed: apt install qemu-user")
+def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path, monkeypatch):
+    if not HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= cpu_flags():
+        pytest.skip("this processor has no AVX-512, so that Haswell is no smaller one")
+    compile_host(onnx_model, tmp_path / "own")
+    cpu_with(monkeypatch, HASWELL)
+    compile_host(onnx_model, tmp_path / "small")
+    with pytest.raises(ModelError, match="compiled for a processor with avx512bw, avx512dq, avx512f, avx512vl, which"):
+        load_model(tmp_path / "own")
+    np.save(tmp_path / "x.npy", examples[:1])
+    code = ("import sys, numpy; from d2lcls.deploy.tvm import run_library; "
+            "numpy.save(sys.argv[3], run_library(sys.argv[1], numpy.load(sys.argv[2])))")
+
+    def on_haswell(name):
+        return subprocess.run(["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", code, tmp_path / name / "model.so",
+                               tmp_path / "x.npy", tmp_path / f"{name}.npy"], capture_output=True, text=True).returncode
+
+    assert on_haswell("small") == 0
+    same(np.load(tmp_path / "small.npy"), load_model(tmp_path / "small").compute(examples[:1]))
+    assert on_haswell("own") in (-signal.SIGILL, 128 + signal.SIGILL)  # this is what the refusal prevents
 
 
 def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, compiled, tmp_path, monkeypatch):
@@ -119,7 +218,7 @@ def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, comp
         compile_host(tmp_path, tmp_path / "a")
     with pytest.raises(ModelError, match="compiled, the model's logits differ by up to .*more than -1. Please report"):
         compile_host(onnx_model, tmp_path / "b", tolerance=-1)
-    assert not list((tmp_path / "b").iterdir())
+    assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "tvm", None)
     with pytest.raises(ImportError, match=r'apache-tvm is not installed: pip install "d2lcls\[deploy\]"'):
         tvm_graph.import_tvm()
@@ -173,7 +272,7 @@ def test_the_command_compiles_and_tunes(capsys, onnx_model, examples, model, tmp
     assert not options.run(options)
     out = capsys.readouterr().out
     assert "9 schedules tried; tuned, the model runs 1.50 times as fast as scheduled by rule\n" in out
-    assert re.search(r"model.so: [\d.]+ MB for \S+, batch 2\n", out)
+    assert re.search(r"model.so: [\d.]+ MB for \S+, batch 2\ninstruction sets it uses: \S", out)
     assert re.search(r"\nloaded, checked and run once in [\d,]+ ms; logits differ from ONNX Runtime's by ", out)
     same(load_model(tmp_path / "t").compute(examples[:3]), load_model(model).compute(examples[:3]))
     assert json.loads((tmp_path / "t/manifest.json").read_text())["versions"]["apache-tvm"]

@@ -10,7 +10,7 @@ from d2lcls.data import Batches, Images, channel_statistics, flip, pad_crop
 from d2lcls.models import SmallCNN, set_bias_multiplier
 from d2lcls.training import TrainingDiverged, evaluate, fit, make_trainer, predict, train_step
 from d2lcls.training.evaluation import split_and_load
-from d2lcls.training.steps import average_running_statistics, is_finite
+from d2lcls.training.steps import average_running_statistics, check_training_memory, is_finite
 
 
 def batches(data, batch_size=32, **kwargs):
@@ -332,3 +332,63 @@ def test_the_share_of_the_time_that_data_are_waited_for_is_recorded(shapes, monk
                  loss=lambda logits, labels: takes(3, cross_entropy(logits, labels)), verbose=False)[0]
     assert (record.waiting, record.seconds, record.images_per_second) == (0.25, 20, 7.5)  # 5 steps, 150 images
     assert "25.0% waiting for data" in str(record)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"optimizer": "sdg"}, ValueError, "Cannot find optimizer sdg"),
+    ({"wd": -1}, ValueError, "wd and l1 must be 0 .off. or above, not -1 and 0.0"),
+    ({"unfreeze": {1: 1}}, ValueError, "unfreeze must map epochs"),
+    ({"checkpoint_dir": "file"}, NotADirectoryError, "last.npz: cannot be written, because .*file is not a folder"),
+    ({"tensorboard": "file"}, NotADirectoryError, "events: cannot be written, because .*file is not a folder"),
+    ({"checkpoint_dir": "run"}, FileExistsError, "run holds a training run already"),
+    ({}, MemoryError, "Training on batches of 32 images of 3 x 12 x 12 needs at least 0.0 GB of memory; 0.0 GB are available. "
+                      "Use a smaller batch size or smaller images")])
+def test_a_refused_training_changes_nothing(shapes, tmp_path, monkeypatch, options, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.npz").write_text("a run")
+    before = sorted(tmp_path.rglob("*"))
+    if error is MemoryError:
+        monkeypatch.setattr("d2lcls.memory.available_memory", lambda: 1e5)
+    net = network()
+    with pytest.raises(error, match=message):
+        fit(net, batches(shapes), num_epochs=1, on_begin=lambda: pytest.fail("begun"), verbose=False, **options)
+    assert sorted(tmp_path.rglob("*")) == before
+    parameters = net.collect_params().values()
+    assert any(p._deferred_init for p in parameters) and not net._active and {p.wd_mult for p in parameters} == {1.0}
+
+
+def test_a_run_of_another_recipe_is_refused_before_its_parameters_are_read(shapes, tmp_path):
+    fit(network(), batches(shapes), num_epochs=1, checkpoint_dir=tmp_path, verbose=False)
+    net = network()
+    net(mx.nd.zeros((1, 3, 12, 12)))
+    before = weights(net)
+    with pytest.raises(ValueError, match="another recipe: num_epochs is 1 there and 2 here"):
+        fit(net, batches(shapes), num_epochs=2, checkpoint_dir=tmp_path, resume=True, verbose=False)
+    assert all((a == b).all() for a, b in zip(before, weights(net)))
+
+
+def test_on_begin_is_called_once_before_the_first_step(shapes):
+    calls = []
+    fit(network(), batches(shapes), num_epochs=2, verbose=False, on_begin=lambda: calls.append("begin"),
+        on_epoch=lambda record: calls.append(record.epoch))
+    assert calls == ["begin", 1, 2]
+
+
+def test_the_estimate_of_memory_is_what_the_layers_return():
+    class Two(gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2D(4, 3, padding=1)
+
+        def hybrid_forward(self, F, x):
+            return F.relu(self.convolution(x))
+
+    net, needed = Two(), 4 * 2 * 100 * (3 + 4 + 4) + 4 * (4 * 27 + 4)  # images, two layers, weights
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2lcls.memory.available_memory", lambda: needed)
+        check_training_memory(net, (2, 3, 10, 10))
+        patch.setattr("d2lcls.memory.available_memory", lambda: needed - 1)
+        with pytest.raises(MemoryError, match="batches of 2 images of 3 x 10 x 10"):
+            check_training_memory(net, (2, 3, 10, 10))

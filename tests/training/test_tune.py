@@ -164,7 +164,7 @@ def test_two_processes_share_a_study(storage):
 def running_elsewhere(storage, silent_for=0):
     """Leave a trial that another machine has in hand, or seems to have."""
     search(trials=1, storage=storage)
-    study = optuna.load_study(study_name="search", storage=storage)
+    study = optuna.load_study(study_name="search", storage=studies.connect(storage))
     trial = study.ask()
     trial.set_user_attr("worker", ["another machine", os.getpid()])
     parameters = {name: parameter.suggest(trial, name) for name, parameter in LINE.items()}
