@@ -59,7 +59,8 @@ onnx==1.18.0 \\
 """)
     install("mxnet", "1.9.1")
     install("numpy", "2.2.6")
-    only(doctor.lock(path), "note", "1 of 3", "onnx is missing (locked: 1.18.0)", f'--require-hashes --no-deps -r "{path}"')
+    only(doctor.lock(path), "note", "1 of 3", "onnx is missing (locked: 1.18.0)",
+         f'--require-hashes --no-deps -r "{path}"')
     install("onnx", "1.18.0")
     only(doctor.lock(path), "ok", "all 3 packages")
 
