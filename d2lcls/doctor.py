@@ -268,8 +268,7 @@ def instruction_sets(flags=None, limit=None):
     limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
     used = onednn_flags(flags, limit)
     if platform.machine() != "x86_64":
-        return [_ok("instruction sets", f"{platform.machine()}: MXNet computes in float32; there is no fast int8 or "
-                                        "bfloat16; TVM uses NEON")]
+        return [_ok("instruction sets", f"{platform.machine()}: slow int8, no bfloat16; TVM compiles for NEON")]
     widest = next((name for flag, name in (("avx512bw", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"))
                    if flag in used), "SSE")
     int8 = "fast int8 (VNNI)" if used & {"avx512_vnni", "avx_vnni", "amx_int8"} else "slow int8 (no VNNI)"

@@ -120,6 +120,8 @@ def build(container, steps, extra, run):
         if name == "RUN":
             if run:
                 steps.run(f"RUN {argument[:20]}...", container.command(["/bin/sh", "-c", argument], extra))
+                if steps.failed():
+                    sys.exit(1)
         elif name == "USER":
             container.user = argument
         elif name == "WORKDIR":  # belongs to root where it is made here
@@ -150,7 +152,7 @@ class Steps:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [""]
         if done.returncode == 0:
             outcome = "works"
-        elif may_refuse and "Traceback" not in done.stderr and done.returncode > 0:
+        elif may_refuse and lines[-1].startswith("d2lcls: ") and "Traceback" not in done.stderr:
             outcome = f"says: {lines[-1]}"
         else:
             outcome = f"FAILS with {done.returncode}: {lines[-1]}"
@@ -163,6 +165,10 @@ class Steps:
         """Print a step's line and keep it."""
         self.records.append({"step": name, "seconds": round(time.perf_counter() - begun, 1), "outcome": outcome})
         print(f"{name:20} {self.records[-1]['seconds']:8.1f} s  {outcome}", flush=True)
+
+    def failed(self):
+        """Say whether a step failed."""
+        return any(record["outcome"].startswith("FAILS") for record in self.records)
 
     def serve(self, name, command, pattern, ask):
         """Start a server, wait until it prints its address, and ask it something."""
@@ -264,7 +270,7 @@ def main():
         options.json.write_text(json.dumps({
             "arch": options.arch, "emulated": emulated, "base": base,
             "versions": json.loads(printed["versions"] or "{}"), "steps": steps.records}, indent=2) + "\n")
-    sys.exit(any(record["outcome"].startswith("FAILS") for record in steps.records))
+    sys.exit(steps.failed())
 
 
 if __name__ == "__main__":

@@ -55,10 +55,11 @@ def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
     check_new_folder(target)
     rounded, stored = shrink(arguments, [weight for name, weight in layers.items() if name not in exclude])
     graph, values, statistics = quantize_graph(symbol, rounded, statistics, x, mode, exclude, vnni)
-    for name, value in values.items():  # the quantised graph may have parameters of its own, such as ranges
-        if name not in arguments or (value.asnumpy() != rounded[name].asnumpy()).any():
+    for name, value in values.items():  # the quantised graph rounds some weights further, and has parameters of its own
+        if f"scale:{name}" in stored:
+            stored[f"arg:{name}"] = nd.round(value / stored[f"scale:{name}"]).astype(np.int8)
+        else:
             stored[f"arg:{name}"] = value
-            stored.pop(f"scale:{name}", None)
     stored = {name: value for name, value in stored.items() if name.split(":", 1)[1] in values}
     written = derive(manifest, "mxnet-int8", mode=mode, images=len(x), excluded=list(exclude), vnni=vnni)
     with new_folder(target):

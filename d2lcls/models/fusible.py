@@ -107,13 +107,14 @@ def _is_wrong_in_int8(op, source, readers):
     """The same for what is only wrong in int8; `source` is the operator of the layer's first input.
 
     Of several readers of a dense layer or of an output of the graph, some take integers and some take floats, and MXNet
-    gives all of them the same. GELU after a convolution and any LeakyReLU after a sum get scaled numbers; after a dense
-    layer LeakyReLU loses what is negative.
+    gives all of them the same. GELU after a convolution gets scaled numbers; the leaky ReLU after a dense layer loses
+    what is negative.
     """
     dense = "FullyConnected" in (op, source if op in _FOLLOWERS["FullyConnected"] else None)
-    kinds = [reader.get("attrs", {}).get("act_type") for reader in readers if reader and reader["op"] == "LeakyReLU"]
-    leaky = bool(kinds) if op in ("elemwise_add", "FullyConnected") else op in _FOLLOWERS and "gelu" in kinds
-    return leaky or len(readers) > 1 and (dense or None in readers)
+    kinds = [reader.get("attrs", {}).get("act_type", "leaky")
+             for reader in readers if reader and reader["op"] == "LeakyReLU"]
+    wrong = op in _FOLLOWERS and ("leaky" if op == "FullyConnected" else "gelu") in kinds
+    return wrong or len(readers) > 1 and (dense or None in readers)
 
 
 def is_plain_norm(node):

@@ -141,9 +141,11 @@ def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), v
         quantized, parameters, running = _calibrated(symbol, arguments, statistics, x, mode, in_float)
         quantized, widened, wrong = mend_int8(quantized)
         wrong += [] if vnni else saturating(quantized)
+        if set(wrong) & set(in_float):
+            raise RuntimeError(f"MXNet quantises {', '.join(wrong)} wrongly, even when excluded.")
         in_float += wrong
     if not vnni:
-        quantized = in_seven_bits(quantized, parameters, widened)
+        quantized, parameters = in_seven_bits(quantized, parameters, widened)
     return quantized, parameters, running
 
 

@@ -31,9 +31,10 @@ BY_MXNET = """
 import sys, numpy
 from pathlib import Path
 from d2lcls.deploy import load_model
-folder = Path(sys.argv[1])
-numpy.savez(sys.argv[2], **{f"{path.parent.name} {path.name}": load_model(path).compute(numpy.load(path.parent / "x.npy"))
-                            for path in folder.glob("*/int8*")})
+found = {}
+for path in Path(sys.argv[1]).glob("*/int8*"):
+    found[f"{path.parent.name} {path.name}"] = load_model(path).compute(numpy.load(path.parent / "x.npy"))
+numpy.savez(sys.argv[2], **found)
 """
 BY_ONNX_RUNTIME = """
 import sys, numpy, onnxruntime
@@ -49,10 +50,10 @@ numpy.savez(sys.argv[2], **found)
 def bright():
     """Weights and inputs of one sign, all of them nearly the largest: convolutions of each kind and dense layers."""
     net = nn.HybridSequential()
-    net.add(nn.Conv2D(32, 3, padding=1, in_channels=3, activation="relu"),
+    net.add(nn.Conv2D(32, 3, padding=1, in_channels=3, activation="relu"), nn.MaxPool2D(),
             nn.Conv2D(32, 3, padding=1, in_channels=32, groups=2, activation="relu"),
             nn.Conv2D(32, 3, padding=1, in_channels=32, groups=32, activation="relu"),
-            nn.MaxPool2D(), nn.Conv2D(24, 1, in_channels=32), nn.Conv2D(16, 3, in_channels=24, activation="relu"),
+            nn.Conv2D(24, 1, in_channels=32), nn.Conv2D(16, 3, in_channels=24, activation="relu"),
             nn.Flatten(), nn.Dense(16, in_units=16 * 6 * 6, activation="relu"), nn.Dense(3, in_units=16))
     return net
 
@@ -144,8 +145,9 @@ def test_onnx_runtime_computes_the_same_here(models, tmp_path):
 def test_a_model_for_vnni_warns_without_it(models, tmp_path):
     code = "import sys\nfrom d2lcls.deploy import load_model\nfor folder in sys.argv[1:]: load_model(folder)"
     folders = [models / "bright" / form for form in ("int8", "onnx-int8", "int8-vnni", "onnx-int8-vnni", "mxnet")]
-    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, timeout=110, check=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **masked_cpu["environment"]("avx2", tmp_path)})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **masked_cpu["environment"]("avx2", tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True,
+                          timeout=110, env=environment)
     warned = [line for line in done.stderr.splitlines() if "UserWarning" in line]
     assert [line.split("UserWarning: ")[1].split(": an int8 model")[0] for line in warned] == [*map(str, folders[2:4])]
     assert all("Make it again with d2lcls quantize, without --vnni." in line for line in warned)
