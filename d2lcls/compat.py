@@ -5,13 +5,15 @@ names that numpy removed, CUDA libraries that the loader does not look for, the 
 for 64-bit Arm lacks, matrix units (Intel AMX) that Linux keeps locked, and the number of threads,
 which MXNet takes to be half of the processors it sees. It imports numpy, and nothing else that is large.
 
-What was run, on Linux x86-64 with Python 3.11 and MXNet 1.9.1: training and exporting a network,
-saving and loading every dtype, random numbers, ``mx.np``, the data pipeline, RecordIO, int8,
-GluonCV and mxboard. All of it works with numpy 1.23.5, 1.24.4, 1.25.2, 1.26.4, 2.0.2 and 2.2.6;
-only numpy's own ``linalg.svd``, from 1.25 on, takes no ``mx.np`` array (MXNet's does). With numpy
-2.3.5, which lost ``ndarray.tostring``, ``mx.recordio.pack`` fails for more than one label. With
-numpy 2.4.0 mxboard and int8 calibration fail too ("only 0-dimensional arrays can be converted to
-Python scalars"). The GPU half has only been run with stand-ins, without a GPU.
+What was run, on Linux x86-64 with MXNet 1.9.1: the tests on Python 3.11 with numpy 1.26.4 and on Python 3.13, for
+which there is no numpy 1, with 2.2.6; half of them on Python 3.12 with 1.26.4. On Python 3.11 alone, also with numpy
+1.23.5, 1.24.4, 1.25.2, 2.0.2 and 2.2.6: training and exporting a network, saving and loading every dtype, random numbers, ``mx.np``, the data pipeline,
+RecordIO, int8, GluonCV and mxboard. All of it works; only numpy's own ``linalg.svd``, from 1.25 on, takes no ``mx.np``
+array (MXNet's does). With numpy 2.3.5, which lost ``ndarray.tostring``, ``mx.recordio.pack`` fails for more than one
+label. With numpy 2.4.0 mxboard and int8 calibration fail too ("only 0-dimensional arrays can be converted to Python
+scalars"). On Python 3.14, which has no older numpy than 2.3.2, MXNet, GluonCV and mxboard can be imported; what fails
+is ``mx.recordio.pack`` and, for want of an onnx below 1.19, the export to ONNX.
+The GPU half has only been run with stand-ins, without a GPU.
 """
 
 import ast

@@ -59,7 +59,8 @@ onnx==1.18.0 \\
 """)
     install("mxnet", "1.9.1")
     install("numpy", "2.2.6")
-    only(doctor.lock(path), "note", "1 of 3", "onnx is missing (locked: 1.18.0)", f'--require-hashes --no-deps -r "{path}"')
+    only(doctor.lock(path), "note", "1 of 3", "onnx is missing (locked: 1.18.0)",
+         f'--require-hashes --no-deps -r "{path}"')
     install("onnx", "1.18.0")
     only(doctor.lock(path), "ok", "all 3 packages")
 
@@ -192,7 +193,7 @@ def test_instruction_sets(monkeypatch, flags, limit, message):
 
 def test_instruction_sets_of_arm(monkeypatch):
     monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
-    only(doctor.instruction_sets({"asimd"}, ""), "ok", "aarch64: MXNet computes in float32")
+    only(doctor.instruction_sets({"asimd"}, ""), "ok", "aarch64: slow int8, no bfloat16")
 
 
 def test_gpu_whose_kernel_fails(monkeypatch):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make a virtual environment that can hold MXNet: venv.sh FOLDER [PYTHON]
-# Without PYTHON, the first of python3.11, python3.12, python3.13 and python3 that fits is taken: 3.11 comes first because
-# the stored outputs and results were made with it. Where none fits, uv finds or downloads one.
+# Without PYTHON, the first of python3.11, python3.12, python3.13 and python3 that fits is taken: 3.11 comes first
+# because the stored outputs and results were made with it. Where none fits, uv finds or downloads one.
 # A bare Debian or Ubuntu lacks two things. The pip that `python3 -m venv` needs is in a package of its own,
 # python3-venv; and MXNet needs two libraries of the system's compiler. Where one is missing, its package is downloaded
 # and unpacked into the environment, for which nobody has to be root.
@@ -15,7 +15,8 @@ trap 'rm -rf "$unpacked"' EXIT
 
 fits() {
     "$1" -c 'import sys, sysconfig
-sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))' 2>/dev/null
+free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or bool(free_threaded))' 2>/dev/null
 }
 
 unpack() { # package, what it is for, package to install instead

@@ -205,8 +205,9 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
             seconds = time.perf_counter() - begun
             average_running_statistics(net)
             score = evaluate(net, valid, ctx) if valid is not None else None
-            record = Epoch(at.step // steps, rate(at.step - 1), tally.mean_loss, tally.accuracy,
-                           score and score.loss, score and score.accuracy, images / seconds, seconds, waited.seconds / seconds)
+            record = Epoch(at.step // steps, float(rate(at.step - 1)), tally.mean_loss, tally.accuracy,
+                           score and score.loss, score and score.accuracy, images / seconds, seconds,
+                           waited.seconds / seconds)
             at.records.append(asdict(record))
             if score and score.accuracy > at.best_accuracy:
                 at.best_accuracy, at.best_epoch, best = score.accuracy, record.epoch, parameters_to_arrays(net)

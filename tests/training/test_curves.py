@@ -22,7 +22,8 @@ def run(shapes, tmp_path):
     """The folder of a short training, and what `fit` returned."""
     net = SmallCNN(3, widths=(8,))
     net.initialize()
-    return tmp_path, fit(net, Batches(shapes), Batches(shapes), num_epochs=3, lr=0.01, tensorboard=tmp_path, verbose=False)
+    return tmp_path, fit(net, Batches(shapes), Batches(shapes), num_epochs=3, lr=0.01, tensorboard=tmp_path,
+                         verbose=False)
 
 
 def test_tensorboard_reads_back_what_fit_returned(run):

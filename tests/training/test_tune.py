@@ -164,7 +164,8 @@ def test_two_processes_share_a_study(storage):
 def running_elsewhere(storage, silent_for=0):
     """Leave a trial that another machine has in hand, or seems to have."""
     search(trials=1, storage=storage)
-    study = optuna.load_study(study_name="search", storage=studies.connect(storage))
+    without_pool = {"poolclass": studies.sqlalchemy.pool.NullPool}
+    study = optuna.load_study(study_name="search", storage=optuna.storages.RDBStorage(storage, without_pool))
     trial = study.ask()
     trial.set_user_attr("worker", ["another machine", os.getpid()])
     parameters = {name: parameter.suggest(trial, name) for name, parameter in LINE.items()}
