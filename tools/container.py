@@ -242,7 +242,7 @@ def main():
     parser.add_argument("--file", action="append", default=[], metavar="SOURCE:TARGET",
                         help="a file of this machine that the steps need, such as the certificate of a proxy")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the RUN steps")
-    parser.add_argument("--checks-only", action="store_true", help="copy the files again, and use what an earlier run built")
+    parser.add_argument("--checks-only", action="store_true", help="copy the files again, without the RUN steps")
     parser.add_argument("--json", type=Path, help="write the steps there")
     options = parser.parse_args()
     steps, root = Steps(), options.folder.absolute()
