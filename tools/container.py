@@ -257,7 +257,8 @@ def main():
         source, target = pair.split(":")
         (root / target.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, root / target.lstrip("/"))
-    mounts = (["-t", "proc", "proc", root / "proc"], ["--rbind", "--make-rslave", "/dev", root / "dev"])
+    mounts = (["-t", "proc", "proc", root / "proc"], ["-t", "sysfs", "sysfs", root / "sys"],
+              ["--rbind", "--make-rslave", "/dev", root / "dev"])
     for mount in mounts:
         subprocess.run(["mount", *mount], check=True)
     try:
