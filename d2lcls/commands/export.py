@@ -22,10 +22,10 @@ def add(command):
     _common(add, "the folder to write; not needed with --scan")
     add("--mode", choices=("naive", "entropy"), default="naive", help="form mxnet: how ranges are chosen")
     add("--images", type=positive(int), default=256, metavar="N",
-        help="training images to calibrate with, spread evenly over the classes (default: 256, or all if there are fewer)")
+        help="training images to calibrate with, spread evenly over the classes; all of them where there are fewer")
     add("--vnni", action="store_true",
-        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): slightly more "
-             "exact, but wrong where sums saturate; the default, seven bits, is right on every processor")
+        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): more exact, but "
+             "wrong where sums saturate; by default one bit less is used, which is right on every processor")
     add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
     add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
 

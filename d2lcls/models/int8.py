@@ -101,19 +101,21 @@ def _make_signed(graph, readers, arguments, place):
         weight, bias = (graph[parameter]["name"] for parameter in _operands(graph[reader])[1:3])
         even = _even(arguments[weight].asnumpy())
         arguments[weight] = mx.nd.array(even)
-        arguments[bias] = arguments[bias] + mx.nd.array(128 * step * _rounded(even).sum(axis=(1, 2, 3)))
+        arguments[bias] = arguments[bias] + mx.nd.array(128 * step * _rounded(even).reshape(len(even), -1).sum(axis=1))
 
 
 def _even(weight):
     """Round to even numbers of steps, each output channel's 1/127 of its largest weight, which stays as it is."""
-    largest = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
     step = np.where(largest > 0, largest / 127, 1)
-    return np.where(np.abs(weight) == largest, weight, 2 * np.rint(weight / step / 2).clip(-63, 63) * step)
+    even = 2 * np.rint(weight / step / 2).clip(-63, 63) * step
+    return np.where(np.abs(weight) == largest, weight, even).astype(np.float32)
 
 
 def _rounded(weight):
     """Return the weights that MXNet computes with; it rounds the largest, 127.5, to -128 or 127."""
-    scale = np.float32(_SIGNED) / np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), np.float32(1e-30))
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
+    scale = np.float32(_SIGNED) / np.maximum(largest, np.float32(1e-30))
     return np.trunc(weight * scale + np.copysign(np.float32(0.5), weight)).clip(-128, 127) / scale
 
 
