@@ -29,6 +29,10 @@ MASKS = runpy.run_path(str(REPOSITORY / "tools" / "masked_cpu.py"))
 # A network namespace that has only the loopback device.
 REFUSED = ["unshare", "-n" if os.geteuid() == 0 else "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 KEPT = ("PATH", "LANG", "PIP_", "SSL_", "REQUESTS_", "CURL_", "HTTP", "NO_PROXY", "UV_", "GIT_SSL")
+UNITS = {
+    "seconds": "s, with everything to install",
+    "cores_busy_elsewhere": "processor seconds per second that other programs took meanwhile",
+}
 
 
 def main():
@@ -50,7 +54,7 @@ def main():
     cells[name] = cell
     print(json.dumps({name: cell}, indent=1))
     print(results.write("portability", "python benchmarks/portability.py --root FOLDER --python PYTHON --level LEVEL",
-                        {"cells": dict(sorted(cells.items())), "units": {"seconds": "s, with everything to install"}}))
+                        {"cells": dict(sorted(cells.items())), "units": UNITS}))
     return 0 if all(step["passed"] for step in cell["steps"].values()) else 1
 
 
@@ -59,6 +63,8 @@ def run(options, work):
     clone, home = work / "d2lcls", work / "home"
     home.mkdir()
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, clone], check=True)
+    commit = subprocess.run(["git", "-C", clone, "rev-parse", "--short", "HEAD"], check=True, capture_output=True,
+                            text=True).stdout.strip()
     seen = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", LANG="C.UTF-8")
     if options.level:
@@ -74,17 +80,26 @@ def run(options, work):
     with open(options.log, "w") as log:
         for name, words in commands.items():
             cache = inside(home / ("empty" if words[0] == REFUSED[0] else "data"), options.root)
-            begun, written = time.perf_counter(), options.log.stat().st_size
+            begun, written, busy = time.perf_counter(), options.log.stat().st_size, busy_elsewhere()
             code = execute(words, clone, {**seen, "D2LCLS_HOME": cache}, options, log)
+            seconds = time.perf_counter() - begun
             printed = options.log.read_bytes()[written:].decode(errors="replace")
-            steps[name] = {"passed": code == 0, "seconds": round(time.perf_counter() - begun),
+            steps[name] = {"passed": code == 0, "seconds": round(seconds),
+                           "cores_busy_elsewhere": round((busy_elsewhere() - busy) / seconds, 2),
                            "counts": re.findall(r"=+ ([^=\n]*\b(?:passed|failed|error)\b[^=\n]*) in [\d.]+s", printed)}
     tell = "import platform; print(platform.python_version()); print(platform.freedesktop_os_release()['PRETTY_NAME'])"
     python, system = subprocess.run(
         command([".venv/bin/python", "-c", tell], clone, options), env=seen, check=True, capture_output=True,
         text=True).stdout.splitlines()
     return {"system": system, "python": python, "machine": platform.machine(),
-            "instructions": options.level or results.instructions(), "emulated": bool(options.level), "commit": head(), "steps": steps}
+            "instructions": options.level or results.instructions(), "emulated": bool(options.level),
+            "commit": commit, "steps": steps}
+
+
+def busy_elsewhere():
+    """Return the processor seconds that this machine has spent on anything but this process and its children."""
+    user, nice, system, _, _, interrupts, soft, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def execute(words, clone, environment, options, log):
@@ -110,12 +125,6 @@ def command(words, clone, options):
 def inside(path, root):
     """Return a path as the system in `root` knows it."""
     return str(Path("/", path.relative_to(root)))
-
-
-def head():
-    """Return the short name of the commit that is tested."""
-    return subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "--short", "HEAD"], check=True, capture_output=True,
-                          text=True).stdout.strip()
 
 
 if __name__ == "__main__":
