@@ -21,7 +21,8 @@ import builtins
 import contextvars
 import csv
 import ctypes
-import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import platform
@@ -80,6 +81,7 @@ def prepare():
     mxnet_came_first = "mxnet" in sys.modules
     if not mxnet_came_first:
         forget_failed_import()
+        sys.meta_path.insert(0, QuickImport())
     restore_numpy_names()
     if numpy.lib.NumpyVersion(numpy.__version__) >= "2.0.0":
         write_plain_numbers()
@@ -110,6 +112,42 @@ def forget_failed_import():
     for name in left:
         del sys.modules[name]
     return left
+
+
+class QuickImport(importlib.abc.MetaPathFinder):
+    """Leaves out what takes more than half of the time of ``import mxnet``, and what hardly any program needs.
+
+    scikit-learn gives `mxnet.model.FeedForward` a base class; MXNet deprecated that class long ago, and works without
+    scikit-learn. scipy.stats serves `mxnet.test_utils`, and is imported when it is first used.
+    """
+
+    def find_spec(self, fullname, path, target=None):
+        """Find the modules of MXNet that import one of them."""
+        name = {"mxnet.model": "sklearn", "mxnet.test_utils": "scipy.stats",
+                "mxnet.contrib.quantization": "scipy.stats"}.get(fullname)
+        if not name or name in sys.modules:
+            return None
+        stand_in = _Later(name) if name == "scipy.stats" else None  # None: an import raises ImportError
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec:
+            execute = spec.loader.exec_module
+
+            def execute_without(module):
+                sys.modules[name] = stand_in
+                try:
+                    execute(module)
+                finally:
+                    del sys.modules[name]
+
+            spec.loader.exec_module = execute_without
+        return spec
+
+
+class _Later(types.ModuleType):
+    """A module that is imported when something in it is used."""
+
+    def __getattr__(self, name):
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def restore_numpy_names(module=numpy):

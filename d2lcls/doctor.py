@@ -53,7 +53,7 @@ def examine():
     """Run every check and return the list of `Finding`."""
     findings = []
     for check in (system, container, python, lock, numpy, wheels, mxnet, import_order, cuda_libraries, gpu, amx,
-                  instruction_sets, threads, shared_memory, packages, extras, cache, data_hosts):
+                  instruction_sets, threads, shared_memory, packages, extras, compiler, cache, data_hosts):
         try:
             findings += check()
         except Exception as error:  # one check that cannot be made must not hide the others
@@ -348,6 +348,15 @@ def extras(requirements=None):
             findings.append(_note(f"extra {extra}", f"lacks {', '.join(missing)}",
                                   f'pip install "d2lcls[{extra}]"'))
     return findings
+
+
+def compiler(path=None):
+    """`d2lcls compile` links machine code with the system's C++ compiler."""
+    path = path or os.environ.get("CXX") or shutil.which("g++")
+    if path:
+        return [_ok("C++ compiler", path)]
+    return [_note("C++ compiler", "g++ is not installed; d2lcls compile and the chapter on phones need it",
+                  "sudo apt install g++")]
 
 
 def cache(folder=None):

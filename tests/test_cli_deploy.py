@@ -33,8 +33,9 @@ def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):  # noqa
 
 
 def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):  # noqa: F811
-    forms = {"int8": ("quantize", exported), "onnx": ("onnx", exported), "onnx-int8": ("quantize", tmp_path / "onnx"),
-             "tvm": ("compile", tmp_path / "onnx")}
+    forms = {"int8": ("quantize", exported), "onnx": ("onnx", exported), "onnx-int8": ("quantize", tmp_path / "onnx")}
+    if shutil.which("g++"):
+        forms["tvm"] = ("compile", tmp_path / "onnx")
     for name, (command, source) in forms.items():
         more = ("--images", 24) if command == "quantize" else ()
         code, out, err = call(capsys, command, source, "--out", tmp_path / name, *more)
@@ -48,11 +49,11 @@ def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):  
         assert code == 0 and err == ""
         answers[folder.name] = out.splitlines()
     assert all(lines[0] == str(picture) and lines[1].endswith("  green") and len(lines) == 4 for lines in answers.values())
-    assert answers["mine"] == answers["onnx"] == answers["tvm"]
-    code, out, err = call(capsys, "compare", exported, *(tmp_path / name for name in forms), "--images", 12)
+    assert all(answers[name] == answers["mine"] for name in ("onnx", "tvm") if name in answers)
+    code, out, err = call(capsys, "compare", exported, *(tmp_path / name for name in forms), "--images", 12, "--rounds", 1)
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 6 and lines[0].startswith("model") and lines[1].startswith("mine")
-    assert [line.split()[1] for line in lines[1:]] == ["mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm"]
+    assert code == 0 and lines[0].startswith("model") and lines[1].startswith("mine")
+    assert [line.split()[1] for line in lines[1:]] == ["mxnet", "mxnet-int8", *list(forms)[1:]]
 
 
 def test_a_run_predicts_as_its_model_does(capsys, exported, trained, photos):  # noqa: F811

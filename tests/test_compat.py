@@ -32,6 +32,22 @@ def test_import_is_light():
     assert run(f"import sys, d2lcls; print({heavy} & set(sys.modules))") == "set()"
 
 
+def test_mxnet_is_imported_without_what_it_hardly_needs():
+    assert run("""
+import sys, d2lcls, mxnet
+print("sklearn" in sys.modules, "pandas" in sys.modules, "scipy.stats._stats_py" in sys.modules)
+import scipy.stats, sklearn.base
+print(mxnet.test_utils.ss.norm is scipy.stats.norm, scipy.stats.norm.cdf(0), mxnet.model.FeedForward.__mro__[1:])
+""") == "False False False\nTrue 0.5 (<class 'object'>,)"
+
+
+def test_scikit_learn_that_came_first_is_left_alone():
+    assert run("""
+import sklearn.base, scipy.stats, d2lcls, mxnet
+print(issubclass(mxnet.model.FeedForward, sklearn.base.BaseEstimator), mxnet.test_utils.ss is scipy.stats)
+""") == "True True"
+
+
 def test_mxnet_is_whole_after_an_import_that_failed():
     """The first import stops where numpy 1.24 and later stop it."""
     printed = run("""

@@ -350,3 +350,11 @@ def test_remedies_can_be_pasted_where_the_doctor_stands(tmp_path):
                                               f'{sys.executable} -m pip install "d2lcls[cpu]"')
     (tmp_path / "pyproject.toml").touch()
     assert doctor._here(remedy, tmp_path).endswith(f' -m pip install "{tmp_path}[cpu]"')
+
+
+def test_compiler(tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    only(doctor.compiler(), "note", "g++ is not installed", "sudo apt install g++")
+    monkeypatch.setenv("CXX", "clang++")
+    only(doctor.compiler(), "ok", "clang++")

@@ -33,11 +33,14 @@ def _compile_host(options):
     import time
 
     from d2lcls.deploy import load_model
-    from d2lcls.deploy.tvm import FILE, compile_host
+    from d2lcls.deploy.tvm import FILE, check_compiler, compile_host
+    from d2lcls.deploy.tvm_graph import read_onnx_model
     from d2lcls.deploy.tvm_tune import gain, tune
     from d2lcls.files import check_new_folder
 
-    check_new_folder(options.out)  # says at once, and not after minutes of tuning, that there is something already
+    check_new_folder(options.out)  # these three say what is wrong before minutes of tuning
+    read_onnx_model(options.folder)
+    check_compiler()
     records = None
     if options.tune:
         records = tune(options.folder, options.tune, options.batch)

@@ -48,6 +48,7 @@ def add(command):
     add("models", metavar="MODEL", nargs="+", help="model folders; the others are held against the first")
     add("--dataset", help="images to compare on (default: the test images of what the model was trained on)")
     add("--images", type=positive(int), default=1000, metavar="N", help="how many of them")
+    add("--rounds", type=positive(int), default=10, metavar="N", help="how often each model is timed")
 
 
 def _common(add, out, required=False):
@@ -141,7 +142,7 @@ def _compare(options):
     images = _images(options, manifest, "test")
     images = images.subset(np.linspace(0, len(images) - 1, min(options.images, len(images))).astype(int))
     labels = images.labels if tuple(images.classes) == tuple(manifest.classes) else None
-    print(table(compare(options.models, manifest.preprocess.batch(images.images), labels)))
+    print(table(compare(options.models, manifest.preprocess.batch(images.images), labels, rounds=options.rounds)))
 
 
 def _images(options, manifest, split):

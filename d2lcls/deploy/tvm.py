@@ -1,5 +1,6 @@
 """A model compiled by Apache TVM to machine code for this machine: one shared library with its weights inside."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,23 @@ def run_library(path, x):
     return _main(path)(tvm.runtime.tensor(x)).numpy()
 
 
+def check_compiler():
+    """Raise RuntimeError where there is no C++ compiler to link a model with."""
+    if not shutil.which(import_tvm().support.cc.get_cc() or ""):
+        raise RuntimeError("No C++ compiler was found to link the model with. Install one (Debian and Ubuntu: "
+                           "sudo apt install g++), or name it in the environment variable CXX.")
+
+
 def build(module, path):
-    """Compile a scheduled `tvm.IRModule` for this machine and link it to a shared library at `path`."""
+    """Compile a scheduled `tvm.IRModule` for this machine and link it to a shared library at `path`.
+
+    Raises:
+        RuntimeError: there is no C++ compiler to link with.
+    """
+    check_compiler()
     tvm = import_tvm()
     with host_target():
-        try:
-            tvm.relax.build(module, relax_pipeline="default", target=host_target()).export_library(str(path))
-        except RuntimeError as error:
-            if "compiler" not in str(error).lower() and "g++" not in str(error):
-                raise
-            raise RuntimeError("No C++ compiler was found to link the model with. Install one (Debian: "
-                               "apt install g++) or name it in the environment variable CXX.") from error
+        tvm.relax.build(module, relax_pipeline="default", target=host_target()).export_library(str(path))
 
 
 def open_library(folder, manifest):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "tools/venv.sh"
-PYTHON = f"""[ "$1 $2" = "-m venv" ] && set -- -m venv --without-pip "$3"  # pip takes seconds
+PYTHON = f"""[ "$2" = "import ensurepip" ] && exit  # Debian's Python has none, and an older pip would take seconds
+[ "$1 $2" = "-m venv" ] && set -- -m venv --without-pip "$3"
 exec {sys.executable} "$@\""""
 
 

@@ -1,3 +1,5 @@
+import shutil
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -50,3 +52,10 @@ def model(tmp_path_factory, preprocess):
     folder = tmp_path_factory.mktemp("models") / "cnn"
     export(_network(), folder, "cnn", ("top", "middle", "bottom"), preprocess, "shapes")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """Skip tests that link what TVM has compiled where there is nothing to link with."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed: apt install g++")

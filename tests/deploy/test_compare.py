@@ -40,7 +40,7 @@ def test_accuracy_is_measured_and_written_down(model, images, tmp_path):
 def test_forms_side_by_side(model, images, examples, tmp_path):
     quantize_model(model, tmp_path / "small", examples)
     x = read_manifest(model).preprocess.batch(list(images.images))
-    first, second = compare([model, tmp_path / "small"], x, images.labels, batch_sizes=(1, 8), rounds=2)
+    first, second = compare([model, tmp_path / "small"], x, images.labels, batch_sizes=(1, 8), rounds=1)
     assert (first.name, first.form, first.agreement, first.difference, first.top1) == ("cnn", "mxnet", 1, 0, 0.75)
     assert (second.name, second.form) == ("small", "mxnet-int8") and second.difference > 0
     expected, found = (load_model(folder).compute(x) for folder in (model, tmp_path / "small"))

@@ -21,8 +21,9 @@ def size(folder):
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("mode", ["naive", "entropy"])
-@pytest.mark.parametrize("name", ["cnn", "cifar_resnet20_v1", "mobilenetv2_0.25"])
+@pytest.mark.parametrize("name, mode", [
+    *((name, "naive") for name in ("cnn", "cifar_resnet20_v1", "mobilenetv2_0.25")), ("cnn", "entropy"),
+    *(pytest.param(name, "entropy", marks=pytest.mark.slow) for name in ("cifar_resnet20_v1", "mobilenetv2_0.25"))])
 def test_int8_is_near_and_small(network, tmp_path, preprocess, examples, name, mode):
     export(network(name), tmp_path / "m", name, ("a", "b", "c"), preprocess)
     manifest, in_float = quantize_model(tmp_path / "m", tmp_path / "q", examples, mode)

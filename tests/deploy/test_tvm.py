@@ -36,7 +36,7 @@ def onnx_model(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compiled(onnx_model, tmp_path_factory):
+def compiled(onnx_model, compiler, tmp_path_factory):
     """The model compiled for batches of four."""
     folder = tmp_path_factory.mktemp("tvm") / "cnn"
     compile_host(onnx_model, folder, batch=4)
@@ -57,6 +57,7 @@ def test_any_number_of_pictures_is_answered_as_by_mxnet(model, compiled, example
 
 @pytest.mark.parametrize("name", ["cifar_resnet20_v1", *(pytest.param(name, marks=pytest.mark.slow) for name in (
     "mobilenetv2_0.25", "efficientnet_lite0", "cifar_resnet20_v2", "resnet18_v1"))])
+@pytest.mark.usefixtures("compiler")
 def test_networks_answer_as_in_mxnet(network, tmp_path, preprocess, examples, name):
     export(network(name), tmp_path / "m", name, ("a", "b", "c"), preprocess)
     export_onnx(tmp_path / "m", tmp_path / "o")
@@ -158,6 +159,7 @@ def test_a_library_that_this_processor_would_stop_at_is_refused(compiled, monkey
 
 
 @on_x86
+@pytest.mark.usefixtures("compiler")
 def test_code_that_is_killed_is_one_sentence_and_leaves_no_folder(onnx_model, tmp_path, monkeypatch):
     import tvm
 
@@ -183,9 +185,21 @@ def test_ctrl_c_leaves_no_folder(onnx_model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("variable, value", [("CXX", "no-such-compiler"), ("PATH", "/no/such/folder")])
+def test_a_missing_compiler_is_named_and_leaves_no_folder(onnx_model, tmp_path, monkeypatch, variable, value):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv(variable, value)
+    options = parse("compile", onnx_model, "--out", tmp_path / "t", "--tune", 60)
+    for compile_it in (lambda: compile_host(onnx_model, tmp_path / "t"), lambda: options.run(options)):
+        with pytest.raises(RuntimeError, match=r"No C\+\+ compiler was found.*sudo apt install g\+\+"):
+            compile_it()
+    assert not list(tmp_path.iterdir())
+
+
 @on_x86
 @pytest.mark.slow  # Python and TVM start under an emulator
 @pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="qemu-x86_64 is not installed: apt install qemu-user")
+@pytest.mark.usefixtures("compiler")
 def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path, monkeypatch):
     if not HASWELL | {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= cpu_flags():
         pytest.skip("this processor has no AVX-512, so that Haswell is no smaller one")
@@ -238,6 +252,7 @@ def test_an_operator_unknown_to_tvm_is_named(onnx_model, tmp_path):
         tvm_graph.read_relax(tmp_path, manifest)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_tuning_changes_the_schedule_and_not_the_answer(model, onnx_model, examples, tmp_path):
     records = tune(onnx_model, seconds=0.1)
     assert records.trials >= len(records.choices) > 5  # each loop by rule, at the least
@@ -251,6 +266,7 @@ def test_tuning_changes_the_schedule_and_not_the_answer(model, onnx_model, examp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_tuning_is_not_slower_than_the_rule_by_its_own_measure(onnx_model):
     records = tune(onnx_model, seconds=30)
     before, after = (sum(pair[place] for pair in records.seconds.values()) for place in (0, 1))
@@ -265,6 +281,7 @@ def parse(*arguments):
     return parser.parse_args([str(argument) for argument in arguments])
 
 
+@pytest.mark.usefixtures("compiler")
 def test_the_command_compiles_and_tunes(capsys, onnx_model, examples, model, tmp_path, monkeypatch):
     monkeypatch.setattr("d2lcls.deploy.tvm_tune.tune", lambda folder, seconds, batch: Records(trials=9))
     monkeypatch.setattr("d2lcls.deploy.tvm_tune.gain", lambda folder, records, batch: [1.0, 1.5, 9.0])

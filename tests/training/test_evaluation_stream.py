@@ -207,4 +207,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, layout):
         images, peak = map(int, child.stdout.split())
         assert images == number
         peaks.append(peak / 2**20)
-    assert peaks[1] - peaks[0] < 12, peaks  # 900 images as uint8 would be 32 MiB
+    assert peaks[1] - peaks[0] < 20, peaks  # 900 images as uint8 would be 32 MiB; freed memory varies by half of that
