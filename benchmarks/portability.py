@@ -31,6 +31,7 @@ REFUSED = ["unshare", "-n" if os.geteuid() == 0 else "-rn", "sh", "-c", 'ip link
 KEPT = ("PATH", "LANG", "PIP_", "SSL_", "REQUESTS_", "CURL_", "HTTP", "NO_PROXY", "UV_", "GIT_SSL")
 UNITS = {
     "seconds": "s, with everything to install",
+    "compiler": "whether g++ is installed; the tests of compiled models are skipped without it",
     "cores_busy_elsewhere": "processor seconds per second that other programs took meanwhile",
 }
 
@@ -67,11 +68,11 @@ def run(options, work):
                             text=True).stdout.strip()
     seen = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", LANG="C.UTF-8")
+    make = ["make", *([f"PYTHON={options.python}"] if options.python else [])]
     if options.level:
         masks = MASKS["environment"](options.level, work)
-        seen.update({key: value.replace(str(options.root).rstrip("/"), "", 1) if key != "MASKED_CPU_BITS" else value
-                     for key, value in masks.items()})
-    make = ["make", *([f"PYTHON={options.python}"] if options.python else [])]
+        there = {key: value if key == "MASKED_CPU_BITS" else inside(Path(value), options.root) for key, value in masks.items()}
+        make = ["env", *(f"{key}={value}" for key, value in there.items()), *make]
     commands = {target: [*make, target] for target in ("book", "test")}
     if options.offline:
         commands.update({f"{target}, offline": [*REFUSED, *words] for target, words in commands.items()})
@@ -93,6 +94,7 @@ def run(options, work):
         text=True).stdout.splitlines()
     return {"system": system, "python": python, "machine": platform.machine(),
             "instructions": options.level or results.instructions(), "emulated": bool(options.level),
+            "compiler": (options.root / "usr/bin/g++").exists(),
             "commit": commit, "steps": steps}
 
 
