@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_cli import call, fails, nothing_outside, photos, trained  # noqa: F401  fixtures that hold for this file too
 
+from d2lcls.cores import int8_saturates
 from d2lcls.deploy import read_manifest
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'd2lcls[deploy]'")
@@ -85,8 +87,11 @@ def test_few_images_and_uneven_classes_are_enough_to_quantise(capsys, tmp_path):
         assert call(capsys, *line.split())[0] == 0
     for source, more in (("m", ()), ("o", ()), ("m", ("--vnni",)), ("o", ("--vnni",))):
         target = f"{source}-int8{''.join(more)}"
-        code, out, err = call(capsys, "quantize", source, "--out", target, *more)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            code, out, err = call(capsys, "quantize", source, "--out", target, *more)
         assert code == 0 and err == "" and "calibrated on all 130 training images, 30 to 100 per class\n" in out
+        assert any("for processors with VNNI" in str(each.message) for each in said) == (bool(more) and int8_saturates())
         made_from = read_manifest(target).made_from
         assert made_from["images"] == 130 and made_from["vnni"] == bool(more)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 
+from d2lcls.cores import int8_saturates
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.efficientnet_lite import make_efficientnet
@@ -16,6 +17,7 @@ from d2lcls.models.surgery import split
 from d2lcls.models.weight_files import load_weights
 from d2lcls.models.weights import find_weights
 
+FAR = 1 if int8_saturates() else 0.5  # what rounding to eight bits, and to seven without VNNI, may do to random networks
 SIZES = {"cnn": 32, "mobilenetv2_0.5": 64, "efficientnet_lite0": 64}
 
 
@@ -76,7 +78,7 @@ def test_a_quantised_network_computes_nearly_the_same(name):
         expected = net(x).asnumpy()
         assert outputs.shape == expected.shape
         # Random weights in twenty layers carry rounding far; those of a trained network are tested below.
-        assert 1e-6 < error(outputs, expected) < (0.05 if name == "cnn" else 0.5)
+        assert 1e-6 < error(outputs, expected) < (0.05 if name == "cnn" else FAR)
     # With static_shape=True MXNet gave the first batch's outputs for ever.
     assert distance(found[1], found[0]) > 1e-3 and distance(found[4], found[0]) > 1e-3
     np.testing.assert_array_equal(quantized(batches[0]).asnumpy(), found[0])
@@ -93,8 +95,9 @@ def test_a_quantised_trained_network_sees_the_same_in_photographs():
     load_weights(net, path)
     quantized, expected = quantize(net, x), net(nd.array(x)).asnumpy()
     found = np.concatenate([quantized(nd.array(x[:2])).asnumpy(), quantized(nd.array(x[2:])).asnumpy()])
-    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
-    assert error(found, expected) < 0.25
+    likeliest = np.argsort(found, axis=1)[:, -2 if int8_saturates() else -1:]  # with seven bits, cats are confused
+    assert all(known in seen for known, seen in zip(expected.argmax(axis=1), likeliest))
+    assert error(found, expected) < FAR / 2
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
@@ -136,7 +139,7 @@ def test_the_front_of_a_network(small):
     net, x = make("efficientnet_lite0"), images(64, 4)
     front, tail = split(net, 2, size=64)
     found = tail(small(front)(x)).asnumpy()
-    assert found.shape == (4, 10) and error(found, net(x).asnumpy()) < (1e-5 if small is fuse else 0.5)
+    assert found.shape == (4, 10) and error(found, net(x).asnumpy()) < (1e-5 if small is fuse else FAR)
 
 
 def test_calibration_takes_any_number_of_images():

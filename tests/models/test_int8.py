@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mxnet.gluon import nn
 
+from d2lcls.cores import int8_saturates
 from d2lcls.models.fusible import mend_int8
 from d2lcls.models.fusion import assemble, quantize_graph, trace
 from d2lcls.models.int8 import _rounded, in_seven_bits, saturating
@@ -76,7 +77,8 @@ def test_a_convolution_without_padding_reads_signed_numbers_and_loses_nothing_bu
     assert "with_act" not in symbol.tojson() and "with_act" in full[0].tojson()
     rounding = [np.sqrt(((assemble(*graph)(mx.nd.array(x)).asnumpy() - expected) ** 2).mean()) / expected.std()
                 for graph in (full, (symbol, arguments, {}))]
-    assert rounding[0] < 0.04 and rounding[1] < 1.15 * rounding[0], rounding
+    # Without VNNI, oneDNN halves the largest weight of each channel too, which stays odd.
+    assert rounding[0] < 0.04 and rounding[1] < (1.4 if int8_saturates() else 1.15) * rounding[0], rounding
     for name, value in full[1].items():  # nothing was changed in place
         np.testing.assert_array_equal(value.asnumpy(), net.collect_params()[name].data().asnumpy())
 
