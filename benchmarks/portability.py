@@ -49,9 +49,7 @@ def main():
                         help="instead, add what tools/container.py --json wrote")
     parser.add_argument("--log", type=Path, default=Path("runs/portability.log"), help="what the commands print")
     options = parser.parse_args()
-    path = results.FOLDER / "portability.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    cells, containers = found.get("cells", {}), found.get("containers", {})
+    cells, containers = {}, {}
     if options.container:
         made = json.loads(options.container.read_text())
         containers[made.pop("arch")] = made
@@ -62,6 +60,9 @@ def main():
         cells[f"{cell['system']}, Python {cell['python']}, {cell['instructions']}"] = cell
         print(json.dumps(cell, indent=1))
         passed = all(step["passed"] for step in cell["steps"].values())
+    path = results.FOLDER / "portability.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    cells, containers = {**found.get("cells", {}), **cells}, {**found.get("containers", {}), **containers}
     print(results.write("portability", "python benchmarks/portability.py --root FOLDER --python PYTHON --level LEVEL", {
         "cells": dict(sorted(cells.items())), "containers": dict(sorted(containers.items())), "units": UNITS}))
     return 0 if passed else 1
