@@ -9,7 +9,7 @@ from threading import Lock
 
 import mxnet as mx
 
-from d2lcls.models.fusion import UNFUSED
+from d2lcls.models.unfused import UNFUSED
 
 KEPT = 32  # batch sizes that are kept set up, enough for all those of a service; beyond, the one set up first goes
 

@@ -8,9 +8,9 @@ import numpy as np
 from mxnet import nd
 
 from d2lcls.deploy.bound import bind
-from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
 from d2lcls.files import check_new_folder, new_folder
+from d2lcls.models.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion import assemble, checked, fuse_graph, trace
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them

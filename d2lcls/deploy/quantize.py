@@ -7,9 +7,9 @@ import numpy as np
 from mxnet import nd
 
 from d2lcls.deploy.export import load_graph, save_graph, shrink
-from d2lcls.deploy.graph import fold_batch_norm, nodes
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
 from d2lcls.files import check_new_folder, new_folder
+from d2lcls.models.folding import fold_batch_norm, nodes
 from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph
 
 MODES = ("naive", "entropy")

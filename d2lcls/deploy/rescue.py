@@ -10,7 +10,7 @@ import numpy as np
 from d2lcls.deploy.input_shapes import find_inputs, guess_shape, infer_shapes
 from d2lcls.deploy.params_file import read_params
 from d2lcls.deploy.symbol_json import Graph, read_symbol, reason_of
-from d2lcls.models.fusion import run
+from d2lcls.models.unfused import run
 
 WIDE = {np.dtype(name) for name in ("float16", "float64")}
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from d2lcls.deploy.export import load_graph, read_graph
-from d2lcls.deploy.graph import fold_batch_norm
 from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx_converters import OPSET
 from d2lcls.deploy.onnx_runtime import open_session
@@ -11,6 +10,7 @@ from d2lcls.deploy.rescue import RescueError, assemble
 from d2lcls.deploy.rescue_onnx import to_onnx
 from d2lcls.deploy.symbol_json import parse_symbol
 from d2lcls.files import check_new_folder, new_folder, write_atomically
+from d2lcls.models.folding import fold_batch_norm
 
 FILE = "model.onnx"
 

@@ -11,11 +11,11 @@ from mxnet import gluon, nd
 
 from d2lcls.cores import int8_saturates
 from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusible import INT8, fixed_gammas, mend_int8, prepare
 from d2lcls.models.int8 import in_seven_bits, saturating
+from d2lcls.models.unfused import run
 
-# MXNet 1.9.1 fuses whatever is bound to cpu(0), in places wrongly. cpu(1) is the same processor, and left alone.
-UNFUSED = mx.cpu(1)
 TOLERANCE = 1e-4  # of an output's largest value; adding up in another order changes about 1e-6
 
 
@@ -90,22 +90,6 @@ def _computed(symbol, values, x):
     return run(symbol, {**values, next(name for name in symbol.list_arguments() if name not in values): x})
 
 
-def run(symbol, values):
-    """Compute a graph as for prediction and as it is written, without fusion.
-
-    Args:
-        symbol: `mx.sym.Symbol`.
-        values: dict from the names of all its variables to numpy arrays or NDArrays, whose types are kept.
-
-    Returns:
-        list of numpy arrays, one for each output.
-    """
-    arguments, statistics = ({name: nd.array(values[name], UNFUSED, values[name].dtype) for name in names}
-                             for names in (symbol.list_arguments(), symbol.list_auxiliary_states()))
-    executor = symbol.bind(UNFUSED, arguments, grad_req="null", aux_states=statistics)
-    return [output.asnumpy() for output in executor.forward(is_train=False)]
-
-
 def quantize(net, x):
     """Compute with 8-bit integers wherever that is quicker, with ranges taken from example images.
 
@@ -118,7 +102,9 @@ def quantize(net, x):
             EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`. Where this
             processor has VNNI, they use all eight bits; `d2lcls.deploy.quantize` makes models for other processors too.
     """
-    return assemble(*quantize_graph(*trace(net), x, vnni=not int8_saturates()))
+    symbol, arguments, statistics = trace(net)
+    folded = fold_batch_norm(*fold_constants(symbol, arguments), statistics)
+    return assemble(*quantize_graph(*folded, x, vnni=not int8_saturates()))
 
 
 def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), vnni=False):

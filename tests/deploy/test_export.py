@@ -12,7 +12,7 @@ from PIL import Image
 from d2lcls.data import BrokenImage
 from d2lcls.deploy import ModelError, load_model
 from d2lcls.deploy.export import export, load_graph, shrink
-from d2lcls.deploy.graph import fold_batch_norm, fold_constants, nodes
+from d2lcls.models.folding import fold_batch_norm, fold_constants, nodes
 from d2lcls.models.fusion import assemble, trace
 
 NAMES = ("cnn", "cifar_resnet20_v1", "cifar_resnet20_v2", "mobilenet0.25", "mobilenetv2_0.25", "efficientnet_lite0")

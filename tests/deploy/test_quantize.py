@@ -7,10 +7,10 @@ import pytest
 
 from d2lcls.deploy import ModelError, load_model, read_manifest
 from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.graph import fold_batch_norm
 from d2lcls.deploy.quantize import float_layers, quantizable, quantize_model, sensitivity
 from d2lcls.deploy.quantize_onnx import quantize_onnx
 from d2lcls.deploy.to_onnx import export_onnx
+from d2lcls.models.folding import fold_batch_norm
 
 
 def error(found, expected):

@@ -10,11 +10,12 @@ from mxnet import nd
 from d2lcls.data import Preprocess
 from d2lcls.deploy.bound import bind
 from d2lcls.deploy.export import read_graph, save_graph
-from d2lcls.deploy.graph import fold_batch_norm, fold_constants
 from d2lcls.deploy.manifest import Manifest, write_manifest
 from d2lcls.deploy.rescue import assemble as assemble_old
 from d2lcls.deploy.symbol_json import parse_symbol
-from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph, run
+from d2lcls.models.folding import fold_batch_norm, fold_constants
+from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph
+from d2lcls.models.unfused import run
 
 CHANNELS, SIDE, CLASSES = 4, 6, 5
 ACTIVATIONS = [

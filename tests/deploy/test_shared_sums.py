@@ -9,15 +9,16 @@ from d2lcls.cli import main
 from d2lcls.data import Preprocess
 from d2lcls.deploy import load_model
 from d2lcls.deploy.export import export, load_graph, read_graph, save_graph
-from d2lcls.deploy.graph import fold_batch_norm
 from d2lcls.deploy.manifest import Manifest, write_manifest
 from d2lcls.deploy.quantize import quantize_model
 from d2lcls.deploy.rescue import load_old_model
 from d2lcls.deploy.rescue_onnx import write_onnx
 from d2lcls.deploy.to_onnx import export_onnx
 from d2lcls.models import fuse, get_model, quantize
+from d2lcls.models.folding import fold_batch_norm
 from d2lcls.models.fusible import mend_int8
-from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph, run
+from d2lcls.models.fusion import assemble, fuse_graph, quantize_graph
+from d2lcls.models.unfused import run
 
 
 def convolution(package, x, name, **parameters):

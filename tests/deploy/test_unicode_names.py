@@ -11,7 +11,6 @@ from serving import Serving, png
 from d2lcls.cli import main
 from d2lcls.deploy import load_model
 from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.graph import nodes
 from d2lcls.deploy.mar import write_archive
 from d2lcls.deploy.quantize import quantizable, quantize_model, sensitivity
 from d2lcls.deploy.quantize_onnx import quantize_onnx
@@ -21,6 +20,7 @@ from d2lcls.deploy.rescue_report import describe
 from d2lcls.deploy.to_onnx import export_onnx
 from d2lcls.deploy.to_torch import export_torch
 from d2lcls.models import fuse, quantize, summarize
+from d2lcls.models.folding import nodes
 
 PREFIX = "分类器_Ελ_🐈_"
 CLASSES = ("猫", "σκύλος", "कुत्ता")

@@ -176,7 +176,7 @@ def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convol
 
 def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
     """In the first block of cifar_resnet20_v1, once the normalisation is folded; apart, it costs a quarter of the time."""
-    from d2lcls.deploy.graph import fold_batch_norm
+    from d2lcls.models.folding import fold_batch_norm
 
     net, x, expected = drawn("cifar_resnet20_v1", 4)
     symbol, arguments, statistics = fold_batch_norm(*trace(net))

@@ -1,4 +1,4 @@
-"""What can be read off a graph of MXNet's, and done to it, before it goes anywhere."""
+"""Folds what is constant in a graph of MXNet's into its parameters, such as batch normalisation."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 
 from d2lcls.models.fusible import is_plain_norm
-from d2lcls.models.fusion import run
+from d2lcls.models.unfused import run
 
 
 def nodes(symbol):
