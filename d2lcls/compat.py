@@ -115,7 +115,7 @@ def forget_failed_import():
 
 
 class QuickImport(importlib.abc.MetaPathFinder):
-    """Leaves out what takes more than half of the time of ``import mxnet``, and what hardly any program needs.
+    """Leaves out a third of ``import mxnet``: two packages that MXNet imports and hardly any program needs.
 
     scikit-learn gives `mxnet.model.FeedForward` a base class; MXNet deprecated that class long ago, and works without
     scikit-learn. scipy.stats serves `mxnet.test_utils`, and is imported when it is first used.

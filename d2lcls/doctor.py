@@ -350,12 +350,13 @@ def extras(requirements=None):
     return findings
 
 
-def compiler(path=None):
+def compiler():
     """`d2lcls compile` links machine code with the system's C++ compiler."""
-    path = path or os.environ.get("CXX") or shutil.which("g++")
+    name = os.environ.get("CXX") or "g++"
+    path = shutil.which(name)
     if path:
         return [_ok("C++ compiler", path)]
-    return [_note("C++ compiler", "g++ is not installed; d2lcls compile and the chapter on phones need it",
+    return [_note("C++ compiler", f"{name} is not installed; d2lcls compile and the chapter on phones need it",
                   "sudo apt install g++")]
 
 

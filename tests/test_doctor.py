@@ -357,4 +357,6 @@ def test_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     only(doctor.compiler(), "note", "g++ is not installed", "sudo apt install g++")
     monkeypatch.setenv("CXX", "clang++")
-    only(doctor.compiler(), "ok", "clang++")
+    only(doctor.compiler(), "note", "clang++ is not installed", "sudo apt install g++")
+    (tmp_path / "clang++").touch(0o755)
+    only(doctor.compiler(), "ok", str(tmp_path / "clang++"))
