@@ -67,8 +67,13 @@ def pytest_runtest_call():
 def pytest_testnodedown(node, error):
     """Kill what the tests of a worker that died have started."""
     if error:
-        _kill(psutil.process_iter(), {"PYTEST_XDIST_TESTRUNUID": node.workerinput["testrunuid"],
-                                      "PYTEST_XDIST_WORKER": node.workerinput["workerid"]})
+        _kill(
+            psutil.process_iter(),
+            {
+                "PYTEST_XDIST_TESTRUNUID": node.workerinput["testrunuid"],
+                "PYTEST_XDIST_WORKER": node.workerinput["workerid"],
+            },
+        )
 
 
 def _kill(processes, started_with):
@@ -89,6 +94,7 @@ def pytest_runtest_setup(item):
 
 def _noticing_death(get_message):
     """Wrap nbval's method that waits for a message of the kernel."""
+
     def wait(kernel, stream, timeout):
         end = time.monotonic() + timeout
         while True:
@@ -100,4 +106,5 @@ def _noticing_death(get_message):
                     raise RuntimeError(f"The kernel died in this cell, with exit status {code}.") from None
                 if time.monotonic() >= end:
                     raise
+
     return wait

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from d2lcls import results
+from d2lcls.book import results
 
 
 def main():
@@ -31,14 +31,27 @@ def main():
     runs = []
     for seed in options.seeds:
         begun = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, str(options.folder), "--one", str(seed)], check=True,
-                              stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, str(options.folder), "--one", str(seed)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         runs.append({**json.loads(done.stdout.splitlines()[-1]), "seconds": time.perf_counter() - begun})
         print(f"seed {seed}: {runs[-1]}", flush=True)
-    print(results.write("ants_bees", "python benchmarks/ants_bees.py FOLDER", {
-        "accuracy": results.spread([100 * r["accuracy"] for r in runs]),
-        "seconds": results.spread([r["seconds"] for r in runs]), "images": runs[0]["images"],
-        "skipped": runs[0]["skipped"], "units": {"accuracy": "% of the images in val", "seconds": "whole process"}}))
+    print(
+        results.write(
+            "ants_bees",
+            "python benchmarks/ants_bees.py FOLDER",
+            {
+                "accuracy": results.spread([100 * r["accuracy"] for r in runs]),
+                "seconds": results.spread([r["seconds"] for r in runs]),
+                "images": runs[0]["images"],
+                "skipped": runs[0]["skipped"],
+                "units": {"accuracy": "% of the images in val", "seconds": "whole process"},
+            },
+        )
+    )
 
 
 def run(folder, seed):
@@ -49,13 +62,25 @@ def run(folder, seed):
 
     name = "efficientnet_lite2"
     look = preprocessing(name)
-    train, val = (load_folder(folder / split_name, look.crop, on_broken="skip", interpolation=look.interpolation)
-                  for split_name in ("train", "val"))
+    train, val = (
+        load_folder(folder / split_name, look.crop, on_broken="skip", interpolation=look.interpolation)
+        for split_name in ("train", "val")
+    )
     net = get_model(name, classes=len(train.classes), pretrained=True)
     front, tail = split(net, 1, look.crop)
     front = fuse(front)
-    seen = extract_features(front, Batches(train, 64, look.mean, look.std, augment=(flip(), pad_crop(24)), seed=seed), 2)
-    fit(tail, FeatureBatches(seen, 32, shuffle=True, seed=seed), num_epochs=40, lr=0.05, wd=1e-2, seed=seed, verbose=False)
+    seen = extract_features(
+        front, Batches(train, 64, look.mean, look.std, augment=(flip(), pad_crop(24)), seed=seed), 2
+    )
+    fit(
+        tail,
+        FeatureBatches(seen, 32, shuffle=True, seed=seed),
+        num_epochs=40,
+        lr=0.05,
+        wd=1e-2,
+        seed=seed,
+        verbose=False,
+    )
     score = evaluate(tail, FeatureBatches(extract_features(front, Batches(val, 64, look.mean, look.std)), 64))
     files = sum(1 for split_name in ("train", "val") for path in (folder / split_name).rglob("*") if path.is_file())
     return {"accuracy": score.accuracy, "images": [len(train), len(val)], "skipped": files - len(train) - len(val)}

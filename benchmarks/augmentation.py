@@ -9,11 +9,12 @@ import argparse
 import time
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-
-from d2lcls import data, results
+from d2lcls import data
+from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.training import evaluate, fit
+
+import mxnet as mx
 
 CROP, FLIP = data.pad_crop(4), data.flip(0.5)
 VARIANTS = {  # name: (transforms, alpha of mixup)
@@ -40,20 +41,42 @@ def main():
         return [r[key] for r in runs if r["variant"] == name]
 
     accuracy = {name: results.spread(column(name, "valid_accuracy")) for name in VARIANTS}
-    gain = {name: results.spread([a - b for a, b in zip(column(name, "valid_accuracy"),
-                                                        column("none", "valid_accuracy"))])
-            for name in VARIANTS if name != "none"}
+    gain = {
+        name: results.spread([a - b for a, b in zip(column(name, "valid_accuracy"), column("none", "valid_accuracy"))])
+        for name in VARIANTS
+        if name != "none"
+    }
     path = results.write(
-        "augmentation", "python benchmarks/augmentation.py",
-        {"recipe": {"model": "cnn", "train_images": TRAIN, "valid_images": VALIDATION, "num_epochs": EPOCHS,
-                    "batch_size": 128, "lr": 0.1, "schedule": "cosine", "warmup_epochs": 1.0, "wd": 5e-4,
-                    "pad_crop": 4, "flip": 0.5, "cutout": 8, "mixup": 0.2},
-         "valid_accuracy": accuracy, "gain": gain,
-         "train_accuracy": {name: results.spread(column(name, "train_accuracy")) for name in VARIANTS},
-         "units": {"valid_accuracy": "% of the validation images, network of the last step",
-                   "train_accuracy": "% of the training images, not augmented, same network",
-                   "gain": "percentage points of valid_accuracy over `none` with the same seed"},
-         "runs": runs}, data=["cifar10"])
+        "augmentation",
+        "python benchmarks/augmentation.py",
+        {
+            "recipe": {
+                "model": "cnn",
+                "train_images": TRAIN,
+                "valid_images": VALIDATION,
+                "num_epochs": EPOCHS,
+                "batch_size": 128,
+                "lr": 0.1,
+                "schedule": "cosine",
+                "warmup_epochs": 1.0,
+                "wd": 5e-4,
+                "pad_crop": 4,
+                "flip": 0.5,
+                "cutout": 8,
+                "mixup": 0.2,
+            },
+            "valid_accuracy": accuracy,
+            "gain": gain,
+            "train_accuracy": {name: results.spread(column(name, "train_accuracy")) for name in VARIANTS},
+            "units": {
+                "valid_accuracy": "% of the validation images, network of the last step",
+                "train_accuracy": "% of the training images, not augmented, same network",
+                "gain": "percentage points of valid_accuracy over `none` with the same seed",
+            },
+            "runs": runs,
+        },
+        data=["cifar10"],
+    )
     print(path)
 
 
@@ -69,12 +92,20 @@ def run(train, valid, name, seed):
     epochs = fit(net, batches, num_epochs=EPOCHS, seed=seed, verbose=False)
     seconds = time.perf_counter() - begun
     on_train, on_valid = (evaluate(net, data.Batches(images, 256, mean, std)) for images in (train, valid))
-    print(f"seed {seed}, {name}: training {on_train.accuracy:.2%}, validation {on_valid.accuracy:.2%}, "
-          f"{seconds:.0f} s", flush=True)
-    return {"variant": name, "seed": seed, "seconds": seconds,
-            "train_accuracy": 100 * on_train.accuracy, "valid_accuracy": 100 * on_valid.accuracy,
-            "train_loss": on_train.loss, "valid_loss": on_valid.loss,
-            "loss_by_epoch": [e.train_loss for e in epochs]}
+    print(
+        f"seed {seed}, {name}: training {on_train.accuracy:.2%}, validation {on_valid.accuracy:.2%}, {seconds:.0f} s",
+        flush=True,
+    )
+    return {
+        "variant": name,
+        "seed": seed,
+        "seconds": seconds,
+        "train_accuracy": 100 * on_train.accuracy,
+        "valid_accuracy": 100 * on_valid.accuracy,
+        "train_loss": on_train.loss,
+        "valid_loss": on_valid.loss,
+        "loss_by_epoch": [e.train_loss for e in epochs],
+    }
 
 
 if __name__ == "__main__":

@@ -19,17 +19,18 @@ import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.book.notebook import example_model, scale
+from d2lcls.deploy import load_model
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.onnx_runtime import open_session
+from d2lcls.machine.cores import usable_cores
+
 import numpy as np
 import skimage
 from PIL import Image
-
-from d2lcls import data, results
-from d2lcls.cores import usable_cores
-from d2lcls.deploy import load_model
-from d2lcls.deploy.onnx_runtime import open_session
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.notebook import example_model, scale
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools/browser"))
@@ -56,14 +57,27 @@ def main():
         parity = {form: {kind: compare(page, folder, form, kind) for kind in ("png", "jpg")} for form in FORMS}
         ms, ratio = take_turns(page, folder)
         path = results.write(
-            "browser", "D2LCLS_SCALE=full python benchmarks/browser.py",
-            {"browser": page.call("Browser.getVersion")["product"], "onnxruntime_web": live_page.VERSION,
-             "parity": parity, "ms": ms, "ratio": ratio, "start_ms": start, "bytes": sizes(folder),
-             "pictures": PICTURES, "rounds": ROUNDS, "units": {"ms": f"median of {RUNS} runs of the network on one picture, a round each",
-                                         "ratio": "ms in the browser over ms native, same round",
-                                         "start_ms": "from a local server to the first answer possible",
-                                         "parity": "largest differences; levels of 255"}},
-            data=["cifar10"])
+            "browser",
+            "D2LCLS_SCALE=full python benchmarks/browser.py",
+            {
+                "browser": page.call("Browser.getVersion")["product"],
+                "onnxruntime_web": live_page.VERSION,
+                "parity": parity,
+                "ms": ms,
+                "ratio": ratio,
+                "start_ms": start,
+                "bytes": sizes(folder),
+                "pictures": PICTURES,
+                "rounds": ROUNDS,
+                "units": {
+                    "ms": f"median of {RUNS} runs of the network on one picture, a round each",
+                    "ratio": "ms in the browser over ms native, same round",
+                    "start_ms": "from a local server to the first answer possible",
+                    "parity": "largest differences; levels of 255",
+                },
+            },
+            data=["cifar10"],
+        )
     print(path)
 
 
@@ -130,19 +144,26 @@ def compare(page, folder, form, kind):
     model = load_model(folder / "models" / form)
     expected = model.logits(paths)
     pixels = np.stack([model.manifest.preprocess.image(path) for path in paths])
-    return {"levels": int(np.abs(seen - pixels).max()), "logit": float(np.abs(logits - expected).max()),
-            "largest_logit": float(np.abs(expected).max()),
-            "same_top1": float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-            "same_top5": float((np.argsort(-logits, 1)[:, :5] == np.argsort(-expected, 1)[:, :5]).all(axis=1).mean())}
+    return {
+        "levels": int(np.abs(seen - pixels).max()),
+        "logit": float(np.abs(logits - expected).max()),
+        "largest_logit": float(np.abs(expected).max()),
+        "same_top1": float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        "same_top5": float((np.argsort(-logits, 1)[:, :5] == np.argsort(-expected, 1)[:, :5]).all(axis=1).mean()),
+    }
 
 
 def take_turns(page, folder):
     """Return ({form: {where: spread of ms}}, {form: {where: spread of ratios}})."""
     x = np.sin(np.arange(3 * 32 * 32, dtype=np.float32)).reshape(1, 3, 32, 32)
     ms = {form: {"browser": [], "native_one_thread": [], "native_all_cores": []} for form in FORMS}
-    native = {form: {"native_one_thread": open_session(folder / f"models/{form}/model.onnx", 1),
-                     "native_all_cores": open_session(folder / f"models/{form}/model.onnx", usable_cores())}
-              for form in FORMS}
+    native = {
+        form: {
+            "native_one_thread": open_session(folder / f"models/{form}/model.onnx", 1),
+            "native_all_cores": open_session(folder / f"models/{form}/model.onnx", usable_cores()),
+        }
+        for form in FORMS
+    }
     for turn in range(ROUNDS + 1):
         for form in FORMS:
             found = {"browser": page.evaluate(TIME.replace("RUNS", str(RUNS)).replace("FORM", form))}
@@ -150,8 +171,13 @@ def take_turns(page, folder):
             for where, times in found.items():
                 if turn:  # the first warms up
                     ms[form][where].append(statistics.median(times))
-    ratio = {form: {where: results.spread([a / b for a, b in zip(ms[form]["browser"], ms[form][where])])
-                    for where in native[form]} for form in FORMS}
+    ratio = {
+        form: {
+            where: results.spread([a / b for a, b in zip(ms[form]["browser"], ms[form][where])])
+            for where in native[form]
+        }
+        for form in FORMS
+    }
     return {form: {where: results.spread(times) for where, times in own.items()} for form, own in ms.items()}, ratio
 
 
@@ -166,8 +192,12 @@ def timed(compute, x):
 
 def sizes(folder):
     """Return {part: {"plain": bytes, "gzip": bytes}} of what a reader's browser fetches."""
-    files = {"onnx": folder / "models/onnx/model.onnx", "onnx-int8": folder / "models/onnx-int8/model.onnx",
-             "wasm": folder / "runtime" / live_page.FILES[1], "runtime_js": folder / "runtime" / live_page.FILES[0]}
+    files = {
+        "onnx": folder / "models/onnx/model.onnx",
+        "onnx-int8": folder / "models/onnx-int8/model.onnx",
+        "wasm": folder / "runtime" / live_page.FILES[1],
+        "runtime_js": folder / "runtime" / live_page.FILES[0],
+    }
     parts = {name: path.read_bytes() for name, path in files.items()}
     parts["page_js"] = b"".join(path.read_bytes() for path in sorted((folder / "live").glob("*.js")))
     return {name: {"plain": len(content), "gzip": len(gzip.compress(content, 6))} for name, content in parts.items()}

@@ -16,19 +16,24 @@ import sys
 import time
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import models
+from d2lcls.book import results
+from d2lcls.deploy.timing import Sleeper
+from d2lcls.machine.cores import usable_cores
+from d2lcls.models.costs import training_flop
+
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 from rivals.turns import brief, on_cores, ours, precisions, speed
 
-from d2lcls import models, results
-from d2lcls.cores import usable_cores
-from d2lcls.deploy.timing import Sleeper
-from d2lcls.models.costs import training_flop
-
-NETWORKS = {"cnn": (128, 32, 10), "cifar_resnet20_v1": (128, 32, 10), "resnet18_v1": (16, 224, 1000),
-            "fast94": (512, 32, 10)}  # batch, pixels, classes
+NETWORKS = {
+    "cnn": (128, 32, 10),
+    "cifar_resnet20_v1": (128, 32, 10),
+    "resnet18_v1": (16, 224, 1000),
+    "fast94": (512, 32, 10),
+}  # batch, pixels, classes
 PRECISIONS = precisions()
 SECONDS = 0.3  # of a turn of a kernel; a network gets twice as long
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
@@ -45,14 +50,27 @@ def main():
     options = parser.parse_args()
     flop = {name: flop_of(name) for name in options.networks}
     found = {str(cores): measure(cores, flop, options.rounds) for cores in sorted({1, usable_cores()})}
-    print(results.write("ceilings", "python benchmarks/ceilings.py", {
-        "cores": found, "rounds": options.rounds, "flop_per_image": flop,
-        "batch": {name: NETWORKS[name][0] for name in flop}, "units": {
-            "cores": "by their number", "kernels": "GFLOP/s, int8: GOP/s, copy and add: GB/s read and written",
-            "networks.*.images_per_second": "training images/s", "networks.*.gflops": "GFLOP/s of all that is counted",
-            "networks.*.share": "of the forward convolution's rate in the same precision, by round",
-            "networks.*.share_inside": "the same without multiplications with padding, which oneDNN skips",
-            "flop_per_image": "FLOP of a training step for one image; inside: those with padding left out"}}))
+    print(
+        results.write(
+            "ceilings",
+            "python benchmarks/ceilings.py",
+            {
+                "cores": found,
+                "rounds": options.rounds,
+                "flop_per_image": flop,
+                "batch": {name: NETWORKS[name][0] for name in flop},
+                "units": {
+                    "cores": "by their number",
+                    "kernels": "GFLOP/s, int8: GOP/s, copy and add: GB/s read and written",
+                    "networks.*.images_per_second": "training images/s",
+                    "networks.*.gflops": "GFLOP/s of all that is counted",
+                    "networks.*.share": "of the forward convolution's rate in the same precision, by round",
+                    "networks.*.share_inside": "the same without multiplications with padding, which oneDNN skips",
+                    "flop_per_image": "FLOP of a training step for one image; inside: those with padding left out",
+                },
+            },
+        )
+    )
 
 
 def flop_of(name):
@@ -60,8 +78,10 @@ def flop_of(name):
     _, pixels, classes = NETWORKS[name]
     net = models.get_model(name, classes=classes)
     net.initialize()
-    return {"all": training_flop(net, (3, pixels, pixels)),
-            "inside": training_flop(net, (3, pixels, pixels), padding=False)}
+    return {
+        "all": training_flop(net, (3, pixels, pixels)),
+        "inside": training_flop(net, (3, pixels, pixels), padding=False),
+    }
 
 
 def measure(cores, flop, rounds):
@@ -86,9 +106,13 @@ def measure(cores, flop, rounds):
     for (name, precision), seen in speeds.items():
         roof = rates[f"convolution_{precision}"]
         networks[name][precision] = {
-            "images_per_second": brief(seen), "gflops": brief([each * flop[name]["all"] / 1e9 for each in seen]),
-            **{key: brief([each * flop[name][count] / 1e9 / top for each, top in zip(seen, roof)])
-               for key, count in (("share", "all"), ("share_inside", "inside"))}}
+            "images_per_second": brief(seen),
+            "gflops": brief([each * flop[name]["all"] / 1e9 for each in seen]),
+            **{
+                key: brief([each * flop[name][count] / 1e9 / top for each, top in zip(seen, roof)])
+                for key, count in (("share", "all"), ("share_inside", "inside"))
+            },
+        }
     return {"kernels": {name: brief(seen) for name, seen in rates.items()}, "networks": networks}
 
 
@@ -126,6 +150,7 @@ def products():
 
 def convolutions():
     """Return a dict from the name of a convolution to (function, FLOP), those with padding not counted."""
+
     def convolve(x, weight):
         return nd.Convolution(x, weight, kernel=(3, 3), pad=(1, 1), num_filter=CHANNELS, no_bias=True)
 
@@ -137,7 +162,7 @@ def convolutions():
     weight = nd.random.normal(scale=0.02, shape=(CHANNELS, CHANNELS, 3, 3))
     pixels = nd.random.uniform(shape=(IMAGES, CHANNELS, PIXELS, PIXELS))
     x = convolve(pixels, weight)  # now in the memory layout that one convolution hands the next
-    work = 2 * IMAGES * CHANNELS**2 * (3 * PIXELS - 2)**2
+    work = 2 * IMAGES * CHANNELS**2 * (3 * PIXELS - 2) ** 2
     made = {}
     for precision, dtype in zip(PRECISIONS, (np.float32, BFLOAT16)):
         arrays = [nd.amp_cast(array, dtype=dtype) for array in (x, weight)]

@@ -12,9 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from d2lcls import data
+from d2lcls.book import results
 
-from d2lcls import data, results
+import numpy as np
 
 
 def main():
@@ -31,18 +32,33 @@ def main():
             seconds = time.perf_counter() - begun
             score = json.loads(_run("evaluate", folder, "--json"))
             progress = json.loads(str(np.load(Path(folder, "last.npz"))["progress"]))
-        runs.append({"seed": seed, "seconds": seconds, "test": score, "epochs": progress["records"],
-                     "best_epoch": progress["best_epoch"], "best_valid_accuracy": progress["best_accuracy"]})
+        runs.append(
+            {
+                "seed": seed,
+                "seconds": seconds,
+                "test": score,
+                "epochs": progress["records"],
+                "best_epoch": progress["best_epoch"],
+                "best_valid_accuracy": progress["best_accuracy"],
+            }
+        )
         print(f"seed {seed}: test top-1 {score['accuracy']:.2%} after {seconds:.0f} s", flush=True)
     path = results.write(
-        "cnn_cifar10", "python benchmarks/cnn_cifar10.py",
-        {"recipe": progress["recipe"],
-         "test_accuracy": results.spread([100 * r["test"]["accuracy"] for r in runs]),
-         "minutes": results.spread([r["seconds"] / 60 for r in runs]),
-         "images_per_second": results.spread([e["images_per_second"] for r in runs for e in r["epochs"]]),
-         "units": {"test_accuracy": "% of the 10,000 test images, network chosen on 5,000 validation images",
-                   "minutes": "whole command, start to end"},
-         "runs": runs}, data=["cifar10"])
+        "cnn_cifar10",
+        "python benchmarks/cnn_cifar10.py",
+        {
+            "recipe": progress["recipe"],
+            "test_accuracy": results.spread([100 * r["test"]["accuracy"] for r in runs]),
+            "minutes": results.spread([r["seconds"] / 60 for r in runs]),
+            "images_per_second": results.spread([e["images_per_second"] for r in runs for e in r["epochs"]]),
+            "units": {
+                "test_accuracy": "% of the 10,000 test images, network chosen on 5,000 validation images",
+                "minutes": "whole command, start to end",
+            },
+            "runs": runs,
+        },
+        data=["cifar10"],
+    )
     print(path)
 
 

@@ -15,16 +15,23 @@ import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls.book import results
+from d2lcls.deploy import load_model
+from d2lcls.deploy.edge import arm
+from d2lcls.deploy.edge.tuning import gain
+from d2lcls.deploy.timing import Sleeper, answer
+
 import numpy as np
 
-from d2lcls import results
-from d2lcls.deploy import arm, load_model
-from d2lcls.deploy.timing import Sleeper, answer
-from d2lcls.deploy.tvm_tune import gain
-
 NETWORKS = {"cnn": (10, 32), "cifar_resnet20_v1": (10, 32), "efficientnet_lite0": (1000, 224)}  # classes, pixels
-FORMS = {"mxnet": "mxnet", "mxnet_fused": "mxnet", "onnx": "onnx", "tvm_default": "default", "tvm_rule": "rule",
-         "tvm_tuned": "tuned"}  # and the folders they are in
+FORMS = {
+    "mxnet": "mxnet",
+    "mxnet_fused": "mxnet",
+    "onnx": "onnx",
+    "tvm_default": "default",
+    "tvm_rule": "rule",
+    "tvm_tuned": "tuned",
+}  # and the folders they are in
 PROCESSES = 4  # of each form, one after the other
 
 
@@ -39,15 +46,27 @@ def main():
     for name in options.networks:
         with tempfile.TemporaryDirectory() as work:
             found[name] = measure(Path(work), name, options)
-    print(results.write("compiled", "python benchmarks/compiled.py", {
-        "processes": PROCESSES, "rounds": PROCESSES * options.rounds, "networks": found, "units": {
-            "ms": "one picture, median of a turn; its spread over rounds in turn, a process for each form",
-            "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
-            "tuned_over_rule": "time by rule over the time tuned, in turn in one process",
-            "rule_over_default": "time as TVM compiles by default over the time by rule, by round",
-            "load_ms": "from the folder to the first answer in a new process, libraries imported",
-            "bytes": "the model's file or files", "tuning": "seconds, and schedules timed in them",
-            "differs": "largest difference of a logit from MXNet's, as a share of the largest logit"}}))
+    print(
+        results.write(
+            "compiled",
+            "python benchmarks/compiled.py",
+            {
+                "processes": PROCESSES,
+                "rounds": PROCESSES * options.rounds,
+                "networks": found,
+                "units": {
+                    "ms": "one picture, median of a turn; its spread over rounds in turn, a process for each form",
+                    "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
+                    "tuned_over_rule": "time by rule over the time tuned, in turn in one process",
+                    "rule_over_default": "time as TVM compiles by default over the time by rule, by round",
+                    "load_ms": "from the folder to the first answer in a new process, libraries imported",
+                    "bytes": "the model's file or files",
+                    "tuning": "seconds, and schedules timed in them",
+                    "differs": "largest difference of a logit from MXNet's, as a share of the largest logit",
+                },
+            },
+        )
+    )
 
 
 def measure(work, name, options):
@@ -66,16 +85,19 @@ def measure(work, name, options):
             sleeper.close()
     logits = {form: np.load(work / f"{form}.npy") for form in FORMS}
     largest = np.abs(logits["mxnet"]).max()
-    measured = {"ms": {form: spread(ms) for form, ms in rounds.items()},
-                "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
-                "tuned_over_rule": spread(gained),
-                "rule_over_default": ratio(rounds["tvm_default"], rounds["tvm_rule"]),
-                "tuning": {"seconds": options.tune, "trials": records.trials},
-                "differs": {form: float(np.abs(found - logits["mxnet"]).max() / largest)
-                            for form, found in logits.items()},
-                "load_ms": {form: spread(ms) for form, ms in loads.items()},
-                "bytes": {form: sum(path.stat().st_size for path in (work / folder).iterdir()
-                                    if path.name != "manifest.json") for form, folder in FORMS.items()}}
+    measured = {
+        "ms": {form: spread(ms) for form, ms in rounds.items()},
+        "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
+        "tuned_over_rule": spread(gained),
+        "rule_over_default": ratio(rounds["tvm_default"], rounds["tvm_rule"]),
+        "tuning": {"seconds": options.tune, "trials": records.trials},
+        "differs": {form: float(np.abs(found - logits["mxnet"]).max() / largest) for form, found in logits.items()},
+        "load_ms": {form: spread(ms) for form, ms in loads.items()},
+        "bytes": {
+            form: sum(path.stat().st_size for path in (work / folder).iterdir() if path.name != "manifest.json")
+            for form, folder in FORMS.items()
+        },
+    }
     if shutil.which(arm.COMPILER):
         arm.compile_arm(work / "onnx", work / "arm")
         measured["bytes"]["arm64"] = (work / "arm" / arm.FILE).stat().st_size
@@ -85,14 +107,14 @@ def measure(work, name, options):
 
 def make(work, name, seconds):
     """Write one network in every form, and its input; return what tuning found."""
-    import mxnet as mx
-
     from d2lcls.data import Preprocess
-    from d2lcls.deploy.export import export
-    from d2lcls.deploy.to_onnx import export_onnx
-    from d2lcls.deploy.tvm import compile_host
-    from d2lcls.deploy.tvm_tune import tune
+    from d2lcls.deploy.edge.host import compile_host
+    from d2lcls.deploy.edge.tuning import tune
+    from d2lcls.deploy.exporting import export
+    from d2lcls.deploy.onnx.export import export_onnx
     from d2lcls.models import get_model
+
+    import mxnet as mx
 
     classes, crop = NETWORKS[name]
     mx.random.seed(0)
@@ -115,11 +137,9 @@ def make(work, name, seconds):
 
 def compile_default(folder, target):
     """Compile an ONNX model as TVM does it when it is told nothing but the processor."""
-    import onnx
-
-    from d2lcls.deploy.tvm import FILE
-    from d2lcls.deploy.tvm_graph import import_tvm, read_onnx_model, simplify
-    from d2lcls.deploy.tvm_target import host_target
+    from d2lcls.deploy.edge.graph import import_tvm, read_onnx_model, simplify
+    from d2lcls.deploy.edge.host import FILE
+    from d2lcls.deploy.edge.target import host_target
 
     tvm = import_tvm()
     from tvm.relax.frontend.onnx import from_onnx
@@ -142,8 +162,8 @@ def serve(form, work):
 def loader(form, folder):
     """Return a function without arguments that loads one form; what it needs is imported already."""
     if form == "tvm_default":
-        from d2lcls.deploy.tvm import FILE
-        from d2lcls.deploy.tvm_graph import import_tvm
+        from d2lcls.deploy.edge.graph import import_tvm
+        from d2lcls.deploy.edge.host import FILE
 
         tvm = import_tvm()
 
@@ -153,10 +173,10 @@ def loader(form, folder):
 
         return load
     if form == "mxnet":
-        import mxnet as mx
+        from d2lcls.deploy.exporting import load_graph
+        from d2lcls.models.fusion.fused import assemble
 
-        from d2lcls.deploy.export import load_graph
-        from d2lcls.models.fusion import assemble
+        import mxnet as mx
 
         def load():
             net = assemble(*load_graph(folder))
@@ -165,11 +185,11 @@ def loader(form, folder):
 
         return load
     if form == "mxnet_fused":
-        import d2lcls.deploy.export  # noqa: F401
+        import d2lcls.deploy.exporting  # noqa: F401
     elif form == "onnx":
         import onnxruntime  # noqa: F401
     else:
-        from d2lcls.deploy.tvm_graph import import_tvm
+        from d2lcls.deploy.edge.graph import import_tvm
 
         import_tvm()
     return lambda: load_model(folder).compute

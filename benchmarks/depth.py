@@ -13,13 +13,14 @@ first part takes about 20 minutes, and so does each seed of the second; in float
 import argparse
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-import numpy as np
-
-from d2lcls import data, results
+from d2lcls import data
+from d2lcls.book import results
 from d2lcls.models import get_model, without_shortcuts
 from d2lcls.training import evaluate, fit
 from d2lcls.training.precision import candidate
+
+import mxnet as mx
+import numpy as np
 
 RUNS = results.FOLDER.parent / "runs" / "depth"
 NETWORKS = {f"{kind}_{depth}": (kind, depth) for depth in (20, 56) for kind in ("plain", "residual")}
@@ -36,16 +37,40 @@ def main():
     parser.add_argument("--long-seeds", type=int, nargs="+", default=[0, 1, 2], help="of the second part")
     parser.add_argument("--long-images", type=int, default=50_000, help="of the second part")
     parser.add_argument("--long-epochs", type=int, default=20, help="of the second part")
-    parser.add_argument("--precision", default=candidate([mx.cpu()]),
-                        help="of both parts, as in fit; the default is bfloat16 on a processor that has it")
+    parser.add_argument(
+        "--precision",
+        default=candidate([mx.cpu()]),
+        help="of both parts, as in fit; the default is bfloat16 on a processor that has it",
+    )
     options = parser.parse_args()
     found = {**shortcuts(options), **long(options)}
-    print(results.write("depth", "python benchmarks/depth.py", {**found, "precision": options.precision, "recipe": {
-        "shortcuts": {"images": options.images, "epochs": options.epochs, "batch_size": 64, **FEW},
-        "resnet20": {"images": options.long_images, "epochs": options.long_epochs, "batch_size": 128, **ALL}},
-        "units": {"train_loss": "nats an image, mean of the last epoch", "valid_accuracy": "% of 5,000 images",
-                  "added_by_depth": "train_loss of 56 layers less that of 20, same seed", "by_epoch": "train_loss",
-                  "resnet20": "% of the 10,000 test images; minutes of training"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "depth",
+            "python benchmarks/depth.py",
+            {
+                **found,
+                "precision": options.precision,
+                "recipe": {
+                    "shortcuts": {"images": options.images, "epochs": options.epochs, "batch_size": 64, **FEW},
+                    "resnet20": {
+                        "images": options.long_images,
+                        "epochs": options.long_epochs,
+                        "batch_size": 128,
+                        **ALL,
+                    },
+                },
+                "units": {
+                    "train_loss": "nats an image, mean of the last epoch",
+                    "valid_accuracy": "% of 5,000 images",
+                    "added_by_depth": "train_loss of 56 layers less that of 20, same seed",
+                    "by_epoch": "train_loss",
+                    "resnet20": "% of the 10,000 test images; minutes of training",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def shortcuts(options):
@@ -60,17 +85,29 @@ def shortcuts(options):
             net = get_model(f"cifar_resnet{depth}_v1")
             if kind == "plain":
                 without_shortcuts(net)
-            records = train(net, batches, f"{name}-{options.images}x{options.epochs}", options.epochs, seed,
-                            precision=options.precision, **FEW)
+            records = train(
+                net,
+                batches,
+                f"{name}-{options.images}x{options.epochs}",
+                options.epochs,
+                seed,
+                precision=options.precision,
+                **FEW,
+            )
             score = evaluate(net, data.Batches(held_out, 250, mean, std))
             losses[name].append(records[-1].train_loss)
             accuracies[name].append(100 * score.accuracy)
             curves[name].append([record.train_loss for record in records])
             print(f"{name} seed {seed}: training {losses[name][-1]:.3f}, validation {score.accuracy:.2%}", flush=True)
-    return {"train_loss": {name: results.spread(values) for name, values in losses.items()},
-            "valid_accuracy": {name: results.spread(values) for name, values in accuracies.items()},
-            "added_by_depth": {kind: results.spread(np.subtract(losses[f"{kind}_56"], losses[f"{kind}_20"]))
-                               for kind in ("plain", "residual")}, "by_epoch": curves}
+    return {
+        "train_loss": {name: results.spread(values) for name, values in losses.items()},
+        "valid_accuracy": {name: results.spread(values) for name, values in accuracies.items()},
+        "added_by_depth": {
+            kind: results.spread(np.subtract(losses[f"{kind}_56"], losses[f"{kind}_20"]))
+            for kind in ("plain", "residual")
+        },
+        "by_epoch": curves,
+    }
 
 
 def long(options):
@@ -79,8 +116,9 @@ def long(options):
     mean, std = data.channel_statistics(images.images)
     accuracies, minutes = [], []
     for seed in options.long_seeds:
-        batches = data.Batches(images.subset(slice(options.long_images)), 128, mean, std, shuffle=True,
-                               augment=data.STANDARD, seed=seed)
+        batches = data.Batches(
+            images.subset(slice(options.long_images)), 128, mean, std, shuffle=True, augment=data.STANDARD, seed=seed
+        )
         net = get_model("cifar_resnet20_v1")
         name = f"resnet20-{options.long_images}x{options.long_epochs}"
         records = train(net, batches, name, options.long_epochs, seed, precision=options.precision, **ALL)
@@ -95,8 +133,16 @@ def train(net, batches, name, epochs, seed, **recipe):
     """Train a network, or go on where its training stands; return the records of `fit`."""
     mx.random.seed(seed)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    return fit(net, batches, num_epochs=epochs, seed=seed, checkpoint_dir=RUNS / f"{name}-seed{seed}", resume=True,
-               verbose=False, **recipe)
+    return fit(
+        net,
+        batches,
+        num_epochs=epochs,
+        seed=seed,
+        checkpoint_dir=RUNS / f"{name}-seed{seed}",
+        resume=True,
+        verbose=False,
+        **recipe,
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import os
 import tempfile
 from pathlib import Path
 
+from d2lcls import data
+from d2lcls.book import results
+
 import numpy as np
 from rivals.turns import UNITS, brief, gluon, ours, precisions, summary, take_turns, torch
-
-from d2lcls import data, results
 
 IMAGES = {"tutorial": 6_144, "cifar_resnet20_v1": 3_072}  # of a turn: whole batches
 TORCH = ("loader_eager", "loader_channels_last", "vectorised_channels_last", "vectorised_autocast_channels_last")
@@ -29,28 +30,46 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--share", type=float, default=1, help="of the images of a turn; less is for a quick look")
     parser.add_argument("--networks", nargs="+", default=list(IMAGES), choices=IMAGES)
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-                        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     options = parser.parse_args()
     train = data.load("cifar10", fallback=False)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "images.npy"), train.images[:max(IMAGES.values())])
-        np.save(Path(folder, "labels.npy"), train.labels[:max(IMAGES.values())])
+        np.save(Path(folder, "images.npy"), train.images[: max(IMAGES.values())])
+        np.save(Path(folder, "labels.npy"), train.labels[: max(IMAGES.values())])
         for name in options.networks:
             images = round(options.share * IMAGES[name])
             turns, _ = take_turns(commands(name, folder, options.torch_python), images, options.rounds)
             own = [side for side in turns if side.startswith("ours")]
-            found[name] = {"images": images, **summary(turns, own), "waiting": {
-                side: brief([turn["waiting"] / turn["seconds"] for turn in turns[side]]) for side in own}}
+            found[name] = {
+                "images": images,
+                **summary(turns, own),
+                "waiting": {side: brief([turn["waiting"] / turn["seconds"] for turn in turns[side]]) for side in own},
+            }
             print(name, found[name], flush=True)
     if not options.torch_python:
         print("end_to_end: nothing is written, as no Python with PyTorch was named.")
         return
-    print(results.write("end_to_end", "python benchmarks/end_to_end.py", {
-        "networks": found, "rounds": options.rounds, "units": {
-            **UNITS, "images": "of a turn",
-            "waiting": "share of a turn in which `fit` had no batch ready, over rounds"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "end_to_end",
+            "python benchmarks/end_to_end.py",
+            {
+                "networks": found,
+                "rounds": options.rounds,
+                "units": {
+                    **UNITS,
+                    "images": "of a turn",
+                    "waiting": "share of a turn in which `fit` had no batch ready, over rounds",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def commands(name, folder, torch_python):

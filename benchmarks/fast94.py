@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.training.recipes import RECIPES
 
-from d2lcls import data, results
-from d2lcls.recipes import RECIPES
+import numpy as np
 
 RUNS = Path("runs/fast94")
 WHOLE = RECIPES["fast94"]["epochs"]
@@ -31,21 +32,36 @@ def main():
     data.fetch("cifar10")  # the figure is for training, not for the download
     runs = [run(seed) for seed in options.seeds]
     short = [run(seed, SHORT) for seed in options.short_seeds]
-    print(results.write("fast94", "python benchmarks/fast94.py", {
-        "accuracy": results.spread([100 * r["six_views"]["accuracy"] for r in runs]),
-        "plain_accuracy": results.spread([100 * r["plain"]["accuracy"] for r in runs]),
-        "minutes": results.spread([r["seconds"] / 60 for r in runs]),
-        "scoring_seconds": results.spread([r["scoring_seconds"] for r in runs]),
-        "images_per_second": results.spread([e["images_per_second"] for r in runs for e in r["epochs"]]),
-        "waiting": results.spread([100 * e["waiting"] for r in runs for e in r["epochs"]]),
-        "short": {"epochs": SHORT, "accuracy": results.spread([100 * r["six_views"]["accuracy"] for r in short]),
-                  "minutes": results.spread([r["seconds"] / 60 for r in short])},
-        "recipe": runs[0]["recipe"], "precision": runs[0]["precision"],
-        "units": {"accuracy": "% of the 10,000 test images, with six views of each",
-                  "plain_accuracy": "the same with one view", "minutes": "whole command of training, start to end",
-                  "scoring_seconds": "whole command of scoring with six views",
-                  "waiting": "% of an epoch's time without a batch ready"},
-        "runs": runs}, data=["cifar10"]))
+    print(
+        results.write(
+            "fast94",
+            "python benchmarks/fast94.py",
+            {
+                "accuracy": results.spread([100 * r["six_views"]["accuracy"] for r in runs]),
+                "plain_accuracy": results.spread([100 * r["plain"]["accuracy"] for r in runs]),
+                "minutes": results.spread([r["seconds"] / 60 for r in runs]),
+                "scoring_seconds": results.spread([r["scoring_seconds"] for r in runs]),
+                "images_per_second": results.spread([e["images_per_second"] for r in runs for e in r["epochs"]]),
+                "waiting": results.spread([100 * e["waiting"] for r in runs for e in r["epochs"]]),
+                "short": {
+                    "epochs": SHORT,
+                    "accuracy": results.spread([100 * r["six_views"]["accuracy"] for r in short]),
+                    "minutes": results.spread([r["seconds"] / 60 for r in short]),
+                },
+                "recipe": runs[0]["recipe"],
+                "precision": runs[0]["precision"],
+                "units": {
+                    "accuracy": "% of the 10,000 test images, with six views of each",
+                    "plain_accuracy": "the same with one view",
+                    "minutes": "whole command of training, start to end",
+                    "scoring_seconds": "whole command of scoring with six views",
+                    "waiting": "% of an epoch's time without a batch ready",
+                },
+                "runs": runs,
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def run(seed, epochs=WHOLE):
@@ -58,13 +74,26 @@ def run(seed, epochs=WHOLE):
         plain = json.loads(_timed("evaluate", str(folder), "--json")[1])
         scoring, answer = _timed("evaluate", str(folder), "--json", "--tta")
         at = json.loads(str(np.load(folder / "last.npz")["progress"]))
-        kept.write_text(json.dumps({
-            "seed": seed, "seconds": max(seconds, sum(epoch["seconds"] for epoch in at["records"])), "plain": plain,
-            "six_views": json.loads(answer), "scoring_seconds": scoring, "epochs": at["records"],
-            "recipe": at["recipe"], "precision": at["precision"]}))
+        kept.write_text(
+            json.dumps(
+                {
+                    "seed": seed,
+                    "seconds": max(seconds, sum(epoch["seconds"] for epoch in at["records"])),
+                    "plain": plain,
+                    "six_views": json.loads(answer),
+                    "scoring_seconds": scoring,
+                    "epochs": at["records"],
+                    "recipe": at["recipe"],
+                    "precision": at["precision"],
+                }
+            )
+        )
     found = json.loads(kept.read_text())
-    print(f"{epochs} epochs, seed {seed}: {found['six_views']['accuracy']:.2%} with six views, {found['plain']['accuracy']:.2%} with one, "
-          f"{found['seconds'] / 60:.1f} minutes", flush=True)
+    print(
+        f"{epochs} epochs, seed {seed}: {found['six_views']['accuracy']:.2%} with six views, {found['plain']['accuracy']:.2%} with one, "
+        f"{found['seconds'] / 60:.1f} minutes",
+        flush=True,
+    )
     return found
 
 

@@ -10,17 +10,27 @@ import json
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-
-from d2lcls import data, results
+from d2lcls import data
+from d2lcls.book import results
 from d2lcls.models import set_bias_multiplier
 from d2lcls.models.fast94 import Drawn, Fast94, whiten
-from d2lcls.recipes import shortened
 from d2lcls.training import cross_entropy, evaluate, fit
+from d2lcls.training.recipes import shortened
 from d2lcls.training.views import six_views
 
+import mxnet as mx
+
 RUNS = Path("runs/fast94-ablation")
-LEFT_OUT = ("nothing", "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing", "small_first")
+LEFT_OUT = (
+    "nothing",
+    "whitening",
+    "dirac",
+    "alternating_flip",
+    "bias_lr",
+    "lookahead",
+    "label_smoothing",
+    "small_first",
+)
 
 
 def main():
@@ -32,16 +42,32 @@ def main():
     sets = data.load("cifar10", "train", fallback=False), data.load("cifar10", "test", fallback=False)
     runs = {idea: [run(idea, seed, options.epochs, *sets) for seed in options.seeds] for idea in LEFT_OUT}
     whole = runs["nothing"]
-    print(results.write("fast94_ablation", "python benchmarks/fast94_ablation.py", {
-        "epochs": options.epochs, "widths": [width // 2 for width in (64, 256, 256)],
-        "accuracy": {idea: results.spread([r["six_views"] for r in found]) for idea, found in runs.items()},
-        "seconds": {idea: results.spread([r["seconds"] for r in found]) for idea, found in runs.items()},
-        "buys": {**{idea: results.spread([a["six_views"] - b["six_views"] for a, b in zip(whole, found)])
-                    for idea, found in runs.items() if idea != "nothing"},
-                 "six_views": results.spread([r["six_views"] - r["one_view"] for r in whole])},
-        "units": {"accuracy": "% of the 10,000 test images, by the idea that was left out",
-                  "seconds": "of training, by the idea that was left out",
-                  "buys": "points lost without the idea, by seed"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "fast94_ablation",
+            "python benchmarks/fast94_ablation.py",
+            {
+                "epochs": options.epochs,
+                "widths": [width // 2 for width in (64, 256, 256)],
+                "accuracy": {idea: results.spread([r["six_views"] for r in found]) for idea, found in runs.items()},
+                "seconds": {idea: results.spread([r["seconds"] for r in found]) for idea, found in runs.items()},
+                "buys": {
+                    **{
+                        idea: results.spread([a["six_views"] - b["six_views"] for a, b in zip(whole, found)])
+                        for idea, found in runs.items()
+                        if idea != "nothing"
+                    },
+                    "six_views": results.spread([r["six_views"] - r["one_view"] for r in whole]),
+                },
+                "units": {
+                    "accuracy": "% of the 10,000 test images, by the idea that was left out",
+                    "seconds": "of training, by the idea that was left out",
+                    "buys": "points lost without the idea, by seed",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def run(without, seed, epochs, train, test):
@@ -51,23 +77,51 @@ def run(without, seed, epochs, train, test):
         mean, std = data.channel_statistics(train.images)
         flips = without != "alternating_flip"
         recipe = shortened("fast94", epochs)
-        batches = data.Batches(train, recipe["batch_size"], mean, std, shuffle=True, seed=seed, alternating_flip=flips,
-                               small_first=None if without == "small_first" else recipe["small_first"],
-                               augment=[data.reflect_crop(2)] if flips else [data.reflect_crop(2), data.flip()])
+        batches = data.Batches(
+            train,
+            recipe["batch_size"],
+            mean,
+            std,
+            shuffle=True,
+            seed=seed,
+            alternating_flip=flips,
+            small_first=None if without == "small_first" else recipe["small_first"],
+            augment=[data.reflect_crop(2)] if flips else [data.reflect_crop(2), data.flip()],
+        )
         net = network(without, seed, batches, recipe["bias_lr"])
-        records = fit(net, batches, num_epochs=epochs, lr=recipe["lr"], schedule=recipe["schedule"],
-                      warmup_epochs=recipe["warmup_epochs"], optimizer=recipe["optimizer"],
-                      optimizer_params={"momentum": recipe["momentum"]}, wd=recipe["wd"],
-                      decay_biases=recipe["decay_biases"], seed=seed, verbose=False, precision="auto",
-                      loss=None if without == "label_smoothing" else cross_entropy(recipe["label_smoothing"]),
-                      lookahead=0 if without == "lookahead" else recipe["lookahead"])
+        records = fit(
+            net,
+            batches,
+            num_epochs=epochs,
+            lr=recipe["lr"],
+            schedule=recipe["schedule"],
+            warmup_epochs=recipe["warmup_epochs"],
+            optimizer=recipe["optimizer"],
+            optimizer_params={"momentum": recipe["momentum"]},
+            wd=recipe["wd"],
+            decay_biases=recipe["decay_biases"],
+            seed=seed,
+            verbose=False,
+            precision="auto",
+            loss=None if without == "label_smoothing" else cross_entropy(recipe["label_smoothing"]),
+            lookahead=0 if without == "lookahead" else recipe["lookahead"],
+        )
         scored = data.Batches(test, 500, mean, std)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"seconds": sum(record.seconds for record in records),
-                                    "one_view": 100 * evaluate(net, scored).accuracy,
-                                    "six_views": 100 * evaluate(net, scored, views=six_views).accuracy}))
+        kept.write_text(
+            json.dumps(
+                {
+                    "seconds": sum(record.seconds for record in records),
+                    "one_view": 100 * evaluate(net, scored).accuracy,
+                    "six_views": 100 * evaluate(net, scored, views=six_views).accuracy,
+                }
+            )
+        )
     found = json.loads(kept.read_text())
-    print(f"without {without}, seed {seed}: {found['six_views']:.2f} %, with one view {found['one_view']:.2f} %", flush=True)
+    print(
+        f"without {without}, seed {seed}: {found['six_views']:.2f} %, with one view {found['one_view']:.2f} %",
+        flush=True,
+    )
     return found
 
 

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 
-from d2lcls import results
+from d2lcls.book import results
 from d2lcls.data import Batches, load, take_per_class
 from d2lcls.models import FeatureBatches, extract_features, fuse, get_model, preprocessing, quantize, split
 from d2lcls.training import evaluate, fit
@@ -50,18 +50,39 @@ def main():
         for seed in SEEDS:
             few = take_per_class(train, LABELS, seed)
             tail.output.initialize(force_reinit=True)
-            fit(tail, FeatureBatches(extract_features(front_of, batches(few)), 50, shuffle=True, seed=seed),
-                num_epochs=30, lr=0.1, wd=1e-2, seed=seed, verbose=False)
+            fit(
+                tail,
+                FeatureBatches(extract_features(front_of, batches(few)), 50, shuffle=True, seed=seed),
+                num_epochs=30,
+                lr=0.1,
+                wd=1e-2,
+                seed=seed,
+                verbose=False,
+            )
             accuracy.setdefault(kind, []).append(100 * evaluate(tail, FeatureBatches(seen, 256)).accuracy)
             print(kind, seed, accuracy[kind][-1], flush=True)
-    print(results.write("features", "python benchmarks/features.py", {
-        "seconds": seconds, "images_per_second_of_all": len(train) / seconds, "shape": list(every.values.shape),
-        "images_per_second": {"float32": results.spread(speeds[2::2]), "int8": results.spread(speeds[3::2])},
-        "ratio": results.spread(ratios), "accuracy": {kind: results.spread(v) for kind, v in accuracy.items()},
-        "lost_points": results.spread([a - b for a, b in zip(accuracy["float32"], accuracy["int8"])]),
-        "units": {"seconds": "calibration, features of 50,000 images, cache written",
-                  "images_per_second_of_all": "images/s", "ratio": "int8 over float32",
-                  "accuracy": f"% of 10,000 test images, {LABELS} labels a class"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "features",
+            "python benchmarks/features.py",
+            {
+                "seconds": seconds,
+                "images_per_second_of_all": len(train) / seconds,
+                "shape": list(every.values.shape),
+                "images_per_second": {"float32": results.spread(speeds[2::2]), "int8": results.spread(speeds[3::2])},
+                "ratio": results.spread(ratios),
+                "accuracy": {kind: results.spread(v) for kind, v in accuracy.items()},
+                "lost_points": results.spread([a - b for a, b in zip(accuracy["float32"], accuracy["int8"])]),
+                "units": {
+                    "seconds": "calibration, features of 50,000 images, cache written",
+                    "images_per_second_of_all": "images/s",
+                    "ratio": "int8 over float32",
+                    "accuracy": f"% of 10,000 test images, {LABELS} labels a class",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 if __name__ == "__main__":

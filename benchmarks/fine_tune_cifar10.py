@@ -7,10 +7,19 @@ on what it made of them. Scored once on the 10,000 test images. Writes results/f
 import argparse
 import time
 
-from d2lcls import results
+from d2lcls.book import results
 from d2lcls.data import Batches, flip, load, take_per_class
-from d2lcls.models import (FeatureBatches, drop_bounds, extract_features, freeze_depthwise, get_model, hold_statistics,
-                           preprocessing, quantize, split)
+from d2lcls.models import (
+    FeatureBatches,
+    drop_bounds,
+    extract_features,
+    freeze_depthwise,
+    get_model,
+    hold_statistics,
+    preprocessing,
+    quantize,
+    split,
+)
 from d2lcls.training import evaluate, fit
 from d2lcls.training.losses import cross_entropy
 
@@ -44,17 +53,35 @@ def main():
     hold_statistics(tail)
     freeze_depthwise(tail)
     drop_bounds(tail)
-    records = fit(tail, FeatureBatches(features, 64, shuffle=True), num_epochs=options.epochs, lr=options.lr,
-                  warmup_epochs=0.2, wd=5e-4, loss=cross_entropy(0.1))
+    records = fit(
+        tail,
+        FeatureBatches(features, 64, shuffle=True),
+        num_epochs=options.epochs,
+        lr=options.lr,
+        warmup_epochs=0.2,
+        wd=5e-4,
+        loss=cross_entropy(0.1),
+    )
     trained = time.perf_counter() - begun
     score = evaluate(tail, FeatureBatches(extract_features(front, batches(test)), 256))
     print(f"{score} after {trained / 60:.1f} minutes of training", flush=True)
-    print(results.write("fine_tune_cifar10", "python benchmarks/fine_tune_cifar10.py", {
-        "accuracy": 100 * score.accuracy, "top5": 100 * score.top5, "minutes": trained / 60,
-        "minutes_with_test": (time.perf_counter() - begun) / 60, "feature_minutes": looked / 60,
-        "tail_images_per_second": [record.images_per_second for record in records], "recipe": vars(options),
-        "units": {"accuracy, top5": "% of the 10,000 test images", "minutes": "features and training"}},
-        data=["cifar10"]))
+    print(
+        results.write(
+            "fine_tune_cifar10",
+            "python benchmarks/fine_tune_cifar10.py",
+            {
+                "accuracy": 100 * score.accuracy,
+                "top5": 100 * score.top5,
+                "minutes": trained / 60,
+                "minutes_with_test": (time.perf_counter() - begun) / 60,
+                "feature_minutes": looked / 60,
+                "tail_images_per_second": [record.images_per_second for record in records],
+                "recipe": vars(options),
+                "units": {"accuracy, top5": "% of the 10,000 test images", "minutes": "features and training"},
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 if __name__ == "__main__":

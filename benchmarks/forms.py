@@ -14,25 +14,26 @@ import tempfile
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.book.notebook import example_model
+from d2lcls.deploy import load_model, read_manifest, timing
+from d2lcls.deploy.comparison import agreement, measure_accuracy, megabytes
+from d2lcls.deploy.edge.host import compile_host
+from d2lcls.deploy.edge.tuning import tune
+from d2lcls.deploy.exporting import export, load_graph
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.quantization import quantize_model
+from d2lcls.deploy.timing import command_of, in_turn
+from d2lcls.deploy.torch.export import export_torch
+from d2lcls.machine.cores import has_bfloat16, usable_cores
+from d2lcls.models import get_model
+from d2lcls.models.fusion.fused import assemble
+from d2lcls.training.precision import lower
+
 import mxnet as mx
 import numpy as np
-
-from d2lcls import data, results
-from d2lcls.cores import has_bfloat16, usable_cores
-from d2lcls.deploy import load_model, read_manifest, timing
-from d2lcls.deploy.compare import agreement, measure_accuracy, megabytes
-from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.quantize import quantize_model
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.timing import command_of, in_turn
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.deploy.to_torch import export_torch
-from d2lcls.deploy.tvm import compile_host
-from d2lcls.deploy.tvm_tune import tune
-from d2lcls.models import get_model
-from d2lcls.models.fusion import assemble
-from d2lcls.notebook import example_model
-from d2lcls.training.precision import lower
 
 PLAIN = """
 import sys, numpy
@@ -61,7 +62,14 @@ with torch.inference_mode():
     timing.answer(lambda x: net(torch.tensor(x)), numpy.load(sys.argv[2]))
 """
 NETWORKS = ("cnn", "cifar_resnet20_v1", "mobilenet1.0")
-FOLDERS = {"fused": "mxnet", "int8": "int8", "onnx": "onnx", "onnx_int8": "onnx-int8", "tvm": "tvm", "tvm_tuned": "tuned"}
+FOLDERS = {
+    "fused": "mxnet",
+    "int8": "int8",
+    "onnx": "onnx",
+    "onnx_int8": "onnx-int8",
+    "tvm": "tvm",
+    "tvm_tuned": "tuned",
+}
 
 
 def main():
@@ -70,19 +78,35 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tune", type=float, default=45, help="seconds of tuning a network, for one picture")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-                        help="a Python with torch and safetensors; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch and safetensors; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     options = parser.parse_args()
     found = {}
     for name in options.networks:
         with tempfile.TemporaryDirectory() as work:
             found[name] = measure(Path(work), name, options)
-    print(results.write("forms", "python benchmarks/forms.py --torch-python PYTHON", {
-        "networks": found, "units": {
-            "ms": "a batch, median over rounds", "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
-            "int8_over": "time of the named form over that of MXNet's int8, by round", "mb": "all files of the model",
-            "top1": "% of the 10,000 test images", "same_top1": "% of 1,000 test images, ties aside",
-            "difference": "largest difference of a logit from MXNet's, as a share of the largest"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "forms",
+            "python benchmarks/forms.py --torch-python PYTHON",
+            {
+                "networks": found,
+                "units": {
+                    "ms": "a batch, median over rounds",
+                    "over_mxnet": "time of MXNet hybridized over the time of this form, by round",
+                    "int8_over": "time of the named form over that of MXNet's int8, by round",
+                    "mb": "all files of the model",
+                    "top1": "% of the 10,000 test images",
+                    "same_top1": "% of 1,000 test images, ties aside",
+                    "difference": "largest difference of a logit from MXNet's, as a share of the largest",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def measure(work, name, options):
@@ -99,19 +123,26 @@ def measure(work, name, options):
     plain = assemble(*load_graph(first))
     plain.hybridize(static_alloc=True, static_shape=True)
     blocks = {"mxnet": plain, **({"bfloat16": lower(plain, "bfloat16")} if has_bfloat16() else {})}
-    forms = {**{form: lambda x, block=block: block(mx.nd.array(x)).asnumpy() for form, block in blocks.items()}, **forms}
+    forms = {
+        **{form: lambda x, block=block: block(mx.nd.array(x)).asnumpy() for form, block in blocks.items()},
+        **forms,
+    }
     manifest = read_manifest(first)
     x = examples if test is None else manifest.preprocess.batch(test.images[:1000])
     answer = {"mb": {form: megabytes(work / folder) for form, folder in FOLDERS.items()}, **answers(forms, x)}
     if test is not None:
-        answer["top1"] = {form: 100 * measure_accuracy(work / folder, test).top1 for form, folder in FOLDERS.items()
-                          if "tvm" not in form}
+        answer["top1"] = {
+            form: 100 * measure_accuracy(work / folder, test).top1
+            for form, folder in FOLDERS.items()
+            if "tvm" not in form
+        }
     np.save(work / "x.npy", x[:64])
     for count, rounds in in_turn(commands_of(work, options.torch_python), (1, 64), options.rounds, starts=3).items():
         answer[f"batch_{count}"] = {
             "ms": {form: float(np.median(ms)) for form, ms in rounds.items()},
             "over_mxnet": {form: ratio(rounds["mxnet"], ms) for form, ms in rounds.items() if form != "mxnet"},
-            "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"}}
+            "int8_over": {form: ratio(ms, rounds["int8"]) for form, ms in rounds.items() if form != "int8"},
+        }
     print(name, answer, flush=True)
     return answer
 
@@ -128,28 +159,50 @@ def source(work, name):
     net.initialize(mx.init.MSRAPrelu("in", 0))
     x = np.random.default_rng(0).normal(size=(64, 3, 224, 224)).astype(np.float32)
     net(mx.nd.array(x[:1]))
-    export(net, work / "drawn", name, [str(number) for number in range(1000)],
-           data.Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"))
+    export(
+        net,
+        work / "drawn",
+        name,
+        [str(number) for number in range(1000)],
+        data.Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"),
+    )
     return work / "drawn", None, x
 
 
 def answers(forms, x):
     """Return how often each form says what MXNet says, and by how much it differs."""
-    logits = {form: np.concatenate([compute(x[begin:begin + 50]) for begin in range(0, len(x), 50)])
-              for form, compute in forms.items()}
+    logits = {
+        form: np.concatenate([compute(x[begin : begin + 50]) for begin in range(0, len(x), 50)])
+        for form, compute in forms.items()
+    }
     own = logits["mxnet"]
-    return {"same_top1": {form: 100 * agreement(own, found) for form, found in logits.items()},
-            "difference": {form: float(np.abs(found - own).max() / np.abs(own).max()) for form, found in logits.items()}}
+    return {
+        "same_top1": {form: 100 * agreement(own, found) for form, found in logits.items()},
+        "difference": {form: float(np.abs(found - own).max() / np.abs(own).max()) for form, found in logits.items()},
+    }
 
 
 def commands_of(work, torch_python):
     """Return what starts the processes that are timed."""
     inputs = work / "x.npy"
-    found = {**{name: [sys.executable, "-c", PLAIN, work / "mxnet", inputs, precision]
-                for name, precision in (("mxnet", "float32"), ("bfloat16", "bfloat16"))[:1 + has_bfloat16()]},
-             **{form: command_of(work / folder, inputs) for form, folder in FOLDERS.items()}}
+    found = {
+        **{
+            name: [sys.executable, "-c", PLAIN, work / "mxnet", inputs, precision]
+            for name, precision in (("mxnet", "float32"), ("bfloat16", "bfloat16"))[: 1 + has_bfloat16()]
+        },
+        **{form: command_of(work / folder, inputs) for form, folder in FOLDERS.items()},
+    }
     for kind in ("eager", "frozen") if torch_python else ():
-        found[f"torch_{kind}"] = [torch_python, "-c", THEIRS, work / "torch", inputs, timing.__file__, usable_cores(), kind]
+        found[f"torch_{kind}"] = [
+            torch_python,
+            "-c",
+            THEIRS,
+            work / "torch",
+            inputs,
+            timing.__file__,
+            usable_cores(),
+            kind,
+        ]
     return found
 
 

@@ -8,10 +8,10 @@ two cores.
 
 import argparse
 
-from rivals.turns import brief, ours, precisions, speed, take_turns
+from d2lcls.book import results
+from d2lcls.machine.cores import cpu_flags
 
-from d2lcls import results
-from d2lcls.cores import cpu_flags
+from rivals.turns import brief, ours, precisions, speed, take_turns
 
 # Images per batch, pixels per side, classes.
 NETWORKS = {"cnn": (128, 32, 10), "cifar_resnet20_v1": (128, 32, 10), "fast94": (512, 32, 10)}
@@ -28,13 +28,26 @@ def main():
         words = ("step", name, batch, pixels, classes)
         turns, _ = take_turns(sides(words), SECONDS, options.rounds)
         speeds = {side: [speed(turn) for turn in seen] for side, seen in turns.items()}
-        found[name] = {"images_per_second": {side: brief(values) for side, values in speeds.items()},
-                       "over_avx2": {side: brief([a / b for a, b in zip(values, speeds["avx2"])])
-                                     for side, values in speeds.items() if side != "avx2"}}
+        found[name] = {
+            "images_per_second": {side: brief(values) for side, values in speeds.items()},
+            "over_avx2": {
+                side: brief([a / b for a, b in zip(values, speeds["avx2"])])
+                for side, values in speeds.items()
+                if side != "avx2"
+            },
+        }
         print(name, found[name], flush=True)
-    print(results.write("instruction_sets", "python benchmarks/instruction_sets.py", {
-        "networks": found, "rounds": options.rounds,
-        "units": {"images_per_second": "images/s, over rounds", "over_avx2": "images/s over avx2's, by round"}}))
+    print(
+        results.write(
+            "instruction_sets",
+            "python benchmarks/instruction_sets.py",
+            {
+                "networks": found,
+                "rounds": options.rounds,
+                "units": {"images_per_second": "images/s, over rounds", "over_avx2": "images/s over avx2's, by round"},
+            },
+        )
+    )
 
 
 def sides(words):

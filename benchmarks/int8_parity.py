@@ -19,20 +19,21 @@ import tempfile
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.book.notebook import example_model
+from d2lcls.deploy import load_model, read_manifest
+from d2lcls.deploy.comparison import agreement
+from d2lcls.deploy.exporting import export
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.quantization import quantize_model
+from d2lcls.machine.cores import cpu_flags
+from d2lcls.models import get_model, preprocessing
+
 import numpy as np
 import skimage
 from PIL import Image
-
-from d2lcls import data, results
-from d2lcls.cores import cpu_flags
-from d2lcls.deploy import load_model, read_manifest
-from d2lcls.deploy.compare import agreement
-from d2lcls.deploy.export import export
-from d2lcls.deploy.quantize import quantize_model
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.models import get_model, preprocessing
-from d2lcls.notebook import example_model
 
 masked_cpu = runpy.run_path(str(Path(__file__).parent.parent / "tools/masked_cpu.py"))
 NETWORKS = ("cnn", "cifar_resnet20_v1", "efficientnet_lite0")
@@ -65,20 +66,38 @@ def main():
     """Measure every network and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--emulated", type=int, default=500, metavar="N",
-                        help="images of CIFAR-10 where qemu computes; it does not compute Lite0")
+    parser.add_argument(
+        "--emulated",
+        type=int,
+        default=500,
+        metavar="N",
+        help="images of CIFAR-10 where qemu computes; it does not compute Lite0",
+    )
     options = parser.parse_args()
     if platform.machine() != "x86_64":
         raise SystemExit("Only x86 processors differ in how they add up products of bytes. Run this on one.")
     with tempfile.TemporaryDirectory() as work:
         found = {name: measure(Path(work, name), name, options.emulated) for name in options.networks}
-    print(results.write("int8_parity", "python benchmarks/int8_parity.py", {
-        "networks": found, "flags": sorted(cpu_flags() & {"avx2", "avx_vnni", "avx512bw", "avx512_vnni"}),
-        "units": {"top1": "% of the images", "float_top1": "the same, of MXNet in float32 on this processor",
-                  "same_top1": "% of the images, ties aside", "same_top1_of_500": "% of 500 of them, evenly spread",
-                  "difference": "root mean square of a logit's difference, as a share of the logits' deviation",
-                  "by": "what computed: this processor, this processor masked, DNNL_MAX_CPU_ISA (oneDNN's choice of "
-                        "instructions only), or qemu (an emulation)"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "int8_parity",
+            "python benchmarks/int8_parity.py",
+            {
+                "networks": found,
+                "flags": sorted(cpu_flags() & {"avx2", "avx_vnni", "avx512bw", "avx512_vnni"}),
+                "units": {
+                    "top1": "% of the images",
+                    "float_top1": "the same, of MXNet in float32 on this processor",
+                    "same_top1": "% of the images, ties aside",
+                    "same_top1_of_500": "% of 500 of them, evenly spread",
+                    "difference": "root mean square of a logit's difference, as a share of the logits' deviation",
+                    "by": "what computed: this processor, this processor masked, DNNL_MAX_CPU_ISA (oneDNN's choice of "
+                    "instructions only), or qemu (an emulation)",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def measure(work, name, emulated):
@@ -92,7 +111,7 @@ def measure(work, name, emulated):
     np.save(work / "all.npy", x)
     np.save(work / "few.npy", x[few])
     net = load_model(first).compute
-    expected = np.concatenate([net(x[begin:begin + 100]) for begin in range(0, len(x), 100)])
+    expected = np.concatenate([net(x[begin : begin + 100]) for begin in range(0, len(x), 100)])
     answer = {"images": len(x), "with": {}}
     if labels is not None:
         answer["float_top1"] = 100 * float((expected.argmax(axis=1) == labels).mean())
@@ -100,8 +119,11 @@ def measure(work, name, emulated):
         if by == "qemu" and labels is None:
             continue
         images = "few" if by == "qemu" else "all"
-        subprocess.run([*command, f"/{instructions}.npy", work / f"{images}.npy", *(work / form for form in forms)],
-                       env={**os.environ, "PYTHONWARNINGS": "ignore", **environment}, check=True)
+        subprocess.run(
+            [*command, f"/{instructions}.npy", work / f"{images}.npy", *(work / form for form in forms)],
+            env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
+            check=True,
+        )
         rows = few if by == "qemu" else np.arange(len(x))
         for form in forms:
             found = np.load(work / form / f"{instructions}.npy")
@@ -154,9 +176,11 @@ def cells(work):
 def score(found, expected, labels):
     """Return how one form's logits compare with those of the network in float."""
     spread = np.linspace(0, len(found) - 1, min(500, len(found))).astype(int)
-    answer = {"same_top1": 100 * agreement(expected, found),
-              "same_top1_of_500": 100 * agreement(expected[spread], found[spread]),
-              "difference": float(np.sqrt(((found - expected) ** 2).mean()) / expected.std())}
+    answer = {
+        "same_top1": 100 * agreement(expected, found),
+        "same_top1_of_500": 100 * agreement(expected[spread], found[spread]),
+        "difference": float(np.sqrt(((found - expected) ** 2).mean()) / expected.std()),
+    }
     return answer if labels is None else {"top1": 100 * float((found.argmax(axis=1) == labels).mean()), **answer}
 
 

@@ -14,6 +14,10 @@ import tempfile
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.deploy.timing import Sleeper
+
 import numpy as np
 from gluoncv.data import transforms as gluoncv_transforms
 from mxnet import gluon, nd
@@ -21,12 +25,17 @@ from mxnet.gluon.data.vision import transforms
 from rivals.side import answer_passes
 from rivals.turns import passes
 
-from d2lcls import data, results
-from d2lcls.deploy.timing import Sleeper
-
 BATCH = 128
-IMAGES = {"batches": 50_000, "gluon": 2_000, "gluon_workers": 4_000, "gluoncv": 2_000, "gluoncv_workers": 4_000,
-          "torch": 4_000, "torch_workers": 8_000, "torch_batches": 50_000}
+IMAGES = {
+    "batches": 50_000,
+    "gluon": 2_000,
+    "gluon_workers": 4_000,
+    "gluoncv": 2_000,
+    "gluoncv_workers": 4_000,
+    "torch": 4_000,
+    "torch_workers": 8_000,
+    "torch_batches": 50_000,
+}
 TORCH = Path(__file__).parent / "rivals" / "torch_loading.py"
 
 
@@ -34,8 +43,11 @@ def main():
     """Let every contestant run once a round and sum the rounds up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-                        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     parser.add_argument("--side", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # a process that is timed
     options = parser.parse_args()
     if options.side:
@@ -43,14 +55,30 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         sleepers = start(Path(work), options.torch_python)
         speeds = passes(sleepers, options.rounds)
-    ratio = {name: results.spread([a / b for a, b in zip(speeds["batches"], values)])
-             for name, values in speeds.items() if name != "batches"}
+    ratio = {
+        name: results.spread([a / b for a, b in zip(speeds["batches"], values)])
+        for name, values in speeds.items()
+        if name != "batches"
+    }
     others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
-    print(results.write(
-        "loading", "python benchmarks/loading.py --torch-python PYTHON",
-        {**{name: results.spread(values) for name, values in speeds.items()}, "ratio": ratio, "rounds": options.rounds,
-         **others, "units": {"batches, gluon*, gluoncv*, torch*": "images/s", "workers": "2 processes",
-                             "ratio": "batches' images/s over theirs, same round"}}, data=["cifar10"]))
+    print(
+        results.write(
+            "loading",
+            "python benchmarks/loading.py --torch-python PYTHON",
+            {
+                **{name: results.spread(values) for name, values in speeds.items()},
+                "ratio": ratio,
+                "rounds": options.rounds,
+                **others,
+                "units": {
+                    "batches, gluon*, gluoncv*, torch*": "images/s",
+                    "workers": "2 processes",
+                    "ratio": "batches' images/s over theirs, same round",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def start(work, torch_python):
@@ -81,13 +109,18 @@ def make(name, images, mean, std):
     """Return a loader of (images, labels) batches by its name in IMAGES."""
     if name == "batches":
         return data.Batches(images, BATCH, mean, std, shuffle=True, augment=data.STANDARD)
-    crop = (gluoncv_transforms.RandomCrop(32, pad=4) if name.startswith("gluoncv")
-            else transforms.RandomResizedCrop(32, scale=(0.64, 1.0), ratio=(1.0, 1.0)))
-    steps = transforms.Compose([crop, transforms.RandomFlipLeftRight(),
-                                transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))])
+    crop = (
+        gluoncv_transforms.RandomCrop(32, pad=4)
+        if name.startswith("gluoncv")
+        else transforms.RandomResizedCrop(32, scale=(0.64, 1.0), ratio=(1.0, 1.0))
+    )
+    steps = transforms.Compose(
+        [crop, transforms.RandomFlipLeftRight(), transforms.ToTensor(), transforms.Normalize(tuple(mean), tuple(std))]
+    )
     pairs = gluon.data.ArrayDataset(nd.array(images.images, dtype="uint8"), images.labels.astype(np.int32))
-    return gluon.data.DataLoader(pairs.transform_first(steps), BATCH, shuffle=True,
-                                 num_workers=2 if name.endswith("_workers") else 0)
+    return gluon.data.DataLoader(
+        pairs.transform_first(steps), BATCH, shuffle=True, num_workers=2 if name.endswith("_workers") else 0
+    )
 
 
 def arrays(loader):

@@ -14,14 +14,25 @@ import sys
 import time
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-
-from d2lcls import data, results
+from d2lcls import data
+from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.training import cross_entropy, evaluate, fit
 
-BASELINE = {"batch_size": 128, "lr": 0.1, "schedule": "cosine", "warmup_epochs": 1.0, "optimizer": "sgd",
-            "optimizer_params": {"momentum": 0.9}, "wd": 5e-4, "l1": 0.0, "clip_norm": None, "label_smoothing": 0.0}
+import mxnet as mx
+
+BASELINE = {
+    "batch_size": 128,
+    "lr": 0.1,
+    "schedule": "cosine",
+    "warmup_epochs": 1.0,
+    "optimizer": "sgd",
+    "optimizer_params": {"momentum": 0.9},
+    "wd": 5e-4,
+    "l1": 0.0,
+    "clip_norm": None,
+    "label_smoothing": 0.0,
+}
 SETTINGS = {  # name: what differs from the baseline
     "baseline": {},
     "no_warmup": {"warmup_epochs": 0.0},
@@ -78,37 +89,67 @@ def run(train, valid, name, seed, num_epochs):
     net = SmallCNN(classes=len(train.classes))
     net.initialize(mx.init.MSRAPrelu(slope=0))
     begun = time.perf_counter()
-    epochs = fit(net, batches, num_epochs=num_epochs, seed=seed, loss=cross_entropy(recipe.pop("label_smoothing")),
-                 verbose=False, **recipe)
+    epochs = fit(
+        net,
+        batches,
+        num_epochs=num_epochs,
+        seed=seed,
+        loss=cross_entropy(recipe.pop("label_smoothing")),
+        verbose=False,
+        **recipe,
+    )
     seconds = time.perf_counter() - begun
     score = evaluate(net, data.Batches(valid, 256, mean, std))
     print(f"seed {seed}, {name}: validation {score.accuracy:.2%}, {seconds:.0f} s", flush=True)
-    return {"setting": name, "seed": seed, "seconds": seconds, "valid_accuracy": 100 * score.accuracy,
-            "valid_loss": score.loss, "loss_by_epoch": [epoch.train_loss for epoch in epochs]}
+    return {
+        "setting": name,
+        "seed": seed,
+        "seconds": seconds,
+        "valid_accuracy": 100 * score.accuracy,
+        "valid_loss": score.loss,
+        "loss_by_epoch": [epoch.train_loss for epoch in epochs],
+    }
 
 
 def write(runs, options):
     """Sum the runs up, setting by setting, and against the baseline, seed by seed."""
+
     def column(name, key):
         return [next(r[key] for r in runs if (r["setting"], r["seed"]) == (name, seed)) for seed in options.seeds]
 
     accuracy = {name: results.spread(column(name, "valid_accuracy")) for name in SETTINGS}
     base = accuracy["baseline"]["values"]
     path = results.write(
-        "optimisation", " ".join(["python benchmarks/optimisation.py", *sys.argv[1:]]),
-        {"recipe": {"model": "cnn", "train_images": options.images, "valid_images": VALIDATION,
-                    "num_epochs": options.epochs, "seeds": options.seeds, **BASELINE},
-         "changes": {name: changes for name, changes in SETTINGS.items() if changes},
-         "valid_accuracy": accuracy,
-         "difference": {name: results.spread([a - b for a, b in zip(accuracy[name]["values"], base)])
-                        for name in SETTINGS if name != "baseline"},
-         "valid_loss": {name: results.spread(column(name, "valid_loss")) for name in SETTINGS},
-         "seconds": {name: results.spread(column(name, "seconds")) for name in SETTINGS},
-         "units": {"valid_accuracy": "% of the validation images, network of the last step",
-                   "difference": "percentage points of valid_accuracy over the baseline with the same seed",
-                   "valid_loss": "mean cross-entropy an image, in nats, without smoothing",
-                   "seconds": "training alone"},
-         "runs": runs}, data=["cifar10"])
+        "optimisation",
+        " ".join(["python benchmarks/optimisation.py", *sys.argv[1:]]),
+        {
+            "recipe": {
+                "model": "cnn",
+                "train_images": options.images,
+                "valid_images": VALIDATION,
+                "num_epochs": options.epochs,
+                "seeds": options.seeds,
+                **BASELINE,
+            },
+            "changes": {name: changes for name, changes in SETTINGS.items() if changes},
+            "valid_accuracy": accuracy,
+            "difference": {
+                name: results.spread([a - b for a, b in zip(accuracy[name]["values"], base)])
+                for name in SETTINGS
+                if name != "baseline"
+            },
+            "valid_loss": {name: results.spread(column(name, "valid_loss")) for name in SETTINGS},
+            "seconds": {name: results.spread(column(name, "seconds")) for name in SETTINGS},
+            "units": {
+                "valid_accuracy": "% of the validation images, network of the last step",
+                "difference": "percentage points of valid_accuracy over the baseline with the same seed",
+                "valid_loss": "mean cross-entropy an image, in nats, without smoothing",
+                "seconds": "training alone",
+            },
+            "runs": runs,
+        },
+        data=["cifar10"],
+    )
     print(path)
 
 

@@ -15,6 +15,12 @@ import tempfile
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.deploy.timing import Sleeper
+from d2lcls.models import get_model
+from d2lcls.training import fit
+
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
@@ -24,17 +30,22 @@ from rivals.side import answer_passes
 from rivals.turns import passes
 from skimage import data as pictures
 
-from d2lcls import data, results
-from d2lcls.deploy.timing import Sleeper
-from d2lcls.models import get_model
-from d2lcls.training import fit
-
 BATCH, SIDE = 32, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("astronaut", "cat", "coffee", "rocket", "retina", "immunohistochemistry")
 FOLDERS = {"small": ((500, 375), 256), "large": ((2000, 1500), 64)}  # pixels and number of the photographs
-READERS = ("folder", "folder_draft", "records", "records_draft", "gluon", "gluon_workers", "image_iter", "record_iter",
-           "torch", "torch_workers")
+READERS = (
+    "folder",
+    "folder_draft",
+    "records",
+    "records_draft",
+    "gluon",
+    "gluon_workers",
+    "image_iter",
+    "record_iter",
+    "torch",
+    "torch_workers",
+)
 TORCH = Path(__file__).parent / "rivals" / "torch_photographs.py"
 
 
@@ -42,8 +53,11 @@ def main():
     """Measure both folders and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-                        help="a Python with torch and Pillow; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch and Pillow; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     parser.add_argument("--side", nargs=2, metavar=("NAME", "ROOT"), help=argparse.SUPPRESS)  # a process that is timed
     options = parser.parse_args()
     if options.side:
@@ -54,18 +68,34 @@ def main():
             root = Path(work, name)
             write_photographs(root, size, number)
             data.write_records(root, f"{root}-packed")
-            found[name] = {"pixels": size, "photographs": number, **measure(root, options.torch_python, options.rounds),
-                           "draft_difference": difference(root)}
+            found[name] = {
+                "pixels": size,
+                "photographs": number,
+                **measure(root, options.torch_python, options.rounds),
+                "draft_difference": difference(root),
+            }
             speeds = found[name]["images_per_second"]
             print(name, {reader: round(speed["median"]) for reader, speed in speeds.items()}, flush=True)
-        found["waiting"] = {name: {kind: waiting(Path(work, name), kind == "draft") for kind in ("exact", "draft")}
-                            for name in FOLDERS}
-    print(results.write("photographs", "python benchmarks/photographs.py --torch-python PYTHON", {
-        **found, "rounds": options.rounds, "units": {
-            "images_per_second": "photographs/s", "workers": "2 processes",
-            "ratio": "images/s of the folder, exact (draft_ratio: with draft=True), over theirs, same round",
-            "draft_difference": "grey levels of 255, between pixels read with draft=True and exactly",
-            "waiting": "share of the second epoch of a MobileNet 0.25 in which it waited for data"}}))
+        found["waiting"] = {
+            name: {kind: waiting(Path(work, name), kind == "draft") for kind in ("exact", "draft")} for name in FOLDERS
+        }
+    print(
+        results.write(
+            "photographs",
+            "python benchmarks/photographs.py --torch-python PYTHON",
+            {
+                **found,
+                "rounds": options.rounds,
+                "units": {
+                    "images_per_second": "photographs/s",
+                    "workers": "2 processes",
+                    "ratio": "images/s of the folder, exact (draft_ratio: with draft=True), over theirs, same round",
+                    "draft_difference": "grey levels of 255, between pixels read with draft=True and exactly",
+                    "waiting": "share of the second epoch of a MobileNet 0.25 in which it waited for data",
+                },
+            },
+        )
+    )
 
 
 def write_photographs(root, size, number):
@@ -84,19 +114,33 @@ def write_photographs(root, size, number):
 
 def measure(root, torch_python, rounds):
     """Let every reader run through the folder once a round."""
-    sleepers = {name: Sleeper([torch_python, TORCH, name, root] if name.startswith("torch") else
-                              [sys.executable, __file__, "--side", name, root], engine=None)
-                for name in READERS if torch_python or not name.startswith("torch")}
+    sleepers = {
+        name: Sleeper(
+            [torch_python, TORCH, name, root]
+            if name.startswith("torch")
+            else [sys.executable, __file__, "--side", name, root],
+            engine=None,
+        )
+        for name in READERS
+        if torch_python or not name.startswith("torch")
+    }
     speeds = passes(sleepers, rounds)
     others = {"torch_version": sleepers["torch"].ready.strip()} if "torch" in sleepers else {}
-    return {"images_per_second": {name: results.spread(values) for name, values in speeds.items()},
-            "ratio": ratios(speeds, "folder"), "draft_ratio": ratios(speeds, "folder_draft"), **others}
+    return {
+        "images_per_second": {name: results.spread(values) for name, values in speeds.items()},
+        "ratio": ratios(speeds, "folder"),
+        "draft_ratio": ratios(speeds, "folder_draft"),
+        **others,
+    }
 
 
 def ratios(speeds, own):
     """Return how many times as quick one reader is as each other one, by round."""
-    return {name: results.spread([a / b for a, b in zip(speeds[own], values)])
-            for name, values in speeds.items() if name != own}
+    return {
+        name: results.spread([a / b for a, b in zip(speeds[own], values)])
+        for name, values in speeds.items()
+        if name != own
+    }
 
 
 def difference(root):
@@ -131,28 +175,62 @@ def make(name, root):
     """Return a function that yields one pass of a reader, batches as MXNet arrays."""
     if name.startswith(("folder", "records")):
         draft = name.endswith("_draft")
-        opened = (data.open_folder(root, SIDE, draft=draft) if name.startswith("folder")
-                  else data.open_records(f"{root}-packed", SIDE, draft=draft))
+        opened = (
+            data.open_folder(root, SIDE, draft=draft)
+            if name.startswith("folder")
+            else data.open_records(f"{root}-packed", SIDE, draft=draft)
+        )
         batches = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
         return lambda: (nd.array(x) for x, _ in batches)
     if name.startswith("gluon"):
-        steps = transforms.Compose([transforms.Resize(SIDE, keep_ratio=True), transforms.CenterCrop(SIDE),
-                                    transforms.RandomFlipLeftRight(), transforms.ToTensor(),
-                                    transforms.Normalize(MEAN, STD)])
-        loader = gluon.data.DataLoader(ImageFolderDataset(root).transform_first(steps), BATCH, shuffle=True,
-                                       num_workers=2 if name.endswith("_workers") else 0)
+        steps = transforms.Compose(
+            [
+                transforms.Resize(SIDE, keep_ratio=True),
+                transforms.CenterCrop(SIDE),
+                transforms.RandomFlipLeftRight(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+        loader = gluon.data.DataLoader(
+            ImageFolderDataset(root).transform_first(steps),
+            BATCH,
+            shuffle=True,
+            num_workers=2 if name.endswith("_workers") else 0,
+        )
         return lambda: (x for x, _ in loader)
     mean, std = 255 * np.array(MEAN), 255 * np.array(STD)
     packed, shape = f"{root}-packed", (3, SIDE, SIDE)
     if name == "image_iter":
-        iterator = mx.image.ImageIter(BATCH, shape, path_imgrec=f"{packed}.rec", path_imgidx=f"{packed}.idx",
-                                      shuffle=True, resize=SIDE, rand_mirror=True, mean=mean, std=std)
+        iterator = mx.image.ImageIter(
+            BATCH,
+            shape,
+            path_imgrec=f"{packed}.rec",
+            path_imgidx=f"{packed}.idx",
+            shuffle=True,
+            resize=SIDE,
+            rand_mirror=True,
+            mean=mean,
+            std=std,
+        )
     else:
-        channels = {f"{what}_{colour}": value for what, values in (("mean", mean), ("std", std))
-                    for colour, value in zip("rgb", values)}
-        iterator = mx.io.ImageRecordIter(path_imgrec=f"{packed}.rec", path_imgidx=f"{packed}.idx", data_shape=shape,
-                                         batch_size=BATCH, shuffle=True, resize=SIDE, rand_mirror=True,
-                                         preprocess_threads=2, verbose=False, **channels)
+        channels = {
+            f"{what}_{colour}": value
+            for what, values in (("mean", mean), ("std", std))
+            for colour, value in zip("rgb", values)
+        }
+        iterator = mx.io.ImageRecordIter(
+            path_imgrec=f"{packed}.rec",
+            path_imgidx=f"{packed}.idx",
+            data_shape=shape,
+            batch_size=BATCH,
+            shuffle=True,
+            resize=SIDE,
+            rand_mirror=True,
+            preprocess_threads=2,
+            verbose=False,
+            **channels,
+        )
 
     def run():
         iterator.reset()

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import d2lcls  # noqa: F401
-from d2lcls import results
+from d2lcls.book import results
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MASKS = runpy.run_path(str(REPOSITORY / "tools" / "masked_cpu.py"))
@@ -41,12 +41,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("/"), help="root folder of the system (default: this one)")
     parser.add_argument("--python", help="Python in that system (default: what `make` finds)")
-    parser.add_argument("--bind", type=Path, action="append", default=[], metavar="FOLDER",
-                        help="folder of this system that is shown there too, such as one with more Pythons")
+    parser.add_argument(
+        "--bind",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder of this system that is shown there too, such as one with more Pythons",
+    )
     parser.add_argument("--level", choices=MASKS["LEVELS"], help="mask the processor")
     parser.add_argument("--offline", action="store_true", help="both commands again, without a network")
-    parser.add_argument("--container", type=Path, metavar="JSON",
-                        help="instead, add what tools/container.py --json wrote")
+    parser.add_argument(
+        "--container", type=Path, metavar="JSON", help="instead, add what tools/container.py --json wrote"
+    )
     parser.add_argument("--log", type=Path, default=Path("runs/portability.log"), help="what the commands print")
     options = parser.parse_args()
     cells, containers = {}, {}
@@ -63,8 +70,13 @@ def main():
     path = results.FOLDER / "portability.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     cells, containers = {**found.get("cells", {}), **cells}, {**found.get("containers", {}), **containers}
-    print(results.write("portability", "python benchmarks/portability.py --root FOLDER --python PYTHON --level LEVEL", {
-        "cells": dict(sorted(cells.items())), "containers": dict(sorted(containers.items())), "units": UNITS}))
+    print(
+        results.write(
+            "portability",
+            "python benchmarks/portability.py --root FOLDER --python PYTHON --level LEVEL",
+            {"cells": dict(sorted(cells.items())), "containers": dict(sorted(containers.items())), "units": UNITS},
+        )
+    )
     return 0 if passed else 1
 
 
@@ -73,8 +85,9 @@ def run(options, work):
     clone, home = work / "d2lcls", work / "home"
     home.mkdir()
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, clone], check=True)
-    commit = subprocess.run(["git", "-C", clone, "rev-parse", "--short", "HEAD"], check=True, capture_output=True,
-                            text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", clone, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     seen = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     seen.update(HOME=inside(home, options.root), PATH="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", LANG="C.UTF-8")
     make = ["make", *([f"PYTHON={options.python}"] if options.python else [])]
@@ -94,17 +107,26 @@ def run(options, work):
             code = execute(words, clone, {**seen, "D2LCLS_HOME": cache}, options, log)
             seconds = time.perf_counter() - begun
             printed = options.log.read_bytes()[written:].decode(errors="replace")
-            steps[name] = {"passed": code == 0, "seconds": round(seconds),
-                           "cores_busy_elsewhere": round((busy_elsewhere() - busy) / seconds, 2),
-                           "counts": re.findall(r"=+ ([^=\n]*\b(?:passed|failed|error)\b[^=\n]*) in [\d.]+s", printed)}
+            steps[name] = {
+                "passed": code == 0,
+                "seconds": round(seconds),
+                "cores_busy_elsewhere": round((busy_elsewhere() - busy) / seconds, 2),
+                "counts": re.findall(r"=+ ([^=\n]*\b(?:passed|failed|error)\b[^=\n]*) in [\d.]+s", printed),
+            }
     tell = "import platform; print(platform.python_version()); print(platform.freedesktop_os_release()['PRETTY_NAME'])"
     python, system = subprocess.run(
-        command([".venv/bin/python", "-c", tell], clone, options), env=seen, check=True, capture_output=True,
-        text=True).stdout.splitlines()
-    return {"system": system, "python": python, "machine": platform.machine(),
-            "instructions": options.level or results.instructions(), "emulated": bool(options.level),
-            "compiler": (options.root / "usr/bin/g++").exists(),
-            "commit": commit, "steps": steps}
+        command([".venv/bin/python", "-c", tell], clone, options), env=seen, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    return {
+        "system": system,
+        "python": python,
+        "machine": platform.machine(),
+        "instructions": options.level or results.instructions(),
+        "emulated": bool(options.level),
+        "compiler": (options.root / "usr/bin/g++").exists(),
+        "commit": commit,
+        "steps": steps,
+    }
 
 
 def busy_elsewhere():
@@ -116,8 +138,9 @@ def busy_elsewhere():
 def execute(words, clone, environment, options, log):
     """Run a command in the clone, print its output into the log and return its exit code."""
     log.flush()
-    return subprocess.run(command(words, clone, options), env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                          stderr=subprocess.STDOUT).returncode
+    return subprocess.run(
+        command(words, clone, options), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+    ).returncode
 
 
 def command(words, clone, options):

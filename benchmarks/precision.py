@@ -11,13 +11,14 @@ import json
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-
-from d2lcls import data, results
+from d2lcls import data
+from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.models.fast94 import Fast94, whiten
 from d2lcls.training import evaluate, fit
 from d2lcls.training.precision import check_precision
+
+import mxnet as mx
 
 RUNS = Path("runs/precision")
 NETWORKS = {"cnn": lambda: SmallCNN(10), "fast94_half": lambda: Fast94(10, widths=(32, 128, 128))}
@@ -34,16 +35,33 @@ def main():
     train, test = data.load("cifar10", "train", fallback=False), data.load("cifar10", "test", fallback=False)
     found = {}
     for name in NETWORKS:
-        ways = {precision: [run(name, precision, seed, options.epochs, train, test) for seed in options.seeds]
-                for precision in ("float32", "bfloat16")}
-        found[name] = {precision: {key: results.spread([r[key] for r in runs]) for key in runs[0]}
-                       for precision, runs in ways.items()}
+        ways = {
+            precision: [run(name, precision, seed, options.epochs, train, test) for seed in options.seeds]
+            for precision in ("float32", "bfloat16")
+        }
+        found[name] = {
+            precision: {key: results.spread([r[key] for r in runs]) for key in runs[0]}
+            for precision, runs in ways.items()
+        }
         found[name]["difference"] = results.spread(
-            [b["accuracy"] - f["accuracy"] for f, b in zip(ways["float32"], ways["bfloat16"])])
-    print(results.write("precision", "python benchmarks/precision.py", {
-        "networks": found, "epochs": options.epochs,
-        "units": {"accuracy": "% of the 10,000 test images", "images_per_second": "training",
-                  "difference": "points, bfloat16 less float32, by seed"}}, data=["cifar10"]))
+            [b["accuracy"] - f["accuracy"] for f, b in zip(ways["float32"], ways["bfloat16"])]
+        )
+    print(
+        results.write(
+            "precision",
+            "python benchmarks/precision.py",
+            {
+                "networks": found,
+                "epochs": options.epochs,
+                "units": {
+                    "accuracy": "% of the 10,000 test images",
+                    "images_per_second": "training",
+                    "difference": "points, bfloat16 less float32, by seed",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 def run(name, precision, seed, epochs, train, test):
@@ -60,9 +78,14 @@ def run(name, precision, seed, epochs, train, test):
         records = fit(net, batches, num_epochs=epochs, lr=RATES[name], precision=precision, seed=seed, verbose=False)
         score = evaluate(net, data.Batches(test, 256, mean, std))
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"accuracy": 100 * score.accuracy, "images_per_second": records[-1].images_per_second}))
+        kept.write_text(
+            json.dumps({"accuracy": 100 * score.accuracy, "images_per_second": records[-1].images_per_second})
+        )
     found = json.loads(kept.read_text())
-    print(f"{name} {precision} seed {seed}: {found['accuracy']:.2f} %, {found['images_per_second']:,.0f} images/s", flush=True)
+    print(
+        f"{name} {precision} seed {seed}: {found['accuracy']:.2f} %, {found['images_per_second']:,.0f} images/s",
+        flush=True,
+    )
     return found
 
 

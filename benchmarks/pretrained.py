@@ -12,11 +12,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from d2lcls import results
+from d2lcls.book import results
 from d2lcls.models import get_model, preprocessing
-from d2lcls.models.weights import PORTS, get_weights
+from d2lcls.weights.store import PORTS, get_weights
+
+import numpy as np
 from mxnet import nd
 
 THEIRS = """
@@ -34,8 +34,11 @@ def main():
     """Score and compare the three networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, nargs="?", help="folder of photographs with a labels.csv")
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"), help="a Python with torch and "
-                        "efficientnet-lite-pytorch; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch and efficientnet-lite-pytorch; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     options = parser.parse_args()
     if not (options.photographs and options.torch_python):
         print("pretrained: skipped, as it needs a folder of ImageNet photographs and a Python with torch.")
@@ -49,25 +52,52 @@ def main():
         x = preprocess([options.photographs / row["file"] for row in rows])
         net = get_model(name, pretrained=True)
         net.hybridize()
-        ours = np.concatenate([net(nd.array(x[i:i + 20])).asnumpy() for i in range(0, len(x), 20)])
+        ours = np.concatenate([net(nd.array(x[i : i + 20])).asnumpy() for i in range(0, len(x), 20)])
         with tempfile.TemporaryDirectory() as folder:
             np.save(Path(folder, "x.npy"), x)
-            subprocess.run([options.torch_python, "-c", THEIRS, name, get_weights(name), Path(folder, "x.npy"),
-                            Path(folder, "logits.npy")], check=True, stderr=subprocess.DEVNULL, env=os.environ)
+            subprocess.run(
+                [
+                    options.torch_python,
+                    "-c",
+                    THEIRS,
+                    name,
+                    get_weights(name),
+                    Path(folder, "x.npy"),
+                    Path(folder, "logits.npy"),
+                ],
+                check=True,
+                stderr=subprocess.DEVNULL,
+                env=os.environ,
+            )
             theirs = np.load(Path(folder, "logits.npy"))
         mine, yours = (np.argsort(-logits, axis=1)[:, :5] for logits in (ours, theirs))
         found[name] = {
-            "photographs": len(x), "top1": 100 * float((mine[:, 0] == labels).mean()),
+            "photographs": len(x),
+            "top1": 100 * float((mine[:, 0] == labels).mean()),
             "top5": 100 * float((mine == labels[:, None]).any(axis=1).mean()),
             "torch_top1": 100 * float((yours[:, 0] == labels).mean()),
             "torch_top5": 100 * float((yours == labels[:, None]).any(axis=1).mean()),
-            "same_top1": int((mine[:, 0] == yours[:, 0]).sum()), "same_top5": int((mine == yours).all(axis=1).sum()),
-            "largest_difference": float(np.abs(ours - theirs).max()), "largest_logit": float(np.abs(theirs).max()),
-            "published_top1": 100 * PORTS[name].published}
+            "same_top1": int((mine[:, 0] == yours[:, 0]).sum()),
+            "same_top5": int((mine == yours).all(axis=1).sum()),
+            "largest_difference": float(np.abs(ours - theirs).max()),
+            "largest_logit": float(np.abs(theirs).max()),
+            "published_top1": 100 * PORTS[name].published,
+        }
         print(name, found[name], flush=True)
-    print(results.write("pretrained", "python benchmarks/pretrained.py PHOTOGRAPHS --torch-python PYTHON", {
-        **found, "units": dict.fromkeys(found, "accuracies in %; same_top1 and same_top5 (in order) in photographs; "
-                                               "largest_difference and largest_logit in logits")}))
+    print(
+        results.write(
+            "pretrained",
+            "python benchmarks/pretrained.py PHOTOGRAPHS --torch-python PYTHON",
+            {
+                **found,
+                "units": dict.fromkeys(
+                    found,
+                    "accuracies in %; same_top1 and same_top5 (in order) in photographs; "
+                    "largest_difference and largest_logit in logits",
+                ),
+            },
+        )
+    )
 
 
 if __name__ == "__main__":

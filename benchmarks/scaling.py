@@ -12,14 +12,15 @@ import argparse
 import sys
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data, models
+from d2lcls.book import results
+from d2lcls.machine.cores import usable_cores
+
 import mxnet as mx
 import numpy as np
 from mxnet import nd
 from rivals.side import MEAN, STD, answer, fixed_batch, stretch
 from rivals.turns import UNITS, brief, on_cores, ours, speed, take_turns
-
-from d2lcls import data, models, results
-from d2lcls.cores import usable_cores
 
 TRAINING_BATCHES = (8, 16, 32, 64, 128, 256, 512, 1024)
 PIXELS = (32, 64, 128, 224)
@@ -34,26 +35,47 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     found = {
-        "batch": grow({str(size): ours("step", "cnn", size, 32, 10, "float32") for size in TRAINING_BATCHES},
-                      rounds),
+        "batch": grow({str(size): ours("step", "cnn", size, 32, 10, "float32") for size in TRAINING_BATCHES}, rounds),
         "pixels": grow({str(side): ours("step", "resnet18_v1", 32, side, 1000, "float32") for side in PIXELS}, rounds),
-        "cores": {name: grow({str(cores): on_cores(cores, ours("step", name, *shape, "float32"))
-                              for cores in sorted({1, usable_cores()})}, rounds)
-                  for name, *shape in (("cnn", 128, 32, 10), ("resnet18_v1", 16, 224, 1000))},
+        "cores": {
+            name: grow(
+                {
+                    str(cores): on_cores(cores, ours("step", name, *shape, "float32"))
+                    for cores in sorted({1, usable_cores()})
+                },
+                rounds,
+            )
+            for name, *shape in (("cnn", 128, 32, 10), ("resnet18_v1", 16, 224, 1000))
+        },
         "images": grow({str(number): this("pipeline", number) for number in SETS}, rounds, STRETCH),
-        "inference": {form: {} for form in FORMS}}
+        "inference": {form: {} for form in FORMS},
+    }
     points = grow({f"{form} {size}": this("predict", form, size) for size in BATCHES for form in FORMS}, rounds)
     for name, point in points.items():
         form, size = name.split()
         found["inference"][form][size] = point
-    print(results.write("scaling", "python benchmarks/scaling.py", {
-        **found, "set_mb": {str(number): number * 32 * 32 * 3 / 1e6 for number in SETS}, "rounds": rounds, "units": {
-            "batch": "by images a batch, training the CNN", "pixels": "by pixels a side, training ResNet-18, batch 32",
-            "cores": "by network and cores", "images": "by images in the set, the input pipeline alone",
-            "inference": "by form and images a batch, the CNN", "images_per_second": "images/s, over rounds",
-            "peak_mb": UNITS["peak_mb"],
-            "imported_mb": "MB that the process had before it made anything, for its libraries",
-            "set_mb": "MB of the set's pixels"}}))
+    print(
+        results.write(
+            "scaling",
+            "python benchmarks/scaling.py",
+            {
+                **found,
+                "set_mb": {str(number): number * 32 * 32 * 3 / 1e6 for number in SETS},
+                "rounds": rounds,
+                "units": {
+                    "batch": "by images a batch, training the CNN",
+                    "pixels": "by pixels a side, training ResNet-18, batch 32",
+                    "cores": "by network and cores",
+                    "images": "by images in the set, the input pipeline alone",
+                    "inference": "by form and images a batch, the CNN",
+                    "images_per_second": "images/s, over rounds",
+                    "peak_mb": UNITS["peak_mb"],
+                    "imported_mb": "MB that the process had before it made anything, for its libraries",
+                    "set_mb": "MB of the set's pixels",
+                },
+            },
+        )
+    )
 
 
 def this(*words):
@@ -64,8 +86,14 @@ def this(*words):
 def grow(commands, rounds, request=SECONDS):
     """Return a dict from the name of a point to its speed and memory."""
     turns, _ = take_turns(commands, request, rounds)
-    return {name: {"images_per_second": brief([speed(turn) for turn in seen]),
-                   "peak_mb": seen[-1]["peak"], "imported_mb": seen[-1]["imported"]} for name, seen in turns.items()}
+    return {
+        name: {
+            "images_per_second": brief([speed(turn) for turn in seen]),
+            "peak_mb": seen[-1]["peak"],
+            "imported_mb": seen[-1]["imported"],
+        }
+        for name, seen in turns.items()
+    }
 
 
 def pipeline(number):

@@ -25,15 +25,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from d2lcls.book import results
+from d2lcls.data import Preprocess, load
+from d2lcls.deploy.exporting import export
+from d2lcls.deploy.quantization import quantize_model
+from d2lcls.machine.cores import usable_cores
+
 import psutil
 from PIL import Image
 from rivals.services import Service, ask, contestants
-
-from d2lcls import results
-from d2lcls.cores import usable_cores
-from d2lcls.data import Preprocess, load
-from d2lcls.deploy.export import export
-from d2lcls.deploy.quantize import quantize_model
 
 LUA = """
 wrk.method = "POST"
@@ -42,12 +42,17 @@ wrk.headers["Content-Type"] = "image/png"
 """
 CONNECTIONS, CROWD = 32, 400  # of the usual load, and of too much
 ALONE = 0.1  # share of the machine that other programs may take
-UNITS = {"rate": "answers of status 200 a second", "p50, p99": "ms, of all answers",
-         "errors": "answers of another status", "broken": "connections that failed",
-         "memory": "MB resident, all its processes", "growth": "MB by which that grew while loaded",
-         "core_us": "microseconds of processor time a request, without wrk's",
-         "others": "share of the machine that other programs took",
-         "ratio": "d2lcls' rate over theirs, same round"}
+UNITS = {
+    "rate": "answers of status 200 a second",
+    "p50, p99": "ms, of all answers",
+    "errors": "answers of another status",
+    "broken": "connections that failed",
+    "memory": "MB resident, all its processes",
+    "growth": "MB by which that grew while loaded",
+    "core_us": "microseconds of processor time a request, without wrk's",
+    "others": "share of the machine that other programs took",
+    "ratio": "d2lcls' rate over theirs, same round",
+}
 
 
 def main():
@@ -61,7 +66,7 @@ def main():
     options = parser.parse_args()
     if not shutil.which("wrk"):
         print("serving: skipped, as wrk is not installed.")
-        return
+        return None
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         model, size = write_model(folder), write_picture(folder / "picture.png")
@@ -73,9 +78,9 @@ def main():
 
 def write_model(folder):
     """Write a CIFAR-ResNet-20 in int8; its weights are drawn, as the time does not depend on them."""
-    import mxnet as mx
-
     from d2lcls.models import get_model
+
+    import mxnet as mx
 
     look = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
     train = load("cifar10")
@@ -107,23 +112,43 @@ def compare(folder, services, options, size):
         for name, start in services.items():
             measured[name].append(measure(start, folder, options.seconds))
             print(name, {key: round(value, 1) for key, value in measured[name][-1].items()}, flush=True)
-    values = {name: {key: results.spread([one[key] for one in rounds]) for key in rounds[0]}
-              for name, rounds in measured.items()}
-    ratio = {name: results.spread([a["rate"] / b["rate"] for a, b in zip(measured["d2lcls"], rounds)])
-             for name, rounds in measured.items() if name != "d2lcls"}
+    values = {
+        name: {key: results.spread([one[key] for one in rounds]) for key in rounds[0]}
+        for name, rounds in measured.items()
+    }
+    ratio = {
+        name: results.spread([a["rate"] / b["rate"] for a, b in zip(measured["d2lcls"], rounds)])
+        for name, rounds in measured.items()
+        if name != "d2lcls"
+    }
     overload = measure_overload(services["d2lcls"], folder, options.overload_seconds)
     overload["times_capacity"] = overload["offered"] / values["d2lcls"]["rate"]["median"]
     print("overload", {key: round(value, 1) for key, value in overload.items()}, flush=True)
     if len(services) < 5:
         print("serving: nothing is written, as rivals are missing.")
         return
-    print(results.write("serving", "python benchmarks/serving.py --rivals PYTHON", {
-        **values, "ratio": ratio, "overload": overload, "picture_bytes": size, "rounds": options.rounds,
-        "seconds": options.seconds, "wrk": f"wrk -t1 -c{CONNECTIONS}, for overload -c{CROWD}, on the same cores",
-        "units": {**UNITS, "offered": "requests a second, all connections asking again at once", "accepted, refused":
-                  "answers of status 200 and 503 a second",
-                  "accepted_p99, refused_p99": "ms, of probes among the crowd",
-                  "times_capacity": "offered, over d2lcls' rate above"}}))
+    print(
+        results.write(
+            "serving",
+            "python benchmarks/serving.py --rivals PYTHON",
+            {
+                **values,
+                "ratio": ratio,
+                "overload": overload,
+                "picture_bytes": size,
+                "rounds": options.rounds,
+                "seconds": options.seconds,
+                "wrk": f"wrk -t1 -c{CONNECTIONS}, for overload -c{CROWD}, on the same cores",
+                "units": {
+                    **UNITS,
+                    "offered": "requests a second, all connections asking again at once",
+                    "accepted, refused": "answers of status 200 and 503 a second",
+                    "accepted_p99, refused_p99": "ms, of probes among the crowd",
+                    "times_capacity": "offered, over d2lcls' rate above",
+                },
+            },
+        )
+    )
 
 
 def measure(start, folder, seconds):
@@ -139,8 +164,13 @@ def measure(start, folder, seconds):
                 break
             print(f"once more, as other programs took {others:.0%} of the machine", flush=True)
         requests = found.pop("requests")
-        return {**found, "memory": after[1], "growth": after[1] - memory, "others": others,
-                "core_us": 1e6 * (after[0] - cpu) / requests}
+        return {
+            **found,
+            "memory": after[1],
+            "growth": after[1] - memory,
+            "others": others,
+            "core_us": 1e6 * (after[0] - cpu) / requests,
+        }
 
 
 def _busy():
@@ -162,10 +192,20 @@ def measure_overload(start, folder, seconds):
     waits = {status: sorted(wait for answered, wait in answers if answered == status) for status in (200, 503)}
     other = len(answers) - len(waits[200]) - len(waits[503])
     p99 = {status: 1000 * one[int(0.99 * len(one))] for status, one in waits.items()}
-    return {"offered": found["requests"] / seconds, "accepted": found["rate"], "refused": found["errors"] / seconds,
-            "broken": found["broken"], "seconds": seconds, "accepted_probes": len(waits[200]),
-            "refused_probes": len(waits[503]), "other_probes": other, "accepted_p99": p99[200], "refused_p99": p99[503],
-            "memory": after, "growth": after - memory}
+    return {
+        "offered": found["requests"] / seconds,
+        "accepted": found["rate"],
+        "refused": found["errors"] / seconds,
+        "broken": found["broken"],
+        "seconds": seconds,
+        "accepted_probes": len(waits[200]),
+        "refused_probes": len(waits[503]),
+        "other_probes": other,
+        "accepted_p99": p99[200],
+        "refused_p99": p99[503],
+        "memory": after,
+        "growth": after - memory,
+    }
 
 
 def probe(service, seconds):
@@ -190,26 +230,58 @@ def watch_memory(folder, model, minutes):
             errors += found["errors"] + found["broken"]
             seen.append(service.usage()[1])
             print(f"{rates[-1]:,.0f} requests/s, {seen[-1]:.1f} MB", flush=True)
-    print(results.write("serving_memory", f"python benchmarks/serving.py --minutes {minutes:g}", {
-        "minutes": minutes, "first": seen[0], "last": seen[-1], "most": max(seen), "growth": seen[-1] - seen[0],
-        "rate": {key: value for key, value in results.spread(rates).items() if key != "values"}, "errors": errors,
-        "units": {"first, last, most, growth": "MB resident, all its processes; first is after ten seconds of load",
-                  "rate": "answers of status 200 a second", "errors": "other answers and failed connections"}}))
+    print(
+        results.write(
+            "serving_memory",
+            f"python benchmarks/serving.py --minutes {minutes:g}",
+            {
+                "minutes": minutes,
+                "first": seen[0],
+                "last": seen[-1],
+                "most": max(seen),
+                "growth": seen[-1] - seen[0],
+                "rate": {key: value for key, value in results.spread(rates).items() if key != "values"},
+                "errors": errors,
+                "units": {
+                    "first, last, most, growth": "MB resident, all its processes; first is after ten seconds of load",
+                    "rate": "answers of status 200 a second",
+                    "errors": "other answers and failed connections",
+                },
+            },
+        )
+    )
 
 
 def wrk(service, folder, seconds, connections=CONNECTIONS):
     """Load a service and return rate, p50, p99, errors, broken and requests."""
     printed = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(folder / "load.lua"),
-         f"http://127.0.0.1:{service.port}{service.path}"],
-        check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
+        [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--latency",
+            "-s",
+            str(folder / "load.lua"),
+            f"http://127.0.0.1:{service.port}{service.path}",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+    ).stdout
     total = re.search(r"(\d+) requests in", printed)[1]
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", printed)
     errors = int(wrong[1]) if wrong else 0
-    return {"rate": (int(total) - errors) / seconds, "p50": milliseconds(printed, "50"),
-            "p99": milliseconds(printed, "99"), "errors": errors,
-            "broken": sum(map(int, broken.groups())) if broken else 0, "requests": int(total)}
+    return {
+        "rate": (int(total) - errors) / seconds,
+        "p50": milliseconds(printed, "50"),
+        "p99": milliseconds(printed, "99"),
+        "errors": errors,
+        "broken": sum(map(int, broken.groups())) if broken else 0,
+        "requests": int(total),
+    }
 
 
 def milliseconds(printed, percentile):

@@ -10,9 +10,9 @@ results/training_step.json if PyTorch is there. About ten minutes on two cores, 
 import argparse
 import os
 
-from rivals.turns import UNITS, gluon, ours, precisions, summary, take_turns, torch
+from d2lcls.book import results
 
-from d2lcls import results
+from rivals.turns import UNITS, gluon, ours, precisions, summary, take_turns, torch
 
 # Images of a batch, pixels a side, classes.
 NETWORKS = {"cifar_resnet20_v1": (128, 32, 10), "resnet18_v1": (32, 224, 1000), "fast94": (512, 32, 10)}
@@ -25,31 +25,56 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--torch-python", default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-                        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says")
+    parser.add_argument(
+        "--torch-python",
+        default=os.environ.get("D2LCLS_TORCH_PYTHON"),
+        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+    )
     options = parser.parse_args()
     found = {}
     for name in options.networks:
         batch, pixels, classes = NETWORKS[name]
         sides = commands((name, batch, pixels, classes), options.torch_python)
         turns, missing = take_turns(sides, SECONDS, options.rounds, may_fail=["torch_compile_channels_last"])
-        found[name] = {"batch": batch, "pixels": pixels, **summary(turns, [n for n in turns if n.startswith("ours")]),
-                       "does_not_run": missing}
+        found[name] = {
+            "batch": batch,
+            "pixels": pixels,
+            **summary(turns, [n for n in turns if n.startswith("ours")]),
+            "does_not_run": missing,
+        }
         print(name, found[name], flush=True)
     if not options.torch_python:
         print("training_step: nothing is written, as no Python with PyTorch was named.")
         return
-    print(results.write("training_step", "python benchmarks/training_step.py", {
-        "networks": found, "rounds": options.rounds, "units": {
-            **UNITS, "batch": "images", "pixels": "a side", "does_not_run": "the error that a side printed"}}))
+    print(
+        results.write(
+            "training_step",
+            "python benchmarks/training_step.py",
+            {
+                "networks": found,
+                "rounds": options.rounds,
+                "units": {
+                    **UNITS,
+                    "batch": "images",
+                    "pixels": "a side",
+                    "does_not_run": "the error that a side printed",
+                },
+            },
+        )
+    )
 
 
 def commands(network, torch_python):
     """Return the sides of one network."""
-    return {**{f"gluon_{mode}{'_threads' if threads else ''}": gluon("step", *network, mode, threads=threads)
-               for threads in (False, True) for mode in ("imperative", "hybrid")},
-            **{f"ours_{precision}": ours("step", *network, precision) for precision in precisions()},
-            **{f"torch_{how}": torch(torch_python, "step", *network, how) for how in (TORCH if torch_python else ())}}
+    return {
+        **{
+            f"gluon_{mode}{'_threads' if threads else ''}": gluon("step", *network, mode, threads=threads)
+            for threads in (False, True)
+            for mode in ("imperative", "hybrid")
+        },
+        **{f"ours_{precision}": ours("step", *network, precision) for precision in precisions()},
+        **{f"torch_{how}": torch(torch_python, "step", *network, how) for how in (TORCH if torch_python else ())},
+    }
 
 
 if __name__ == "__main__":

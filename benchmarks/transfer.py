@@ -14,22 +14,41 @@ were chosen by hand on seed 0. Writes results/transfer.json. About half an hour 
 import argparse
 import time
 
-import numpy as np
-
-from d2lcls import results
+from d2lcls.book import results
 from d2lcls.data import STANDARD, Batches, channel_statistics, flip, load, pad_crop, take_per_class
-from d2lcls.models import (FeatureBatches, extract_features, freeze_depthwise, get_model, gradual, hold_statistics,
-                           layer_groups, preprocessing, quantize, split, train_last)
+from d2lcls.models import (
+    FeatureBatches,
+    extract_features,
+    freeze_depthwise,
+    get_model,
+    gradual,
+    hold_statistics,
+    layer_groups,
+    preprocessing,
+    quantize,
+    split,
+    train_last,
+)
 from d2lcls.training import evaluate, fit
 from d2lcls.training.losses import cross_entropy
+
+import numpy as np
 from mxnet import init, nd, random
 
 NAME = "efficientnet_lite0"
 COUNTS = (10, 50, 250, 1000)
-EPOCHS = {"scratch": (150, 60, 25, 10), "frozen": (60, 60, 30, 15), "fine_tuned": (20, 12, 5, 2),
-          "gradual": (20, 12, 5, 2), "fine_tuned_224": (None, 16, None, None)}
-RECIPES = {"frozen": {"lr": 0.1, "wd": 1e-2}, "scratch": {"lr": 0.05},
-           "fine_tuned": {"lr": 0.005, "wd": 1e-3, "loss": cross_entropy(0.1)}}
+EPOCHS = {
+    "scratch": (150, 60, 25, 10),
+    "frozen": (60, 60, 30, 15),
+    "fine_tuned": (20, 12, 5, 2),
+    "gradual": (20, 12, 5, 2),
+    "fine_tuned_224": (None, 16, None, None),
+}
+RECIPES = {
+    "frozen": {"lr": 0.1, "wd": 1e-2},
+    "scratch": {"lr": 0.05},
+    "fine_tuned": {"lr": 0.005, "wd": 1e-3, "loss": cross_entropy(0.1)},
+}
 COPIES = 8  # of up to 50 images a class, differently shifted and mirrored; of more, 2
 
 
@@ -40,8 +59,12 @@ def main():
     seeds = parser.parse_args().seeds
     train, test = load("cifar10", fallback=False), load("cifar10", "test", fallback=False)
     found, seconds = {}, {}
-    for size, groups, methods in ((224, 4, ("fine_tuned_224",)), (128, 4, ("fine_tuned", "gradual")),
-                                  (128, 1, ("frozen",)), (None, None, ("scratch",))):
+    for size, groups, methods in (
+        (224, 4, ("fine_tuned_224",)),
+        (128, 4, ("fine_tuned", "gradual")),
+        (128, 1, ("frozen",)),
+        (None, None, ("scratch",)),
+    ):
         look = Lens(size, groups, train) if size else None
         seen = look(test, 1) if look else None
         for seed in seeds:
@@ -63,16 +86,31 @@ def main():
                     found.setdefault(method, {}).setdefault(str(count), []).append(100 * score.accuracy)
                     seconds.setdefault(method, {}).setdefault(str(count), []).append(took)
                     print(f"{method} {count} a class, seed {seed}: {score.accuracy:.2%} in {took:.0f} s", flush=True)
-    print(results.write("transfer", "python benchmarks/transfer.py", {
-        "methods": {method: {count: results.spread(values) for count, values in rows.items()}
-                    for method, rows in found.items()},
-        "seconds": {method: {count: results.spread(values) for count, values in rows.items()}
-                    for method, rows in seconds.items()},
-        "gain_at_50": results.spread(np.subtract(found["fine_tuned_224"]["50"], found["scratch"]["50"])),
-        "trained_share": trained_share(),
-        "units": {"methods": "% of the 10,000 test images", "gain_at_50": "points, fine_tuned_224 over scratch",
-                  "seconds": "features and training and the test, one run", "trained_share": "% of all parameters"},
-    }, data=["cifar10"]))
+    print(
+        results.write(
+            "transfer",
+            "python benchmarks/transfer.py",
+            {
+                "methods": {
+                    method: {count: results.spread(values) for count, values in rows.items()}
+                    for method, rows in found.items()
+                },
+                "seconds": {
+                    method: {count: results.spread(values) for count, values in rows.items()}
+                    for method, rows in seconds.items()
+                },
+                "gain_at_50": results.spread(np.subtract(found["fine_tuned_224"]["50"], found["scratch"]["50"])),
+                "trained_share": trained_share(),
+                "units": {
+                    "methods": "% of the 10,000 test images",
+                    "gain_at_50": "points, fine_tuned_224 over scratch",
+                    "seconds": "features and training and the test, one run",
+                    "trained_share": "% of all parameters",
+                },
+            },
+            data=["cifar10"],
+        )
+    )
 
 
 class Lens:
@@ -88,8 +126,9 @@ class Lens:
         self.front = quantize(front, next(iter(self.batches(take_per_class(train, 26, 99), batch_size=256)))[0])
 
     def batches(self, data, augment=(), seed=0, batch_size=64):
-        return Batches(data, batch_size, self.preprocess.mean, self.preprocess.std, augment=augment, seed=seed,
-                       size=self.size)
+        return Batches(
+            data, batch_size, self.preprocess.mean, self.preprocess.std, augment=augment, seed=seed, size=self.size
+        )
 
     def __call__(self, data, copies, seed=0):
         augment = (flip(), pad_crop(4)) if copies > 1 else ()
@@ -109,8 +148,15 @@ def tune(look, features, seen, method, epochs, seed):
     tail.output.weight.set_data(nd.random.normal(scale=0.01, shape=tail.output.weight.shape))
     plan = gradual(tail, epochs) if method == "gradual" else None
     recipe = RECIPES["frozen" if method == "frozen" else "fine_tuned"]
-    fit(tail, FeatureBatches(features, 50, shuffle=True, seed=seed), num_epochs=epochs, unfreeze=plan, seed=seed,
-        verbose=False, **recipe)
+    fit(
+        tail,
+        FeatureBatches(features, 50, shuffle=True, seed=seed),
+        num_epochs=epochs,
+        unfreeze=plan,
+        seed=seed,
+        verbose=False,
+        **recipe,
+    )
     return evaluate(tail, FeatureBatches(seen, 256))
 
 
@@ -120,8 +166,14 @@ def scratch(few, test, epochs, seed):
     random.seed(seed)
     net = get_model("cnn")
     net.initialize(init.MSRAPrelu(slope=0))
-    fit(net, Batches(few, 50, mean, std, shuffle=True, augment=STANDARD, seed=seed), num_epochs=epochs, seed=seed,
-        verbose=False, **RECIPES["scratch"])
+    fit(
+        net,
+        Batches(few, 50, mean, std, shuffle=True, augment=STANDARD, seed=seed),
+        num_epochs=epochs,
+        seed=seed,
+        verbose=False,
+        **RECIPES["scratch"],
+    )
     return evaluate(net, Batches(test, 256, mean, std))
 
 

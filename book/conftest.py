@@ -10,7 +10,12 @@ def pytest_collection_modifyitems(items):
     """Do not compare what is only the same with real CIFAR-10 where that cannot be had."""
     from d2lcls.data import is_sample, load
 
-    cells = [item for item in items if "cifar10" in getattr(getattr(item, "cell", None), "metadata", {}).get("tags", [])]
+    cells = [
+        item
+        for item in items
+        if "cifar10"
+        in getattr(getattr(item, "cell", None), "metadata", {}).get("tags", [])
+    ]
     if cells and is_sample(load("cifar10", "test")):
         for item in cells:
             item.options["check"] = False

@@ -4,9 +4,8 @@ import argparse
 import os
 import sys
 
-from d2lcls.commands import archive
+from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands import compile as compile_
-from d2lcls.commands import data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands.parsers import commands_of
 
 
@@ -34,8 +33,10 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="d2lcls", description="Train and use image classifiers in Apache MXNet/Gluon.",
-        epilog="Begin with: d2lcls doctor")
+        prog="d2lcls",
+        description="Train and use image classifiers in Apache MXNet/Gluon.",
+        epilog="Begin with: d2lcls doctor",
+    )
     command = commands_of(parser)
     for module in (doctor, data, weights, train, tune, evaluate, predict, export, compile_, serve, archive, rescue):
         module.add(command)

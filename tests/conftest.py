@@ -1,7 +1,7 @@
+import d2lcls  # noqa: F401  before mxnet, which some tests import
+
 import numpy as np
 import pytest
-
-import d2lcls  # noqa: F401  before mxnet, which some tests import
 
 
 @pytest.fixture(autouse=True)
@@ -18,5 +18,5 @@ def shapes():
     labels = np.arange(150) % 3
     images = rng.integers(0, 120, size=(150, 12, 12, 3)).astype(np.uint8)
     for image, label in zip(images, labels):
-        image[4 * label:4 * label + 4] += 100
+        image[4 * label : 4 * label + 4] += 100
     return Images(images, labels.astype(np.int64), ("top", "middle", "bottom"), "shapes")

@@ -80,11 +80,22 @@ class Container:
 
     def command(self, arguments, extra=()):
         """Return the command line that runs a program in the container as its user, and in its folder."""
-        account = next(line.split(":") for line in (self.root / "etc/passwd").read_text().splitlines()
-                       if line.startswith(f"{self.user}:"))
+        account = next(
+            line.split(":")
+            for line in (self.root / "etc/passwd").read_text().splitlines()
+            if line.startswith(f"{self.user}:")
+        )
         variables = {"HOME": account[5], "LANG": "C.UTF-8", **self.environment, **dict(extra)}
-        return ["chroot", f"--userspec={account[2]}:{account[3]}", self.root, "env", "-i", f"--chdir={self.folder}",
-                *(f"{name}={value}" for name, value in variables.items()), *arguments]
+        return [
+            "chroot",
+            f"--userspec={account[2]}:{account[3]}",
+            self.root,
+            "env",
+            "-i",
+            f"--chdir={self.folder}",
+            *(f"{name}={value}" for name, value in variables.items()),
+            *arguments,
+        ]
 
 
 def instructions(text):
@@ -95,8 +106,11 @@ def instructions(text):
 
 def left_out(path, patterns):
     """Say whether .dockerignore's patterns keep a relative path, or a folder that it lies in, out of the image."""
-    return any(fnmatch.fnmatch(part.name if pattern.startswith("**/") else str(part), pattern.removeprefix("**/"))
-               for part in (path, *path.parents) for pattern in patterns)
+    return any(
+        fnmatch.fnmatch(part.name if pattern.startswith("**/") else str(part), pattern.removeprefix("**/"))
+        for part in (path, *path.parents)
+        for pattern in patterns
+    )
 
 
 def copy(container, argument):
@@ -173,8 +187,9 @@ class Steps:
     def serve(self, name, command, pattern, ask):
         """Start a server, wait until it prints its address, and ask it something."""
         begun = time.perf_counter()
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
         said = []
         try:
             for line in server.stdout:
@@ -225,12 +240,18 @@ def check(container, steps):
     """Run the default command and the commands of the book, as the container's user."""
     start = container.entrypoint
     steps.serve("JupyterLab", container.command(start), r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)", ask_jupyter)
-    printed = {name: steps.run(name, container.command([*start, *arguments]), may_refuse)
-               for name, arguments, may_refuse in COMMANDS}
+    printed = {
+        name: steps.run(name, container.command([*start, *arguments]), may_refuse)
+        for name, arguments, may_refuse in COMMANDS
+    }
     picture = (container.root / container.folder.lstrip("/") / IMAGE).read_bytes()
     service = ["serve", "try/cnn", "--port", "0", "--load", "900", "--seconds", "300"]
-    steps.serve("serve", container.command([*start, *service]),
-                r'"event": "serving".*"port": (\d+)', lambda found: ask_service(found[1], picture))
+    steps.serve(
+        "serve",
+        container.command([*start, *service]),
+        r'"event": "serving".*"port": (\d+)',
+        lambda found: ask_service(found[1], picture),
+    )
     return printed
 
 
@@ -239,8 +260,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="an empty folder, or one with Debian, from an earlier run")
     parser.add_argument("--arch", choices=MACHINES, default="amd64")
-    parser.add_argument("--file", action="append", default=[], metavar="SOURCE:TARGET",
-                        help="a file of this machine that the steps need, such as the certificate of a proxy")
+    parser.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="SOURCE:TARGET",
+        help="a file of this machine that the steps need, such as the certificate of a proxy",
+    )
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the RUN steps")
     parser.add_argument("--checks-only", action="store_true", help="copy the files again, without the RUN steps")
     parser.add_argument("--json", type=Path, help="write the steps there")
@@ -249,16 +275,27 @@ def main():
     container = Container(root)
     base = instructions((ROOT / "Dockerfile").read_text())[0][1]
     if not (root / "bin").exists():
-        steps.run(f"FROM {base}", ["debootstrap", "--variant=minbase", f"--arch={options.arch}",
-                                   re.fullmatch(r"debian:(\w+)-slim", base)[1], root])
+        steps.run(
+            f"FROM {base}",
+            [
+                "debootstrap",
+                "--variant=minbase",
+                f"--arch={options.arch}",
+                re.fullmatch(r"debian:(\w+)-slim", base)[1],
+                root,
+            ],
+        )
     shutil.copy("/etc/resolv.conf", root / "etc")
     (root / ".dockerenv").touch()
     for pair in options.file:
         source, target = pair.split(":")
         (root / target.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, root / target.lstrip("/"))
-    mounts = (["-t", "proc", "proc", root / "proc"], ["-t", "sysfs", "sysfs", root / "sys"],
-              ["--rbind", "--make-rslave", "/dev", root / "dev"])
+    mounts = (
+        ["-t", "proc", "proc", root / "proc"],
+        ["-t", "sysfs", "sysfs", root / "sys"],
+        ["--rbind", "--make-rslave", "/dev", root / "dev"],
+    )
     for mount in mounts:
         subprocess.run(["mount", *mount], check=True)
     try:
@@ -271,9 +308,19 @@ def main():
     print(printed["doctor"])
     if options.json:
         emulated = platform.machine() != MACHINES[options.arch]
-        options.json.write_text(json.dumps({
-            "arch": options.arch, "emulated": emulated, "base": base,
-            "versions": json.loads(printed["versions"] or "{}"), "steps": steps.records}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps(
+                {
+                    "arch": options.arch,
+                    "emulated": emulated,
+                    "base": base,
+                    "versions": json.loads(printed["versions"] or "{}"),
+                    "steps": steps.records,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
     sys.exit(steps.failed())
 
 

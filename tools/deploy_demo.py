@@ -14,13 +14,13 @@ import urllib.request
 from io import BytesIO
 from pathlib import Path
 
+from d2lcls import cli, data
+from d2lcls.book.notebook import example_model
+from d2lcls.deploy import load_model, read_manifest
+from d2lcls.deploy.comparison import compare, table
+
 import numpy as np
 from PIL import Image
-
-from d2lcls import cli, data
-from d2lcls.deploy import load_model, read_manifest
-from d2lcls.deploy.compare import compare, table
-from d2lcls.notebook import example_model
 
 OUT = Path("runs/deploy-demo")
 PICTURES = 20  # asked of the service and of the program for Arm
@@ -31,8 +31,14 @@ def main():
     os.environ["D2LCLS_SCALE"] = "full"
     shutil.rmtree(OUT, ignore_errors=True)
     shutil.copytree(example_model(), OUT / "mxnet")
-    for line in ("quantize mxnet --out int8", "onnx mxnet --out onnx", "quantize onnx --out onnx-int8",
-                 "compile onnx --out tvm", "torch mxnet --out torch", "archive int8 --out int8.mar"):
+    for line in (
+        "quantize mxnet --out int8",
+        "onnx mxnet --out onnx",
+        "quantize onnx --out onnx-int8",
+        "compile onnx --out tvm",
+        "torch mxnet --out torch",
+        "archive int8 --out int8.mar",
+    ):
         run(line)
     test = data.load("cifar10", "test")
     few = test.images[np.linspace(0, len(test) - 1, PICTURES).astype(int)]
@@ -56,8 +62,10 @@ def main():
 def run(line):
     """Run a command on folders of the demonstration, and show it."""
     print(f"\n$ d2lcls {line}", flush=True)
-    arguments = [str(OUT / word) if (OUT / word).exists() or before == "--out" else word
-                 for before, word in zip(["", *line.split()], line.split())]
+    arguments = [
+        str(OUT / word) if (OUT / word).exists() or before == "--out" else word
+        for before, word in zip(["", *line.split()], line.split())
+    ]
     if cli.main(arguments):
         sys.exit(f"d2lcls {line} failed")
 
@@ -72,8 +80,12 @@ def check_arm(pictures):
     model, different = load_model(OUT / "mxnet"), 0
     for picture in pictures:
         Image.fromarray(picture).save(OUT / "picture.ppm")
-        answer = subprocess.run(["qemu-aarch64", str(OUT / "arm64/classify"), str(OUT / "picture.ppm")], check=True,
-                                capture_output=True, text=True).stdout
+        answer = subprocess.run(
+            ["qemu-aarch64", str(OUT / "arm64/classify"), str(OUT / "picture.ppm")],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         said = re.search(r"^ +[\d.]+%  (.*)$", answer, re.M)[1]
         different += said != model.predict(picture, top=1)[0][0]
     print(f"the program for Arm, under qemu, says the same of {len(pictures) - different} of {len(pictures)} pictures")
@@ -83,8 +95,12 @@ def check_arm(pictures):
 def check_service(pictures):
     """Serve the int8 form, ask it, stop it, and return what is wrong with its answers."""
     print("\n$ d2lcls serve int8 --port 0", flush=True)
-    service = subprocess.Popen([sys.executable, "-m", "d2lcls", "serve", str(OUT / "int8"), "--port", "0"],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    service = subprocess.Popen(
+        [sys.executable, "-m", "d2lcls", "serve", str(OUT / "int8"), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         port = next(int(found[1]) for found in (re.search(r'"port": ?(\d+)', line) for line in service.stdout) if found)
         model, different = load_model(OUT / "int8"), 0
@@ -97,7 +113,9 @@ def check_service(pictures):
     finally:
         service.terminate()
         code = service.wait(30)
-    print(f"the service says the same of {len(pictures) - different} of {len(pictures)} pictures; stopped with code {code}")
+    print(
+        f"the service says the same of {len(pictures) - different} of {len(pictures)} pictures; stopped with code {code}"
+    )
     return ["the service answers otherwise"] if different or code else []
 
 

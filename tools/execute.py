@@ -1,22 +1,30 @@
 """Run notebooks and store their outputs: `python tools/execute.py book/data/loading-images.ipynb ...`
 
+With `--sources`, run only the cells that display source code of the package: for a change that alters no result.
+
 Only what a reader or nbval needs is kept: no kernel paths, no times, so that a diff shows what changed.
 """
 
+import ast
 import base64
+import re
 import sys
 import time
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-
 from d2lcls.data import load
 
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+
 PICTURE = Path(__file__).resolve().parent.parent / "book/_static/mistakes.png"
+SHOWN = re.compile(r"(?:from \S+ import .+\s+)*(show_source\([\w.]+\))")
 CELL_KEYS = ("tags", "mystnb", "jupyter")
-METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
 def tidy(notebook):
@@ -39,8 +47,11 @@ def tidy(notebook):
 
 def _blank(output):
     """Whether an output is the moving progress line, which is blank once its run is over."""
-    return output.output_type == "display_data" and set(output.data) == {"text/plain"} \
+    return (
+        output.output_type == "display_data"
+        and set(output.data) == {"text/plain"}
         and not output.data["text/plain"].strip()
+    )
 
 
 def _merged(outputs):
@@ -55,18 +66,49 @@ def _merged(outputs):
 
 def readme_picture(notebook):
     """Return the pictures that cells tagged `readme-picture` made, as PNG files."""
-    return [base64.b64decode(output.data["image/png"]) for cell in notebook.cells
-            if "readme-picture" in cell.metadata.get("tags", []) for output in cell.outputs]
+    return [
+        base64.b64decode(output.data["image/png"])
+        for cell in notebook.cells
+        if "readme-picture" in cell.metadata.get("tags", [])
+        for output in cell.outputs
+    ]
+
+
+def refresh_sources(path):
+    """Run the cells of a notebook that hold nothing but `show_source(NAME)`, and the imports that they need."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    imports = "\n".join(
+        ast.unparse(node)
+        for cell in cells
+        for node in ast.parse(TransformerManager().transform_cell(cell.source)).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    )
+    names = {}
+    for cell in cells:
+        if match := SHOWN.fullmatch(cell.source.strip()):
+            if not names:
+                exec(imports, names)
+            source = eval(match[1], names)
+            (output,) = cell.outputs
+            output.data = nbformat.from_dict({"text/markdown": source._repr_markdown_(), "text/plain": repr(source)})
+    if names:
+        nbformat.write(notebook, path)
 
 
 def main(paths):
     """Execute each notebook in its own folder and write it back."""
+    if paths[0] == "--sources":
+        for path in paths[1:]:
+            refresh_sources(path)
+        return
     load("cifar10", "test", fallback=False)  # the stored outputs are of the real data or not stored
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)
         begun = time.monotonic()
-        NotebookClient(notebook, timeout=3600, kernel_name="python3",
-                       resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(
+            notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        ).execute()
         nbformat.write(tidy(notebook), path)
         for png in readme_picture(notebook):
             PICTURE.write_bytes(png)

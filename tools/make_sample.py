@@ -6,7 +6,7 @@ The pixels always come out bit for bit the same; the PNG files do with the same 
 """
 
 from d2lcls.data import load
-from d2lcls.data.sample import FOLDER, SIZES, write_sample
+from d2lcls.data.download.sample import FOLDER, SIZES, write_sample
 
 
 def main():

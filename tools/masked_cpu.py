@@ -19,8 +19,11 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("masked_cpu.c")
 # Bits of CPUID leaf 7 that are cleared, of the registers EBX, ECX and EDX, and the names of /proc/cpuinfo.
 _VNNI = (0, 1 << 11, 0)
-_AVX512 = (1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31,
-           1 << 1 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14, 1 << 2 | 1 << 3 | 1 << 8)
+_AVX512 = (
+    1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31,
+    1 << 1 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14,
+    1 << 2 | 1 << 3 | 1 << 8,
+)
 _LATER = 1 << 22 | 1 << 23 | 1 << 24 | 1 << 25  # AMX and AVX512-FP16, in EDX
 LEVELS = {
     "avx2": ((*_AVX512[:2], _AVX512[2] | _LATER), r"avx512\w*|amx_\w*|avx_vnni\w*|gfni|vaes|vpclmulqdq"),
@@ -45,13 +48,19 @@ def environment(level, folder):
         subprocess.CalledProcessError, FileNotFoundError: there is no C compiler, or it fails.
     """
     if not possible():
-        raise RuntimeError('This processor cannot be masked: /proc/cpuinfo has no "cpuid_fault". '
-                           "Use qemu-x86_64 -cpu Haswell, which is slower.")
+        raise RuntimeError(
+            'This processor cannot be masked: /proc/cpuinfo has no "cpuid_fault". '
+            "Use qemu-x86_64 -cpu Haswell, which is slower."
+        )
     bits, names = LEVELS[level]
     library, info = Path(folder, "masked_cpu.so"), Path(folder, "cpuinfo")
     subprocess.run(["cc", "-O2", "-Wall", "-fPIC", "-shared", "-o", library, SOURCE, "-ldl"], check=True)
     info.write_text(re.sub(rf" (?:{names})(?= |$)", "", Path("/proc/cpuinfo").read_text(), flags=re.M))
-    return {"LD_PRELOAD": str(library), "MASKED_CPU_INFO": str(info), "MASKED_CPU_BITS": ",".join(f"{b:x}" for b in bits)}
+    return {
+        "LD_PRELOAD": str(library),
+        "MASKED_CPU_INFO": str(info),
+        "MASKED_CPU_BITS": ",".join(f"{b:x}" for b in bits),
+    }
 
 
 def main(arguments):

@@ -86,7 +86,7 @@ if [ "$(uname)" = Linux ]; then
         library=${pair%:*} package=${pair#*:}
         if ! "$python" -c "import ctypes; ctypes.CDLL('$library')" 2>/dev/null; then
             unpack "$package" "$library" "$package"
-            mkdir -p "$folder/lib/system" # d2lcls.compat loads them from there
+            mkdir -p "$folder/lib/system" # d2lcls.machine.compat loads them from there
             find "$unpacked" -name "$library*" -exec cp -P {} "$folder/lib/system/" \;
         fi
     done

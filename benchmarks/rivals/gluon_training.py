@@ -44,8 +44,12 @@ def fast94(classes, widths=(64, 256, 256)):
     net[0].weight.grad_req = "null"
     for width in widths:
         for pooling in ([nn.MaxPool2D(2)], []):
-            net.add(nn.Conv2D(width, 3, padding=1, use_bias=False), *pooling, nn.BatchNorm(scale=False, momentum=0.6),
-                    nn.GELU())
+            net.add(
+                nn.Conv2D(width, 3, padding=1, use_bias=False),
+                *pooling,
+                nn.BatchNorm(scale=False, momentum=0.6),
+                nn.GELU(),
+            )
     net.add(nn.MaxPool2D(3), nn.Dense(classes, use_bias=False), nn.HybridLambda(lambda F, x: x / 9))
     return net
 
@@ -90,8 +94,12 @@ def tutorial(net, folder, workers, batch=128):
     ctx = mx.cpu()
 
     def train(images):
-        loader = gluon.data.DataLoader(read(folder, images, [crop, transforms.RandomFlipLeftRight()]), batch_size=batch,
-                                       shuffle=True, num_workers=workers)
+        loader = gluon.data.DataLoader(
+            read(folder, images, [crop, transforms.RandomFlipLeftRight()]),
+            batch_size=batch,
+            shuffle=True,
+            num_workers=workers,
+        )
         trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": LR})
         metric, total = mx.metric.Accuracy(), 0.0
         for data, label in loader:
@@ -114,8 +122,9 @@ def script(net, folder, workers, batch=128):
     augment = [gluoncv_transforms.RandomCrop(32, pad=4), transforms.RandomFlipLeftRight()]
 
     def train(images):
-        loader = gluon.data.DataLoader(read(folder, images, augment), batch_size=batch, shuffle=True,
-                                       last_batch="discard", num_workers=workers)
+        loader = gluon.data.DataLoader(
+            read(folder, images, augment), batch_size=batch, shuffle=True, last_batch="discard", num_workers=workers
+        )
         trainer = gluon.Trainer(net.collect_params(), "nag", {"learning_rate": LR, "wd": 1e-4, "momentum": 0.9})
         metric, total = mx.metric.Accuracy(), 0.0
         for data, label in loader:

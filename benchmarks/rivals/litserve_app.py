@@ -3,10 +3,10 @@
 import os
 from typing import Annotated
 
+from d2lcls.deploy import load_model
+
 import litserve
 from fastapi import Body
-
-from d2lcls.deploy import load_model
 
 
 class Classifier(litserve.LitAPI):
@@ -38,6 +38,8 @@ class Classifier(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    litserve.LitServer(Classifier(max_batch_size=32, batch_timeout=0.002), accelerator="cpu",
-                       workers_per_device=int(os.environ["CORES"])).run(
-        host="127.0.0.1", port=int(os.environ["PORT"]), generate_client_file=False, log_level="warning")
+    litserve.LitServer(
+        Classifier(max_batch_size=32, batch_timeout=0.002),
+        accelerator="cpu",
+        workers_per_device=int(os.environ["CORES"]),
+    ).run(host="127.0.0.1", port=int(os.environ["PORT"]), generate_client_file=False, log_level="warning")

@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
-import mxnet as mx
-import numpy as np
-from mxnet import nd
-from side import LR, MEAN, STD, answer, fixed_batch, stretch
-
 from d2lcls import data
 from d2lcls.models import get_model
 from d2lcls.training import fit
 from d2lcls.training.precision import lower
 from d2lcls.training.steps import make_trainer, settle_shapes, train_step
+
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+from side import LR, MEAN, STD, answer, fixed_batch, stretch
 
 CLASSES = data.catalog.DATASETS["cifar10"].classes
 SGD = {"learning_rate": LR, "wd": 1e-4, "momentum": 0.9}
@@ -52,12 +52,24 @@ def step_on(net, x, y, precision):
 
 def fit_on(net, folder, precision, batch=128):
     """Return a function that trains on some images by `fit`."""
+
     def train(images):
         pixels, labels = (np.load(Path(folder, f"{name}.npy"), mmap_mode="r")[:images] for name in ("images", "labels"))
-        batches = data.Batches(data.Images(pixels, labels, CLASSES, "cifar10"), batch, MEAN, STD, shuffle=True,
-                               augment=data.STANDARD)
-        epoch = fit(net, batches, num_epochs=1, lr=LR, schedule="constant", warmup_epochs=0, optimizer="nag", wd=1e-4,
-                    precision=precision, verbose=False)[0]
+        batches = data.Batches(
+            data.Images(pixels, labels, CLASSES, "cifar10"), batch, MEAN, STD, shuffle=True, augment=data.STANDARD
+        )
+        epoch = fit(
+            net,
+            batches,
+            num_epochs=1,
+            lr=LR,
+            schedule="constant",
+            warmup_epochs=0,
+            optimizer="nag",
+            wd=1e-4,
+            precision=precision,
+            verbose=False,
+        )[0]
         return {"waiting": epoch.waiting * epoch.seconds}
 
     return train

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
+from d2lcls.deploy.archive import write_archive
+from d2lcls.machine.cores import usable_cores
 
-from d2lcls.cores import usable_cores
-from d2lcls.deploy.mar import write_archive
+import psutil
 
 HERE = Path(__file__).parent
 
@@ -29,21 +29,54 @@ def contestants(model, python):
         dict from name to a function of (folder, port) that returns (path to ask, command, environment).
     """
     ours = [sys.executable, "-m", "d2lcls", "serve", str(model), "--port"]
-    found = {"d2lcls": lambda folder, port: ("/v1/predict", [*ours, str(port)], {}),
-             "without_waiting": lambda folder, port: ("/v1/predict", [*ours, str(port), "--batch-wait", "0"], {})}
+    found = {
+        "d2lcls": lambda folder, port: ("/v1/predict", [*ours, str(port)], {}),
+        "without_waiting": lambda folder, port: ("/v1/predict", [*ours, str(port), "--batch-wait", "0"], {}),
+    }
     one = {"OMP_NUM_THREADS": "1", "MODEL": str(model), "CORES": str(usable_cores())}  # a thread for each process
     programs = {
-        "multi_model_server": ("mms", lambda folder, port: (
-            "/predictions/model", _model_server(model, python, folder, port), {
-                **one, "TMPDIR": str(folder), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"})),
-        "litserve": ("litserve", lambda folder, port: (
-            "/predict", [python, str(HERE / "litserve_app.py")], {**one, "PORT": str(port)})),
-        "uvicorn": ("uvicorn", lambda folder, port: (
-            "/predict", [python, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning",
-                         "--workers", str(usable_cores()), "--app-dir", str(HERE), "uvicorn_app:app"], one))}
+        "multi_model_server": (
+            "mms",
+            lambda folder, port: (
+                "/predictions/model",
+                _model_server(model, python, folder, port),
+                {**one, "TMPDIR": str(folder), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"},
+            ),
+        ),
+        "litserve": (
+            "litserve",
+            lambda folder, port: ("/predict", [python, str(HERE / "litserve_app.py")], {**one, "PORT": str(port)}),
+        ),
+        "uvicorn": (
+            "uvicorn",
+            lambda folder, port: (
+                "/predict",
+                [
+                    python,
+                    "-m",
+                    "uvicorn",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    str(port),
+                    "--log-level",
+                    "warning",
+                    "--workers",
+                    str(usable_cores()),
+                    "--app-dir",
+                    str(HERE),
+                    "uvicorn_app:app",
+                ],
+                one,
+            ),
+        ),
+    }
     for name, (module, start) in programs.items():
-        if python and subprocess.run([python, "-c", f"import {module}, d2lcls"], capture_output=True).returncode == 0 \
-                and (module != "mms" or shutil.which("java")):
+        if (
+            python
+            and subprocess.run([python, "-c", f"import {module}, d2lcls"], capture_output=True).returncode == 0
+            and (module != "mms" or shutil.which("java"))
+        ):
             found[name] = start
         else:
             print(f"serving: without {name}, which is not installed in {python or 'any environment that was named'}.")
@@ -54,9 +87,15 @@ def _model_server(model, python, folder, port):
     write_archive(model, folder / "model.mar")
     (folder / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
-        f"default_workers_per_model={usable_cores()}\nmodel_store={folder}\nload_models=none\n")
-    return [str(Path(python).parent / "multi-model-server"), "--start", "--foreground", "--mms-config",
-            str(folder / "config.properties")]
+        f"default_workers_per_model={usable_cores()}\nmodel_store={folder}\nload_models=none\n"
+    )
+    return [
+        str(Path(python).parent / "multi-model-server"),
+        "--start",
+        "--foreground",
+        "--mms-config",
+        str(folder / "config.properties"),
+    ]
 
 
 class Service:
@@ -68,8 +107,9 @@ class Service:
         self.picture = (folder / "picture.png").read_bytes()
         (folder / "log").unlink(missing_ok=True)  # what is left of the service before may still write to its own
         with open(folder / "log", "wb") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=log,
-                                            stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+            )
 
     def __enter__(self):
         try:

@@ -35,6 +35,7 @@ def fixed_batch(step, images):
         step: function that computes a step and returns when that is done.
         images: size of the batch.
     """
+
     def turn(seconds):
         begun, steps = time.perf_counter(), 0
         while not steps or time.perf_counter() - begun < seconds:
@@ -51,6 +52,7 @@ def stretch(train):
     Args:
         train: function of a number of images that reads and trains on them once, and returns a dict of what it saw.
     """
+
     def turn(images):
         begun = time.perf_counter()
         seen = train(int(images))

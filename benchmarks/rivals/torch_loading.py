@@ -27,7 +27,7 @@ class Pictures(Dataset):
     def __getitem__(self, index):
         image = F.pad(torch.from_numpy(self.images[index]).permute(2, 0, 1), [PADDING] * 4)  # (3, 40, 40)
         top, left = random.randint(0, 2 * PADDING), random.randint(0, 2 * PADDING)
-        image = image[:, top:top + 32, left:left + 32]
+        image = image[:, top : top + 32, left : left + 32]
         if random.random() < 0.5:
             image = image.flip(2)
         return image.float().div_(255).sub_(self.mean).div_(self.std), self.labels[index]
@@ -59,8 +59,13 @@ def main():
         loader = WholeBatches(images, labels, mean, std)
     else:
         workers = 2 if side == "torch_workers" else 0
-        loader = DataLoader(Pictures(images, labels, mean, std), BATCH, shuffle=True, num_workers=workers,
-                            persistent_workers=workers > 0)
+        loader = DataLoader(
+            Pictures(images, labels, mean, std),
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
     answer_passes(lambda: (x for x, _ in loader), torch.__version__)
 
 

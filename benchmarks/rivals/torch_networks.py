@@ -9,10 +9,17 @@ class Residual(nn.Module):
     def __init__(self, before, after, stride):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True),
-            nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after))
-        self.around = nn.Identity() if before == after else nn.Sequential(
-            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+        self.around = (
+            nn.Identity()
+            if before == after
+            else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
@@ -22,8 +29,11 @@ class Residual(nn.Module):
 
 def residual_network(stem, widths, blocks, classes):
     """Return stem, stages of residual blocks, mean and output; `widths` begins with the stem's."""
-    stages = [Residual(before if place == 0 else after, after, 2 if place == 0 and stage else 1)
-              for stage, (before, after) in enumerate(zip(widths, widths[1:])) for place in range(blocks)]
+    stages = [
+        Residual(before if place == 0 else after, after, 2 if place == 0 and stage else 1)
+        for stage, (before, after) in enumerate(zip(widths, widths[1:]))
+        for place in range(blocks)
+    ]
     return nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
 
@@ -41,8 +51,11 @@ def resnet18(classes):
 
 def tutorial(classes):
     """Return the network of the tutorials; see gluon_training.py."""
-    stages = [layer for before, after in ((3, 32), (32, 64), (64, 128))
-              for layer in (nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))]
+    stages = [
+        layer
+        for before, after in ((3, 32), (32, 64), (64, 128))
+        for layer in (nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    ]
     return nn.Sequential(*stages, nn.Flatten(), nn.Linear(2048, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
@@ -56,6 +69,7 @@ class Ninth(nn.Module):
 
 def fast94(classes, widths=(64, 256, 256)):
     """Return the network of the recipe fast94; see d2lcls/models/fast94.py."""
+
     def normalisation(width):
         layer = nn.BatchNorm2d(width, momentum=0.4)
         layer.weight.requires_grad = False  # no scale
@@ -63,12 +77,28 @@ def fast94(classes, widths=(64, 256, 256)):
 
     whitening = nn.Conv2d(3, 32, 3, bias=False)
     whitening.weight.requires_grad = False
-    groups = [layer for before, width in zip((32, *widths), widths)
-              for layer in (
-                  nn.Conv2d(before, width, 3, padding=1, bias=False), nn.MaxPool2d(2), normalisation(width), nn.GELU(),
-                  nn.Conv2d(width, width, 3, padding=1, bias=False), normalisation(width), nn.GELU())]
-    return nn.Sequential(whitening, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten(),
-                         nn.Linear(widths[-1], classes, bias=False), Ninth())
+    groups = [
+        layer
+        for before, width in zip((32, *widths), widths)
+        for layer in (
+            nn.Conv2d(before, width, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            normalisation(width),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            normalisation(width),
+            nn.GELU(),
+        )
+    ]
+    return nn.Sequential(
+        whitening,
+        nn.GELU(),
+        *groups,
+        nn.MaxPool2d(3),
+        nn.Flatten(),
+        nn.Linear(widths[-1], classes, bias=False),
+        Ninth(),
+    )
 
 
 NETWORKS = {"cifar_resnet20_v1": resnet20, "resnet18_v1": resnet18, "tutorial": tutorial, "fast94": fast94}

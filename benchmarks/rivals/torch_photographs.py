@@ -44,8 +44,9 @@ class Photographs(Dataset):
 def main():
     """Answer until standard input ends."""
     workers = 2 if sys.argv[1] == "torch_workers" else 0
-    loader = DataLoader(Photographs(sys.argv[2]), BATCH, shuffle=True, num_workers=workers,
-                        persistent_workers=workers > 0)
+    loader = DataLoader(
+        Photographs(sys.argv[2]), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
     answer_passes(lambda: (x for x, _ in loader), torch.__version__)
 
 

@@ -5,17 +5,20 @@ import os
 import sys
 from pathlib import Path
 
-from d2lcls import results
-from d2lcls.cores import has_bfloat16
+from d2lcls.book import results
 from d2lcls.deploy.timing import Sleeper, rotated
+from d2lcls.machine.cores import has_bfloat16
 
 HERE = Path(__file__).parent
 # What importing d2lcls sets in a process and those that it starts.
 THREADS = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 LIBRARIES = f"LD_LIBRARY_PATH={Path(sys.prefix, 'lib', 'system')}"  # what tools/venv.sh found missing
-UNITS = {"images_per_second": "images/s, over rounds", "ours_*_over": "our images/s over theirs, by round",
-         "peak_mb": "MB, the most that a side's main process ever had resident",
-         "imported_mb": "MB that it had before it made a network; PyTorch's build for CUDA brings many libraries"}
+UNITS = {
+    "images_per_second": "images/s, over rounds",
+    "ours_*_over": "our images/s over theirs, by round",
+    "peak_mb": "MB, the most that a side's main process ever had resident",
+    "imported_mb": "MB that it had before it made a network; PyTorch's build for CUDA brings many libraries",
+}
 
 
 def ours(*words):
@@ -130,10 +133,19 @@ def summary(turns, own):
         the ratios of its speed to every other's, by round.
     """
     speeds = {name: [speed(turn) for turn in seen] for name, seen in turns.items()}
-    over = {f"{name}_over": {other: brief([a / b for a, b in zip(speeds[name], found)])
-                             for other, found in speeds.items() if other != name} for name in own}
-    return {"images_per_second": {name: brief(found) for name, found in speeds.items()}, **over,
-            **{f"{what}_mb": {name: seen[-1][what] for name, seen in turns.items()} for what in ("peak", "imported")}}
+    over = {
+        f"{name}_over": {
+            other: brief([a / b for a, b in zip(speeds[name], found)])
+            for other, found in speeds.items()
+            if other != name
+        }
+        for name in own
+    }
+    return {
+        "images_per_second": {name: brief(found) for name, found in speeds.items()},
+        **over,
+        **{f"{what}_mb": {name: seen[-1][what] for name, seen in turns.items()} for what in ("peak", "imported")},
+    }
 
 
 def brief(values):

@@ -5,19 +5,25 @@ from pathlib import Path
 
 def add(command):
     """Add the command to the parser."""
-    archive = command("archive", _archive, "Write a model as an archive for the MXNet Model Server.",
-                      "d2lcls archive models/cnn-int8 --out store/cnn.mar")
+    archive = command(
+        "archive",
+        _archive,
+        "Write a model as an archive for the MXNet Model Server.",
+        "d2lcls archive models/cnn-int8 --out store/cnn.mar",
+    )
     archive.add_argument("model", metavar="MODEL", help="a model folder, as `d2lcls export` writes it")
     archive.add_argument("--out", required=True, metavar="FILE", type=Path, help="the archive to write, NAME.mar")
 
 
 def _archive(options):
-    from d2lcls.deploy.mar import write_archive
+    from d2lcls.deploy.archive import write_archive
 
     if options.out.suffix != ".mar":
         options.wrong(f"--out must be a file whose name ends in .mar, not {options.out}")
     path = write_archive(options.model, options.out)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     print(f"Start it with: multi-model-server --start --model-store {path.parent} --models {path.stem}={path.name}")
-    print("That server asks nobody for a token, and whoever reaches its management port makes it run code: let nobody "
-          "reach it directly.")
+    print(
+        "That server asks nobody for a token, and whoever reaches its management port makes it run code: let nobody "
+        "reach it directly."
+    )

@@ -15,7 +15,7 @@ def check_training(options, side=None):
         FileNotFoundError: no such folder or file.
         MemoryError: a batch of such images cannot fit into memory.
     """
-    from d2lcls import devices
+    from d2lcls.machine import devices
     from d2lcls.models import get_model
     from d2lcls.training.steps import check_training_memory
 

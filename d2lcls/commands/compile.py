@@ -7,12 +7,20 @@ from d2lcls.commands.parsers import positive
 
 def add(command):
     """Add the command to the parser."""
-    compile_ = command("compile", _compile, "Compile a model with TVM for this machine or for 64-bit Arm.",
-                       "d2lcls compile models/cnn-onnx --target arm64 --out models/cnn-arm64")
+    compile_ = command(
+        "compile",
+        _compile,
+        "Compile a model with TVM for this machine or for 64-bit Arm.",
+        "d2lcls compile models/cnn-onnx --target arm64 --out models/cnn-arm64",
+    )
     add = compile_.add_argument
     add("folder", metavar="ONNX_FOLDER", help="model folder of form onnx")
-    add("--target", choices=("host", "arm64"), default="host",
-        help="host: a library for this machine; arm64: one program for a phone or a Raspberry Pi")
+    add(
+        "--target",
+        choices=("host", "arm64"),
+        default="host",
+        help="host: a library for this machine; arm64: one program for a phone or a Raspberry Pi",
+    )
     add("--out", required=True, metavar="DIR", help="a new folder for the compiled model")
     add("--batch", type=positive(int), default=1, metavar="N", help="pictures computed at once (host only)")
     add("--tune", type=positive(float), metavar="SECONDS", help="try tiles for each loop for so long (host only)")
@@ -21,8 +29,10 @@ def add(command):
 def _compile(options):
     if options.target == "arm64":
         if options.tune or options.batch != 1:
-            options.wrong("--tune and --batch go with --target host: tuning measures on the machine it runs on, and "
-                          "the program for Arm takes one picture at a time")
+            options.wrong(
+                "--tune and --batch go with --target host: tuning measures on the machine it runs on, and "
+                "the program for Arm takes one picture at a time"
+            )
         _compile_arm(options)
     else:
         _compile_host(options)
@@ -33,10 +43,10 @@ def _compile_host(options):
     import time
 
     from d2lcls.deploy import load_model
-    from d2lcls.deploy.tvm import FILE, check_compiler, compile_host
-    from d2lcls.deploy.tvm_graph import read_onnx_model
-    from d2lcls.deploy.tvm_tune import gain, tune
-    from d2lcls.files import check_new_folder
+    from d2lcls.deploy.edge.graph import read_onnx_model
+    from d2lcls.deploy.edge.host import FILE, check_compiler, compile_host
+    from d2lcls.deploy.edge.tuning import gain, tune
+    from d2lcls.machine.files import check_new_folder
 
     check_new_folder(options.out)  # these three say what is wrong before minutes of tuning
     read_onnx_model(options.folder)
@@ -45,27 +55,30 @@ def _compile_host(options):
     if options.tune:
         records = tune(options.folder, options.tune, options.batch)
         ratios = gain(options.folder, records, options.batch)
-        print(f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast "
-              "as scheduled by rule")
+        print(
+            f"{records.trials} schedules tried; tuned, the model runs {statistics.median(ratios):.2f} times as fast "
+            "as scheduled by rule"
+        )
     manifest, difference = compile_host(options.folder, options.out, options.batch, records)
     begun = time.perf_counter()
     load_model(options.out)
     load_ms = 1000 * (time.perf_counter() - begun)
-    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['machine']}, batch "
-          f"{manifest.batch}")
+    print(
+        f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['machine']}, batch "
+        f"{manifest.batch}"
+    )
     print(f"instruction sets it uses: {', '.join(manifest.made_from['instructions']) or 'those of every such machine'}")
     print(f"loaded, checked and run once in {load_ms:.0f} ms; {_differ(difference)}")
 
 
 def _compile_arm(options):
-    import numpy as np
+    from d2lcls.deploy.edge.arm import EMULATOR, FILE, compile_arm, run_program
 
-    from d2lcls.deploy.arm import EMULATOR, FILE, compile_arm, run_program
+    import numpy as np
 
     manifest, difference = compile_arm(options.folder, options.out)
     crop = manifest.preprocess.crop
-    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm, "
-          f"{crop} x {crop} pixels")
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)}, static, for 64-bit Arm, {crop} x {crop} pixels")
     if difference is None:
         print(f"not run: {EMULATOR} is not installed (Debian and Ubuntu: sudo apt install qemu-user)")
     else:
@@ -73,8 +86,10 @@ def _compile_arm(options):
         print(f"run here, loaded in {answer.load_ms:.1f} ms; {_differ(difference)}")
     print("A picture is a PPM: magick photo.jpg -auto-orient picture.ppm")
     print(f"On a Raspberry Pi: scp {Path(options.out, FILE)} pi: && ssh pi ./{FILE} picture.ppm")
-    print(f"On a phone: adb push {Path(options.out, FILE)} picture.ppm /data/local/tmp && "
-          f"adb shell 'cd /data/local/tmp && chmod +x {FILE} && ./{FILE} picture.ppm'")
+    print(
+        f"On a phone: adb push {Path(options.out, FILE)} picture.ppm /data/local/tmp && "
+        f"adb shell 'cd /data/local/tmp && chmod +x {FILE} && ./{FILE} picture.ppm'"
+    )
 
 
 def _differ(difference):

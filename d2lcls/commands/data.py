@@ -15,14 +15,17 @@ def add(command):
 
 
 def _list(options):
-    from d2lcls.data import DATASETS, home, verify
+    from d2lcls.data import DATASETS, verify
+    from d2lcls.machine.files import cache_folder
 
     for dataset in DATASETS.values():
         counts = ", ".join(f"{number:,} {split}" for split, number in dataset.splits.items())
         state = "in the cache" if not verify(dataset.name) else "not in the cache"
-        print(f"{dataset.name:<15} {dataset.title}: {counts}; {len(dataset.classes)} classes; "
-              f"{' x '.join(map(str, dataset.image_shape))}; {dataset.licence}; {state}")
-    print(f"cache: {home()}")
+        print(
+            f"{dataset.name:<15} {dataset.title}: {counts}; {len(dataset.classes)} classes; "
+            f"{' x '.join(map(str, dataset.image_shape))}; {dataset.licence}; {state}"
+        )
+    print(f"cache: {cache_folder()}")
 
 
 def _get(options):

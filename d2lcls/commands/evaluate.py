@@ -5,21 +5,28 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from d2lcls.files import check_writable
+from d2lcls.machine.files import check_writable
 
 
 def add(command):
     """Add the command to the parser."""
-    evaluate = command("evaluate", _evaluate, "Score a trained run, or a pretrained network on ImageNet.",
-                       "d2lcls evaluate runs/cifar10-cnn --split test")
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "Score a trained run, or a pretrained network on ImageNet.",
+        "d2lcls evaluate runs/cifar10-cnn --split test",
+    )
     add = evaluate.add_argument
     add("run_folder", metavar="RUN", nargs="?", help="the folder that train wrote")
     add("--split", choices=("test", "validation", "train"), default="test", help="what to score")
     add("--dataset", help="another data set or folder with the same classes; or imagenet")
     add("--root", metavar="DIR", help="imagenet: the folder that holds val/, or a .rec file")
     add("--model", metavar="NAME", help="imagenet: the pretrained network to score")
-    add("--weights", metavar="FILE", help="imagenet: a .safetensors, .params or .pth file of your own instead of the "
-                                          "pretrained weights")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="imagenet: a .safetensors, .params or .pth file of your own instead of the pretrained weights",
+    )
     add("--tta", action="store_true", help="average the answers to six views of each image: shifted and mirrored")
     add("--per-class", metavar="FILE", help="write each class's accuracy as CSV")
     add("--ctx", default="auto", help="as for train")
@@ -37,7 +44,8 @@ def _evaluate(options):
 
 
 def _evaluate_run(options):
-    from d2lcls import data, devices
+    from d2lcls import data
+    from d2lcls.machine import devices
     from d2lcls.training.runs import load_run
 
     ctx = devices.parse(options.ctx)
@@ -56,13 +64,15 @@ def _evaluate_run(options):
 
 def _evaluate_imagenet(options):
     """Score a network of 1000 classes on ImageNet, which has no public test set: its `val` takes that place."""
-    from d2lcls import data, devices
-    from d2lcls.data.imagenet import open_imagenet
+    from d2lcls import data
+    from d2lcls.data.formats.imagenet import open_imagenet
+    from d2lcls.machine import devices
     from d2lcls.models import get_model, preprocessing
 
     if options.run_folder or options.dataset != "imagenet" or not (options.root and options.model):
-        options.wrong("a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, "
-                      "and without RUN")
+        options.wrong(
+            "a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, and without RUN"
+        )
     ctx = devices.parse(options.ctx)
     preprocess = preprocessing(options.model)
     split = "train" if options.split == "train" else "val"

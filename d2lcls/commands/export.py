@@ -3,47 +3,75 @@
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive
-from d2lcls.files import check_new_folder
+from d2lcls.machine.files import check_new_folder
 
 
 def add(command):
     """Add the commands to the parser."""
-    export = command("export", _export, "Write a trained run, or a pretrained network, as a model folder.",
-                     "d2lcls export runs/cifar10-cnn --out models/cnn")
+    export = command(
+        "export",
+        _export,
+        "Write a trained run, or a pretrained network, as a model folder.",
+        "d2lcls export runs/cifar10-cnn --out models/cnn",
+    )
     add = export.add_argument
     add("run_folder", metavar="RUN", nargs="?", help="the folder that train wrote")
     add("--pretrained", metavar="NAME", help="a network with ImageNet weights instead of a run")
     _common(add, "the folder to write")
 
-    quantize = command("quantize", _quantize, "Write a model in int8, calibrated on training images.",
-                       "d2lcls quantize models/cnn --out models/cnn-int8")
+    quantize = command(
+        "quantize",
+        _quantize,
+        "Write a model in int8, calibrated on training images.",
+        "d2lcls quantize models/cnn --out models/cnn-int8",
+    )
     add = quantize.add_argument
     add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
     _common(add, "the folder to write; not needed with --scan")
     add("--mode", choices=("naive", "entropy"), default="naive", help="form mxnet: how ranges are chosen")
-    add("--images", type=positive(int), default=256, metavar="N",
-        help="training images to calibrate with, spread evenly over the classes; all of them where there are fewer")
-    add("--vnni", action="store_true",
+    add(
+        "--images",
+        type=positive(int),
+        default=256,
+        metavar="N",
+        help="training images to calibrate with, spread evenly over the classes; all of them where there are fewer",
+    )
+    add(
+        "--vnni",
+        action="store_true",
         help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): more exact, but "
-             "wrong where sums saturate; by default one bit less is used, which is right on every processor")
+        "wrong where sums saturate; by default one bit less is used, which is right on every processor",
+    )
     add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
     add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
 
-    onnx = command("onnx", _onnx, "Write a model as ONNX and compare it with MXNet.",
-                   "d2lcls onnx models/cnn --out models/cnn-onnx")
+    onnx = command(
+        "onnx",
+        _onnx,
+        "Write a model as ONNX and compare it with MXNet.",
+        "d2lcls onnx models/cnn --out models/cnn-onnx",
+    )
     onnx.add_argument("model", metavar="MODEL", help="a model folder of form mxnet")
     _common(onnx.add_argument, "the folder to write", required=True)
 
-    torch = command("torch", _torch, "Write a model as PyTorch: code to read and train on, weights, and a check.",
-                    "d2lcls torch models/cnn --out models/cnn-torch")
+    torch = command(
+        "torch",
+        _torch,
+        "Write a model as PyTorch: code to read and train on, weights, and a check.",
+        "d2lcls torch models/cnn --out models/cnn-torch",
+    )
     add = torch.add_argument
     add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
     add("--out", metavar="DIR", required=True, help="the folder to write")
     add("--dataset", help="images for the check (default: training images of what the model was trained on)")
     add("--images", type=positive(int), default=16, metavar="N", help="how many of them")
 
-    compare = command("compare", _compare, "Put forms of one model side by side: agreement, size, speed.",
-                      "d2lcls compare models/cnn models/cnn-int8 models/cnn-onnx")
+    compare = command(
+        "compare",
+        _compare,
+        "Put forms of one model side by side: agreement, size, speed.",
+        "d2lcls compare models/cnn models/cnn-int8 models/cnn-onnx",
+    )
     add = compare.add_argument
     add("models", metavar="MODEL", nargs="+", help="model folders; the others are held against the first")
     add("--dataset", help="images to compare on (default: the test images of what the model was trained on)")
@@ -58,7 +86,7 @@ def _common(add, out, required=False):
 
 
 def _export(options):
-    from d2lcls.deploy.export import export
+    from d2lcls.deploy.exporting import export
     from d2lcls.deploy.manifest import Manifest
 
     if bool(options.run_folder) == bool(options.pretrained):
@@ -71,11 +99,13 @@ def _export(options):
         run, net = load_run(options.run_folder)
         manifest = Manifest(run.model, "mxnet", run.classes, preprocess_of(run), dataset=run.dataset)
     else:
-        from d2lcls.data.imagenet import imagenet_classes
+        from d2lcls.data.formats.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing
 
         net = get_model(options.pretrained, pretrained=True)
-        manifest = Manifest(options.pretrained.lower(), "mxnet", imagenet_classes()[1], preprocessing(options.pretrained))
+        manifest = Manifest(
+            options.pretrained.lower(), "mxnet", imagenet_classes()[1], preprocessing(options.pretrained)
+        )
     images = _test_images(options, manifest)
     export(net, options.out, manifest.name, manifest.classes, manifest.preprocess, manifest.dataset)
     _finish(options, images)
@@ -93,17 +123,17 @@ def _quantize(options):
     x, said = _examples(options, manifest)
     print(f"calibrated on {said}")
     if options.scan:
-        from d2lcls.deploy.quantize import sensitivity
+        from d2lcls.deploy.quantization import sensitivity
 
         for layer in sensitivity(options.model, x, options.mode, options.vnni):
             print(f"{layer.error:8.2%}  {layer.name}")
         return
     if manifest.form == "onnx":
-        from d2lcls.deploy.quantize_onnx import quantize_onnx
+        from d2lcls.deploy.onnx.quantize import quantize_onnx
 
         quantize_onnx(options.model, options.out, x, options.vnni)
     else:
-        from d2lcls.deploy.quantize import quantize_model
+        from d2lcls.deploy.quantization import quantize_model
 
         _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude, options.vnni)
         print(f"in float: {', '.join(in_float) or 'no layer'}")
@@ -112,7 +142,7 @@ def _quantize(options):
 
 def _onnx(options):
     from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.to_onnx import export_onnx
+    from d2lcls.deploy.onnx.export import export_onnx
 
     images = _test_images(options, read_manifest(options.model))
     _, difference = export_onnx(options.model, options.out)
@@ -122,21 +152,24 @@ def _onnx(options):
 
 def _torch(options):
     from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.to_torch import export_torch
+    from d2lcls.deploy.torch.export import export_torch
 
     manifest = read_manifest(options.model)
     check_new_folder(options.out)
-    export_torch(options.model, options.out,
-                 _examples(options, manifest)[0] if options.dataset or manifest.dataset else None)
-    print(f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
-          f"python {Path(options.out, 'check.py')}")
+    export_torch(
+        options.model, options.out, _examples(options, manifest)[0] if options.dataset or manifest.dataset else None
+    )
+    print(
+        f"{options.out}: {manifest.name} as PyTorch. Check it in an environment that has it: "
+        f"python {Path(options.out, 'check.py')}"
+    )
 
 
 def _compare(options):
-    import numpy as np
-
     from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.compare import compare, table
+    from d2lcls.deploy.comparison import compare, table
+
+    import numpy as np
 
     manifest = read_manifest(options.models[0])
     images = _images(options, manifest, "test")
@@ -163,8 +196,10 @@ def _examples(options, manifest):
     images = _images(options, manifest, "train")
     taken = data.take_evenly(images, options.images)
     fewest, most = taken.counts().min(), taken.counts().max()
-    said = f"{'all ' if len(taken) == len(images) else ''}{len(taken):,} training images, " \
-           f"{fewest if fewest == most else f'{fewest} to {most}'} per class"
+    said = (
+        f"{'all ' if len(taken) == len(images) else ''}{len(taken):,} training images, "
+        f"{fewest if fewest == most else f'{fewest} to {most}'} per class"
+    )
     return manifest.preprocess.batch(taken.images), said
 
 
@@ -178,15 +213,17 @@ def _test_images(options, manifest):
         return None
     images = _images(options, manifest, "test")
     if tuple(images.classes) != tuple(manifest.classes):
-        raise ValueError(f"{manifest.name} knows the classes {', '.join(manifest.classes)}; {images.name} has "
-                         f"{', '.join(images.classes)}. Name other images with --dataset.")
+        raise ValueError(
+            f"{manifest.name} knows the classes {', '.join(manifest.classes)}; {images.name} has "
+            f"{', '.join(images.classes)}. Name other images with --dataset."
+        )
     return images
 
 
 def _finish(options, images):
     """Score a model that was written, where there are images for it, and say where it is."""
     from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.compare import measure_accuracy, megabytes
+    from d2lcls.deploy.comparison import measure_accuracy, megabytes
 
     if images is not None:
         accuracy = measure_accuracy(options.out, images, options.test_images)

@@ -20,8 +20,9 @@ def commands_of(parser):
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name, run, summary, example):
-        made = commands.add_parser(name, help=summary, description=summary, epilog=f"Example: {example}",
-                                   formatter_class=_HelpFormatter)
+        made = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"Example: {example}", formatter_class=_HelpFormatter
+        )
         # `wrong` prints the usage and exits with 2, for what argparse cannot tell: options that exclude each other.
         made.set_defaults(run=run, wrong=made.error)
         return made
@@ -38,6 +39,7 @@ def whole(text):
 
 def positive(kind):
     """Make a reader of numbers above 0, whole (int) or not (float)."""
+
     def convert(text):
         value = kind(text)
         if not value > 0:

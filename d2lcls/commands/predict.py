@@ -7,13 +7,18 @@ from d2lcls.commands.parsers import positive
 
 def add(command):
     """Add the command to the parser."""
-    predict = command("predict", _predict, "Name what pictures show, the most likely classes first.",
-                      "d2lcls predict --run runs/cifar10-cnn cat.jpg dog.jpg")
+    predict = command(
+        "predict",
+        _predict,
+        "Name what pictures show, the most likely classes first.",
+        "d2lcls predict --run runs/cifar10-cnn cat.jpg dog.jpg",
+    )
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="picture files")
     source = predict.add_mutually_exclusive_group()
     source.add_argument("--run", dest="run_folder", metavar="RUN", help="a run's folder (default: the newest in runs/)")
-    source.add_argument("--model", metavar="MODEL", help="a model folder of any form, as export and its later steps "
-                                                         "write it")
+    source.add_argument(
+        "--model", metavar="MODEL", help="a model folder of any form, as export and its later steps write it"
+    )
     predict.add_argument("--top", type=positive(int), default=5, metavar="N", help="how many classes")
 
 
@@ -28,8 +33,10 @@ def _of_run(options):
     from d2lcls.training.runs import classify, load_run
 
     run, net = load_run(options.run_folder or _newest_run())
-    return [[(run.classes[place], row[place]) for place in row.argsort()[::-1][:options.top]]
-            for row in classify(run, net, options.images)]
+    return [
+        [(run.classes[place], row[place]) for place in row.argsort()[::-1][: options.top]]
+        for row in classify(run, net, options.images)
+    ]
 
 
 def _of_model(options):
@@ -41,6 +48,8 @@ def _of_model(options):
 def _newest_run():
     runs = sorted(Path("runs").glob("*/last.npz"), key=lambda file: file.stat().st_mtime)
     if not runs:
-        raise FileNotFoundError("There is no trained run in ./runs. Train one with: d2lcls train --dataset cifar10, "
-                                "or name its folder with --run.")
+        raise FileNotFoundError(
+            "There is no trained run in ./runs. Train one with: d2lcls train --dataset cifar10, "
+            "or name its folder with --run."
+        )
     return runs[-1].parent

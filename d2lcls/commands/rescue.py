@@ -3,21 +3,37 @@
 import argparse
 from pathlib import Path
 
-from d2lcls.files import check_new_folder, check_writable
+from d2lcls.machine.files import check_new_folder, check_writable
 
 
 def add(command):
     """Add the command to the parser."""
-    rescue = command("rescue", _rescue, "Tell what an old MXNet model is, run it, and write it in today's form or as ONNX.",
-                     "d2lcls rescue model-symbol.json model-0000.params --shape 3,224,224 --onnx model.onnx")
+    rescue = command(
+        "rescue",
+        _rescue,
+        "Tell what an old MXNet model is, run it, and write it in today's form or as ONNX.",
+        "d2lcls rescue model-symbol.json model-0000.params --shape 3,224,224 --onnx model.onnx",
+    )
     add = rescue.add_argument
-    add("files", metavar="FILE", nargs="+", help="SYMBOL.json and FILE.params, of a checkpoint or an export; or only "
-                                                 "FILE.params, with --model")
-    add("--model", metavar="NAME|MODULE:CLASS", help="the network whose parameters these are; a module is imported, "
-                                                     "which runs it")
+    add(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="SYMBOL.json and FILE.params, of a checkpoint or an export; or only FILE.params, with --model",
+    )
+    add(
+        "--model",
+        metavar="NAME|MODULE:CLASS",
+        help="the network whose parameters these are; a module is imported, which runs it",
+    )
     add("--classes", type=int, metavar="K", help="number of logits of --model NAME (default: from the file)")
-    add("--shape", type=_shape, action="append", metavar="[INPUT=]C,H,W",
-        help="of one image, without the batch axis; once for each input")
+    add(
+        "--shape",
+        type=_shape,
+        action="append",
+        metavar="[INPUT=]C,H,W",
+        help="of one image, without the batch axis; once for each input",
+    )
     add("--image", metavar="FILE", nargs="+", help="pictures to run it on (default: made-up ones)")
     add("--mean", type=_numbers, default="127.5", metavar="R,G,B", help="subtracted from pixels of 0..255")
     add("--std", type=_numbers, default="128", metavar="R,G,B", help="what the difference is divided by")
@@ -28,9 +44,9 @@ def add(command):
 
 
 def _rescue(options):
-    from d2lcls.deploy.rescue import load_old_model
-    from d2lcls.deploy.rescue_gluon import load_gluon_parameters
-    from d2lcls.deploy.rescue_report import describe
+    from d2lcls.deploy.rescue.gluon import load_gluon_parameters
+    from d2lcls.deploy.rescue.load import load_old_model
+    from d2lcls.deploy.rescue.report import describe
 
     symbols = [name for name in options.files if name.endswith(".json")]
     others = [name for name in options.files if not name.endswith(".json")]
@@ -70,31 +86,40 @@ def _run(model, inputs, pictures):
 
 
 def _write_onnx(model, path, inputs):
-    from d2lcls.deploy.rescue_onnx import write_onnx
+    from d2lcls.deploy.onnx.checked import write_onnx
 
     parity = write_onnx(model, path, inputs)
-    print(f"written: {path}, opset {parity.opset}, "
-          f"{'any number of images' if parity.free_batch else 'one image'} at a time")
+    print(
+        f"written: {path}, opset {parity.opset}, "
+        f"{'any number of images' if parity.free_batch else 'one image'} at a time"
+    )
     for name, difference in parity.differences.items():
         top1 = f", the same top-1 for {parity.same_top1[name]:.0%}" if name in parity.same_top1 else ""
-        print(f"parity of {name}: the largest difference is {difference:.2g} of the largest value{top1}, "
-              f"on {parity.images} images")
+        print(
+            f"parity of {name}: the largest difference is {difference:.2g} of the largest value{top1}, "
+            f"on {parity.images} images"
+        )
 
 
 def _write_torch(model, folder, inputs):
-    from d2lcls.deploy.rescue_onnx import checked_onnx
-    from d2lcls.deploy.to_torch import write_torch
+    from d2lcls.deploy.onnx.checked import checked_onnx
+    from d2lcls.deploy.torch.export import write_torch
 
     made, parity = checked_onnx(model, inputs)
     if not parity.free_batch:
         inputs = {name: array[:1] for name, array in inputs.items()}
-    write_torch(made, folder, f"{Path(folder).name}: {', '.join(f'{name} {shape}' for name, shape in model.shapes.items())}",
-                inputs, list(model.run(inputs).values()))
+    write_torch(
+        made,
+        folder,
+        f"{Path(folder).name}: {', '.join(f'{name} {shape}' for name, shape in model.shapes.items())}",
+        inputs,
+        list(model.run(inputs).values()),
+    )
     print(f"written: {folder}. Check it in an environment with PyTorch: python {Path(folder, 'check.py')}")
 
 
 def _inputs(model, options):
-    from d2lcls.deploy.rescue_inputs import example_inputs
+    from d2lcls.deploy.rescue.inputs import example_inputs
 
     return example_inputs(model, options.image, options.mean, options.std)
 

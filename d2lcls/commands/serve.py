@@ -26,17 +26,31 @@ def add(command):
     """Add the command to the parser."""
     from d2lcls.deploy.serve.limits import Limits
 
-    serve = command("serve", _serve, "Answer requests for predictions over HTTP.",
-                    "d2lcls serve models/cnn-int8 (then: curl --data-binary @cat.png localhost:8080/v1/predict)")
+    serve = command(
+        "serve",
+        _serve,
+        "Answer requests for predictions over HTTP.",
+        "d2lcls serve models/cnn-int8 (then: curl --data-binary @cat.png localhost:8080/v1/predict)",
+    )
     serve.add_argument("model", metavar="MODEL", help="a model folder, as `d2lcls export` writes it")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of this machine's")
     serve.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
-    serve.add_argument("--token-file", metavar="FILE", type=Path,
-                       help="file with the token that clients must send (or the variable D2LCLS_TOKEN)")
-    serve.add_argument("--engines", type=positive(int), metavar="N",
-                       help="processes that compute (default: one a core)")
-    serve.add_argument("--threads", type=positive(int), default=1, metavar="N",
-                       help="of each of them; several share a batch, and wait for each other where cores are busy")
+    serve.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="file with the token that clients must send (or the variable D2LCLS_TOKEN)",
+    )
+    serve.add_argument(
+        "--engines", type=positive(int), metavar="N", help="processes that compute (default: one a core)"
+    )
+    serve.add_argument(
+        "--threads",
+        type=positive(int),
+        default=1,
+        metavar="N",
+        help="of each of them; several share a batch, and wait for each other where cores are busy",
+    )
     defaults = {entry.name: entry.default for entry in fields(Limits)}
     for name, (kind, text) in _LIMITS.items():
         kind = float if name == "batch_wait" else positive(kind)
@@ -46,9 +60,9 @@ def add(command):
 
 
 def _serve(options):
-    from d2lcls.cores import usable_cores
     from d2lcls.deploy.serve import Limits, serve
     from d2lcls.deploy.serve.logs import only_events
+    from d2lcls.machine.cores import usable_cores
 
     try:
         limits = Limits(**{name: getattr(options, name) for name in _LIMITS})
@@ -56,8 +70,17 @@ def _serve(options):
         options.wrong(str(error))
     token = _token(options.token_file)
     with only_events(options.log) as log:
-        serve(options.model, log=log, limits=limits, host=options.host, port=options.port, token=token,
-              engines=options.engines or usable_cores(), threads=options.threads, access=options.access_log)
+        serve(
+            options.model,
+            log=log,
+            limits=limits,
+            host=options.host,
+            port=options.port,
+            token=token,
+            engines=options.engines or usable_cores(),
+            threads=options.threads,
+            access=options.access_log,
+        )
 
 
 def _port(text):
@@ -70,6 +93,7 @@ def _port(text):
 def _token(path):
     token = path.read_text().strip() if path else os.environ.get("D2LCLS_TOKEN", "")
     if path and not token or not token.isascii() or any(letter.isspace() for letter in token):
-        raise ValueError(f"{path or 'D2LCLS_TOKEN'}: must hold a token, ASCII without spaces. Make one with: "
-                         "openssl rand -hex 32")
+        raise ValueError(
+            f"{path or 'D2LCLS_TOKEN'}: must hold a token, ASCII without spaces. Make one with: openssl rand -hex 32"
+        )
     return token or None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from d2lcls.commands.checks import check_training
 from d2lcls.commands.parsers import positive, share, whole
-from d2lcls.recipes import PHASES, RECIPES, shortened
+from d2lcls.training.recipes import PHASES, RECIPES, shortened
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "step")
 TRANSFORMS = ("pad_crop", "reflect_crop", "flip", "alternating_flip", "cutout", "colour_jitter", "randaugment", "none")
@@ -14,19 +14,34 @@ SIZED = ("pad_crop", "reflect_crop", "cutout")
 
 def add(command):
     """Add the command to the parser."""
-    train = command("train", _train, "Train a network, from scratch or from ImageNet weights.",
-                    "d2lcls train --dataset cifar10 --model cnn")
+    train = command(
+        "train",
+        _train,
+        "Train a network, from scratch or from ImageNet weights.",
+        "d2lcls train --dataset cifar10 --model cnn",
+    )
     add = train.add_argument
-    add("--recipe", choices=RECIPES, action=_Recipe, metavar="NAME",
+    add(
+        "--recipe",
+        choices=RECIPES,
+        action=_Recipe,
+        metavar="NAME",
         help=f"a whole recipe, of {', '.join(RECIPES)}; options that follow it change it, and with --epochs its "
-             "phases keep their shares")
-    add("--dataset", default="cifar10",
-        help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
-    add("--model", default="cnn",
-        help="cnn, fast94, efficientnet_lite0, or a name of GluonCV's zoo such as cifar_resnet20_v1")
-    add("--size", type=positive(int), metavar="PIXELS",
+        "phases keep their shares",
+    )
+    add("--dataset", default="cifar10", help="cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file")
+    add(
+        "--model",
+        default="cnn",
+        help="cnn, fast94, efficientnet_lite0, or a name of GluonCV's zoo such as cifar_resnet20_v1",
+    )
+    add(
+        "--size",
+        type=positive(int),
+        metavar="PIXELS",
         help="side that pictures of folders and .rec files are cropped to, and images of named data sets scaled to "
-             "(default: 32, and as they are; with --pretrained what the weights were trained for)")
+        "(default: 32, and as they are; with --pretrained what the weights were trained for)",
+    )
     add("--epochs", type=positive(int), default=12, metavar="N", help="passes over the training set")
     add("--batch-size", type=positive(int), default=128, metavar="N", help="images a step")
     add("--lr", type=positive(float), help="highest learning rate (default: 0.1, with --pretrained 0.01)")
@@ -37,15 +52,29 @@ def add(command):
     add("--bias-lr", type=positive(float), default=1.0, metavar="FACTOR", help="of the rate of biases")
     add("--decay-biases", action="store_true", help="let --wd act on biases too")
     add("--lookahead", type=whole, default=0, metavar="N", help="average with the past every N steps; 0 is off")
-    add("--precision", choices=("float32", "bfloat16", "float16", "auto"), default="float32",
-        help="what convolutions and dense layers compute in; auto measures")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        default="float32",
+        help="what convolutions and dense layers compute in; auto measures",
+    )
     add("--wd", type=float, default=5e-4, help="weight decay, of weights only")
     add("--l1", type=float, default=0.0, metavar="FACTOR", help="of the weights' absolute values, added to the loss")
     add("--clip-norm", type=positive(float), metavar="NORM", help="largest norm of the gradient")
-    add("--augment", nargs="+", type=_transform, default=["pad_crop", "flip"], metavar="NAME",
-        help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels")
-    add("--small-first", type=_small_first, metavar="SIDE:EPOCHS",
-        help="train so many first epochs on windows of SIDE x SIDE pixels, the quicker, and then on whole images")
+    add(
+        "--augment",
+        nargs="+",
+        type=_transform,
+        default=["pad_crop", "flip"],
+        metavar="NAME",
+        help=f"{', '.join(TRANSFORMS)}; pad_crop:2 shifts by up to 2 pixels",
+    )
+    add(
+        "--small-first",
+        type=_small_first,
+        metavar="SIDE:EPOCHS",
+        help="train so many first epochs on windows of SIDE x SIDE pixels, the quicker, and then on whole images",
+    )
     add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mixup's alpha; 0 is off")
     add("--validation", type=float, default=0.1, metavar="SHARE", help="share of train kept for validation")
     add("--patience", type=positive(int), metavar="N", help="stop after N epochs without a better validation")
@@ -59,13 +88,25 @@ def add(command):
     train.set_defaults(tta=False)  # whether a recipe's accuracy is that with six views
 
     add = train.add_argument_group("fine-tuning").add_argument
-    add("--pretrained", action="store_true",
-        help="begin with ImageNet weights, whose BatchNorm statistics are kept, and a new last layer")
-    add("--train-last", type=positive(int), metavar="N",
-        help="train the last N groups of layers only, 1 being the new layer; with --unfreeze, begin with them")
+    add(
+        "--pretrained",
+        action="store_true",
+        help="begin with ImageNet weights, whose BatchNorm statistics are kept, and a new last layer",
+    )
+    add(
+        "--train-last",
+        type=positive(int),
+        metavar="N",
+        help="train the last N groups of layers only, 1 being the new layer; with --unfreeze, begin with them",
+    )
     add("--unfreeze", choices=("gradual",), help="train deeper groups as the epochs go by")
-    add("--lr-decay", type=positive(float), default=1.0, metavar="FACTOR",
-        help="factor of the rate from one group of layers to the one before it, at most 1")
+    add(
+        "--lr-decay",
+        type=positive(float),
+        default=1.0,
+        metavar="FACTOR",
+        help="factor of the rate from one group of layers to the one before it, at most 1",
+    )
 
     add = train.add_argument_group("loss and rare classes").add_argument
     add("--loss", choices=("cross_entropy", "focal"), default="cross_entropy", help="what is made small")
@@ -93,8 +134,10 @@ def _transform(text):
     """Check the name of a transform, which a colon and a number may follow."""
     name, _, argument = text.partition(":")
     if name not in TRANSFORMS or argument and not (name in SIZED and argument.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be of {', '.join(TRANSFORMS)}, those of {', '.join(SIZED)} "
-                                         f"perhaps with a number of pixels, as in pad_crop:2, not {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be of {', '.join(TRANSFORMS)}, those of {', '.join(SIZED)} "
+            f"perhaps with a number of pixels, as in pad_crop:2, not {text}"
+        )
     return text
 
 
@@ -115,13 +158,13 @@ def _transform_of(text):
 
 
 def _train(options):
-    import mxnet as mx
-
     from d2lcls import data, training
     from d2lcls.models import gradual, preprocessing, set_bias_multiplier, set_lr_multipliers, train_last
     from d2lcls.models.fast94 import whiten
     from d2lcls.training.precision import check_precision
     from d2lcls.training.runs import Run, read_run
+
+    import mxnet as mx
 
     _check(options)
     if options.recipe:
@@ -133,19 +176,39 @@ def _train(options):
     check_precision(options.precision, ctx)
     images = data.load(options.dataset, "train", size=side)
     if options.pretrained and images.images.shape[3] != 3:
-        raise ValueError(f"Pretrained networks take colour images; those of {images.name} have "
-                         f"{images.images.shape[3]} channel. Train without --pretrained.")
+        raise ValueError(
+            f"Pretrained networks take colour images; those of {images.name} have "
+            f"{images.images.shape[3]} channel. Train without --pretrained."
+        )
     validation = None
     if options.validation:
         images, validation = data.split_validation(images, options.validation, options.seed)
     mean, std = (expected.mean, expected.std) if expected else data.channel_statistics(images.images)
-    run = Run(options.model, options.dataset if named else str(source.resolve()), images.classes,
-              images.images.shape[1:], tuple(mean), tuple(std), options.validation, options.seed,
-              size=(side, side) if named and side else None, pretrained=options.pretrained, loss=_loss_name(options))
+    run = Run(
+        options.model,
+        options.dataset if named else str(source.resolve()),
+        images.classes,
+        images.images.shape[1:],
+        tuple(mean),
+        tuple(std),
+        options.validation,
+        options.seed,
+        size=(side, side) if named and side else None,
+        pretrained=options.pretrained,
+        loss=_loss_name(options),
+    )
     transforms = [_transform_of(text) for text in options.augment if text not in ("alternating_flip", "none")]
-    train = run.batches(images, options.batch_size, shuffle=True, augment=transforms, mixup=options.mixup,
-                        seed=options.seed, balanced=options.balanced,
-                        alternating_flip="alternating_flip" in options.augment, small_first=options.small_first)
+    train = run.batches(
+        images,
+        options.batch_size,
+        shuffle=True,
+        augment=transforms,
+        mixup=options.mixup,
+        seed=options.seed,
+        balanced=options.balanced,
+        alternating_flip="alternating_flip" in options.augment,
+        small_first=options.small_first,
+    )
     valid = run.batches(validation) if validation else None
     out = Path(options.out or f"runs/{source.stem}-{options.model}")
     begun = (out / "last.npz").exists()
@@ -163,25 +226,48 @@ def _train(options):
         raise ValueError(f"{out} was begun with {_difference(before, run)}; it goes on with that only.")
 
     def begin():
-        print(f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
-              f"{len(images.classes)} classes; writing to {out}")
+        print(
+            f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
+            f"{len(images.classes)} classes; writing to {out}"
+        )
         if options.resume and not begun:
             print(f"{out} holds no checkpoint: starting anew")
         if not begun:
             run.save(out)
 
     momentum = None if options.momentum is None else {"momentum": options.momentum}
-    training.fit(net, train, valid, num_epochs=options.epochs, lr=options.lr or (0.01 if options.pretrained else 0.1),
-                 schedule=options.schedule, warmup_epochs=min(options.warmup_epochs, options.epochs),
-                 optimizer=options.optimizer, optimizer_params=momentum, wd=options.wd, l1=options.l1,
-                 clip_norm=options.clip_norm, loss=_loss(options, images.counts()), unfreeze=unfreeze,
-                 decay_biases=options.decay_biases, precision=options.precision, lookahead=options.lookahead,
-                 ctx=ctx, seed=options.seed, patience=options.patience,
-                 checkpoint_dir=out, checkpoint_steps=options.checkpoint_steps, resume=options.resume,
-                 tensorboard=options.tensorboard, on_begin=begin)
+    training.fit(
+        net,
+        train,
+        valid,
+        num_epochs=options.epochs,
+        lr=options.lr or (0.01 if options.pretrained else 0.1),
+        schedule=options.schedule,
+        warmup_epochs=min(options.warmup_epochs, options.epochs),
+        optimizer=options.optimizer,
+        optimizer_params=momentum,
+        wd=options.wd,
+        l1=options.l1,
+        clip_norm=options.clip_norm,
+        loss=_loss(options, images.counts()),
+        unfreeze=unfreeze,
+        decay_biases=options.decay_biases,
+        precision=options.precision,
+        lookahead=options.lookahead,
+        ctx=ctx,
+        seed=options.seed,
+        patience=options.patience,
+        checkpoint_dir=out,
+        checkpoint_steps=options.checkpoint_steps,
+        resume=options.resume,
+        tensorboard=options.tensorboard,
+        on_begin=begin,
+    )
     tested = named or any((source / split).is_dir() for split in ("test", "val"))
-    print(f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
-          f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.tta else ''}")
+    print(
+        f"Done. Score it {'once on the test set' if tested else 'on its validation set'} with: "
+        f"d2lcls evaluate {out}{'' if tested else ' --split validation'}{' --tta' if options.tta else ''}"
+    )
 
 
 def _check(options):
@@ -195,10 +281,10 @@ def _check(options):
 
 def _network(run, goes_on):
     """Make the network to be trained; of one that goes on, the checkpoint will bring every parameter."""
-    import mxnet as mx
-
     from d2lcls.models import get_model, hold_statistics, replace_head
     from d2lcls.training.runs import make_network
+
+    import mxnet as mx
 
     if goes_on:
         net = make_network(run)

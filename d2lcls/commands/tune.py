@@ -5,15 +5,19 @@ from pathlib import Path
 
 from d2lcls.commands.checks import check_training
 from d2lcls.commands.parsers import positive, share, whole
-from d2lcls.files import check_writable
+from d2lcls.machine.files import check_writable
 
 AUGMENTATIONS = ("none", "flip", "pad_crop flip", "pad_crop flip cutout")  # as `train --augment` takes them
 
 
 def add(command):
     """Add the command to the parser."""
-    tune = command("tune", _tune, "Search for hyper-parameters; the same line again goes on.",
-                   "d2lcls tune --dataset cifar10 --share 0.1 --trials 20 --epochs 3")
+    tune = command(
+        "tune",
+        _tune,
+        "Search for hyper-parameters; the same line again goes on.",
+        "d2lcls tune --dataset cifar10 --share 0.1 --trials 20 --epochs 3",
+    )
     add = tune.add_argument
     add("--dataset", default="cifar10", help="as for train")
     add("--model", default="cnn", help="as for train")
@@ -31,11 +35,11 @@ def add(command):
 
 
 def _tune(options):
-    import mxnet as mx
-
     from d2lcls import data
     from d2lcls.models import get_model
-    from d2lcls.training import tune
+    from d2lcls.training.search import tuning as tune
+
+    import mxnet as mx
 
     if not options.share:
         options.wrong("argument --share: must be above 0, or nothing is left to search with")
@@ -51,22 +55,44 @@ def _tune(options):
 
     def objective(trial, lr, wd, augment):
         transforms = [getattr(data, name)() for name in augment.split() if name != "none"]
-        batches = data.Batches(train, options.batch_size, mean, std, shuffle=True, augment=transforms,
-                               seed=options.seed, size=options.size)
+        batches = data.Batches(
+            train, options.batch_size, mean, std, shuffle=True, augment=transforms, seed=options.seed, size=options.size
+        )
         mx.random.seed(options.seed)
         net = get_model(options.model, classes=len(images.classes))
         net.initialize(mx.init.MSRAPrelu(slope=0))
-        return tune.fit_trial(trial, net, batches, validation, num_epochs=options.epochs, lr=lr, wd=wd, ctx=ctx,
-                              seed=options.seed, warmup_epochs=min(1, options.epochs / 2))
+        return tune.fit_trial(
+            trial,
+            net,
+            batches,
+            validation,
+            num_epochs=options.epochs,
+            lr=lr,
+            wd=wd,
+            ctx=ctx,
+            seed=options.seed,
+            warmup_epochs=min(1, options.epochs / 2),
+        )
 
-    space = {"lr": tune.log_uniform(0.003, 1), "wd": tune.log_uniform(1e-5, 1e-2),
-             "augment": tune.choice(AUGMENTATIONS)}
+    space = {
+        "lr": tune.log_uniform(0.003, 1),
+        "wd": tune.log_uniform(1e-5, 1e-2),
+        "augment": tune.choice(AUGMENTATIONS),
+    }
     # Accuracies of other shares and epochs do not compare, so that these have studies of their own.
-    name = options.study or (f"{Path(options.dataset).stem}-{options.model}-share{options.share:g}"
-                             f"-epochs{options.epochs}")
+    name = options.study or (
+        f"{Path(options.dataset).stem}-{options.model}-share{options.share:g}-epochs{options.epochs}"
+    )
     print(f"{len(train):,} training images, {len(valid):,} for validation; study {name}", flush=True)
-    study = tune.tune(objective, space, trials=options.trials, storage=options.storage, study=name,
-                      seed=options.seed, timeout=options.timeout)
+    study = tune.tune(
+        objective,
+        space,
+        trials=options.trials,
+        storage=options.storage,
+        study=name,
+        seed=options.seed,
+        timeout=options.timeout,
+    )
     best = tune.best_trial(study)
     print(f"best: {best}\nTrain it in full with: {_train_line(options, best.parameters)}")
     if options.pictures:
@@ -75,14 +101,16 @@ def _tune(options):
 
 def _train_line(options, best):
     size = f" --size {options.size}" if options.size else ""
-    return (f"d2lcls train --dataset {shlex.quote(options.dataset)} --model {options.model}{size} "
-            f"--batch-size {options.batch_size} --lr {best['lr']:.4g} --wd {best['wd']:.4g} "
-            f"--augment {best['augment']} --seed {options.seed}")
+    return (
+        f"d2lcls train --dataset {shlex.quote(options.dataset)} --model {options.model}{size} "
+        f"--batch-size {options.batch_size} --lr {best['lr']:.4g} --wd {best['wd']:.4g} "
+        f"--augment {best['augment']} --seed {options.seed}"
+    )
 
 
 def _draw(study, folder):
-    from d2lcls import plots
-    from d2lcls.training import tune
+    from d2lcls.book import plots
+    from d2lcls.training.search import tuning as tune
 
     folder.mkdir(parents=True, exist_ok=True)
     records = tune.trials_table(study)
@@ -93,5 +121,9 @@ def _draw(study, folder):
         print(f"importance.png is not drawn: {error}")
         return
     complete = sum(record.state == "complete" for record in records)
-    plots.show_bars(list(shares), [100 * share for share in shares.values()], "share of the variance explained (%)",
-                    title=f"What made {complete} trials differ").savefig(folder / "importance.png", dpi=150)
+    plots.show_bars(
+        list(shares),
+        [100 * share for share in shares.values()],
+        "share of the variance explained (%)",
+        title=f"What made {complete} trials differ",
+    ).savefig(folder / "importance.png", dpi=150)

@@ -9,40 +9,62 @@ FORMS = ("gluon", "timm", "torchvision", "lukemelas")
 
 def add(command):
     """Add the command and those below it to the parser."""
-    command = commands_of(command("weights", None, "List, get, convert and verify pretrained weights.",
-                                  "d2lcls weights list"))
-    command("list", _list, "List the pretrained weights that are here or come without a file of yours.",
-            "d2lcls weights list")
-    get = command("get", _get, "Get a network's ImageNet weights into the cache and print their file.",
-                  "d2lcls weights get efficientnet_lite0")
+    command = commands_of(
+        command("weights", None, "List, get, convert and verify pretrained weights.", "d2lcls weights list")
+    )
+    command(
+        "list",
+        _list,
+        "List the pretrained weights that are here or come without a file of yours.",
+        "d2lcls weights list",
+    )
+    get = command(
+        "get",
+        _get,
+        "Get a network's ImageNet weights into the cache and print their file.",
+        "d2lcls weights get efficientnet_lite0",
+    )
     get.add_argument("name", metavar="NAME", help="a network, such as efficientnet_lite0 or resnet18_v1b")
 
-    convert = command("convert", _convert, "Bring weights from Gluon or PyTorch into another form.",
-                      "d2lcls weights convert resnet18.pth --model resnet18_v1b")
+    convert = command(
+        "convert",
+        _convert,
+        "Bring weights from Gluon or PyTorch into another form.",
+        "d2lcls weights convert resnet18.pth --model resnet18_v1b",
+    )
     add = convert.add_argument
-    add("file", metavar="FILE",
-        help=".pth or .safetensors with PyTorch's names, or .params or .safetensors with Gluon's")
+    add(
+        "file",
+        metavar="FILE",
+        help=".pth or .safetensors with PyTorch's names, or .params or .safetensors with Gluon's",
+    )
     add("--model", required=True, metavar="NAME", help="the network whose weights these are")
     add("--classes", type=positive(int), default=1000, metavar="K", help="number of its logits")
     add("--to", choices=FORMS, default="gluon", help="whose names the parameters get")
-    add("--out", metavar="FILE", help="a .safetensors file, or .params for Gluon's own form (default: in the cache, "
-                                      "where --pretrained finds it)")
+    add(
+        "--out",
+        metavar="FILE",
+        help="a .safetensors file, or .params for Gluon's own form (default: in the cache, "
+        "where --pretrained finds it)",
+    )
     add("--source", metavar="TEXT", help="where the weights come from; kept in the file")
     add("--licence", metavar="TEXT", help="of the weights; kept in the file")
-    add("--published", type=share, metavar="SHARE",
-        help="published top-1 accuracy, such as 0.751; kept in the file")
+    add("--published", type=share, metavar="SHARE", help="published top-1 accuracy, such as 0.751; kept in the file")
 
-    verify = command("verify", _verify, "Check weights: checksum, fit with their network, finite numbers; exit code "
-                     "1 on a problem.", "d2lcls weights verify efficientnet_lite0")
+    verify = command(
+        "verify",
+        _verify,
+        "Check weights: checksum, fit with their network, finite numbers; exit code 1 on a problem.",
+        "d2lcls weights verify efficientnet_lite0",
+    )
     add = verify.add_argument
-    add("name", metavar="NAME|FILE", nargs="?",
-        help="a network, or with --model a file; all that is here if not given")
+    add("name", metavar="NAME|FILE", nargs="?", help="a network, or with --model a file; all that is here if not given")
     add("--model", metavar="NAME", help="the network whose weights the file holds")
     add("--classes", type=positive(int), default=1000, metavar="K", help="number of its logits")
 
 
 def _list(options):
-    from d2lcls.models.weights import PORTS, weights_folder
+    from d2lcls.weights.store import PORTS, weights_folder
 
     here = _files_here()
     for name, path in here:
@@ -57,15 +79,15 @@ def _list(options):
 def _files_here(names=None):
     """List (name, path) of all weights on this machine, or of some networks."""
     from d2lcls.models import list_models
-    from d2lcls.models.weights import places_of
+    from d2lcls.weights.store import places_of
 
     return [(name, path) for name in names or list_models() for path in places_of(name) if path.is_file()]
 
 
 def _describe(name, path):
-    from d2lcls.data.download import file_checksum
-    from d2lcls.models.tensors import WeightsError
-    from d2lcls.models.weights import PORTS
+    from d2lcls.data.download.transfer import file_checksum
+    from d2lcls.weights.store import PORTS
+    from d2lcls.weights.tensors import WeightsError
 
     port = PORTS.get(name)
     checksum = f"sha256 {file_checksum(path, 'sha256')[:8]}"
@@ -85,7 +107,7 @@ def _describe_port(port):
 
 
 def _describe_metadata(path):
-    from d2lcls.models.tensors import read_metadata
+    from d2lcls.weights.tensors import read_metadata
 
     found = read_metadata(path)
     published = f"published {float(found['published']):.1%}" if "published" in found else "no published accuracy"
@@ -94,7 +116,7 @@ def _describe_metadata(path):
 
 def _get(options):
     from d2lcls.models import get_model
-    from d2lcls.models.weights import get_weights
+    from d2lcls.weights.store import get_weights
 
     get_model(options.name)  # suggests the nearest for an unknown name
     print(get_weights(options.name.lower()))
@@ -102,12 +124,15 @@ def _get(options):
 
 def _convert(options):
     from d2lcls.models import get_model
-    from d2lcls.models.weight_files import convert_weights
-    from d2lcls.models.weights import weights_folder
+    from d2lcls.weights.files import convert_weights
+    from d2lcls.weights.store import weights_folder
 
     name = options.model.lower()
-    told = {key: str(getattr(options, key)) for key in ("source", "licence", "published")
-            if getattr(options, key) is not None}
+    told = {
+        key: str(getattr(options, key))
+        for key in ("source", "licence", "published")
+        if getattr(options, key) is not None
+    }
     if not options.out and (options.to != "gluon" or options.classes != 1000):
         options.wrong("the cache holds Gluon's form with ImageNet's 1000 classes: name another file with --out")
     if told and options.out and Path(options.out).suffix == ".params":
@@ -115,8 +140,7 @@ def _convert(options):
     net = get_model(name, classes=options.classes)
     net.initialize()
     target = Path(options.out) if options.out else weights_folder() / f"{name}.safetensors"
-    convert_weights(options.file, net, target, options.to,
-                    {"network": name, "classes": str(options.classes), **told})
+    convert_weights(options.file, net, target, options.to, {"network": name, "classes": str(options.classes), **told})
     print(target)
 
 
@@ -133,8 +157,9 @@ def _verify(options):
         get_model(options.name)  # suggests the nearest for an unknown name
         files = _files_here([options.name.lower()])
         if not files:
-            raise FileNotFoundError(f"The weights of {options.name} are not here. "
-                                    f"Get them with: d2lcls weights get {options.name}")
+            raise FileNotFoundError(
+                f"The weights of {options.name} are not here. Get them with: d2lcls weights get {options.name}"
+            )
     else:
         files = _files_here()
         if not files:
@@ -145,11 +170,12 @@ def _verify(options):
 
 def _problem(name, path, options):
     """Print what a file of weights is worth, and return what is wrong with it, None if nothing."""
-    import numpy as np
+    from d2lcls.models import get_model
+    from d2lcls.weights import WeightsError
+    from d2lcls.weights.files import load_weights
+    from d2lcls.weights.store import check_weights
 
-    from d2lcls.models import WeightsError, get_model
-    from d2lcls.models.weight_files import load_weights
-    from d2lcls.models.weights import check_weights
+    import numpy as np
 
     net = get_model(name, classes=options.classes)
     net.initialize()

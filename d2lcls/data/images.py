@@ -1,125 +1,154 @@
-"""Reading one picture, whatever it is, as the array a network expects."""
+"""`Images`, a set of images in memory: its labels, its split into training and validation, its mean and spread."""
 
-import io
-import warnings
-from numbers import Integral
-from pathlib import Path
+from dataclasses import dataclass
+from math import sqrt
+from numbers import Integral, Real
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is taken for a decompression bomb
 
 
-class BrokenImage(ValueError):
-    """A file that is no readable image; the message names the file and what is wrong with it."""
-
-
-def open_image(source, draft=None):
-    """Open a picture upright and in RGB.
-
-    Photographs taken with a turned camera (EXIF orientation) are turned upright, transparent
-    pixels are laid on white, and greyscale, palette, 16-bit and CMYK pictures become RGB.
+@dataclass(frozen=True, eq=False)  # == of arrays is no single answer
+class Images:
+    """Images with their labels.
 
     Args:
-        source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
-        draft: None, or a side in pixels: a JPEG is then shrunk by 2, 4 or 8 while it is decoded, as long as neither
-            of its sides falls below that.
-
-    Returns:
-        `PIL.Image.Image` in mode "RGB".
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,), each a position in `classes`.
+        classes: tuple of the classes' names.
+        name: what the set is called in titles and messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: the file is no image, is cut short, or claims more than `MAX_PIXELS` pixels.
-        ValueError: an array of another kind.
+        TypeError: an array has another dtype.
+        ValueError: a shape is wrong, the lengths differ, or a label has no class; names the first.
     """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-            raise ValueError(f"A picture as an array must be uint8 of shape (H, W, 3), not {source.dtype} of "
-                             f"{source.shape}.")
-        return Image.fromarray(source)
-    name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
-    stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv.data sets it: cut files would be half-grey pictures to all
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size, where MAX_PIXELS is our limit, and of damaged metadata
-            with Image.open(stream) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels, "
-                                      f"more than the {MAX_PIXELS:,} that are read.")
-                if draft is not None:
-                    picture.draft(None, (draft, draft))  # changes nothing but JPEG, whose blocks it decodes smaller
-                picture.load()
-                return _as_rgb(ImageOps.exif_transpose(picture))
-    except (FileNotFoundError, PermissionError, BrokenImage):
-        raise
-    except Exception as error:  # damaged input makes Pillow raise a dozen kinds, struct.error among them
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise BrokenImage(f"{name}: cannot be read as an image ({reason}). "
-                          "Repair, replace or remove it.") from error
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self):
+        self._check("images", np.uint8, ("N", "H", "W", "C"))
+        self._check("labels", np.int64, ("N",))
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels.")
+        if not isinstance(self.classes, tuple) or not all(isinstance(name, str) for name in self.classes):
+            raise TypeError(f"{self.name}: classes must be a tuple of str, not {self.classes!r}.")
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(wrong):
+            raise ValueError(
+                f"{self.name}: label {wrong[0]} is {self.labels[wrong[0]]}; "
+                f"with {len(self.classes)} classes it must be 0 to {len(self.classes) - 1}."
+            )
+
+    def _check(self, field, dtype, axes):
+        value = getattr(self, field)
+        if not isinstance(value, np.ndarray) or value.dtype != dtype:
+            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{self.name}: {field} must be a numpy array of {dtype.__name__}, not {found}.")
+        if value.ndim != len(axes):
+            raise ValueError(
+                f"{self.name}: {field} must have {len(axes)} axes ({', '.join(axes)}), not the shape {value.shape}."
+            )
+
+    def __len__(self):
+        """Number of images."""
+        return len(self.images)
+
+    def subset(self, indices):
+        """Return the `Images` at these positions, or where this bool mask is True, in the order given."""
+        return Images(self.images[indices], self.labels[indices], self.classes, self.name)
+
+    def counts(self):
+        """Return the number of images of each class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
 
 
-def _as_rgb(picture):
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16 bits: convert("RGB") would clip, not scale
-        values = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((values / max(values.max(), 65535) * 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        page = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(page, picture).convert("RGB")
-    return picture.convert("RGB")
+def split_validation(data, size, seed=0):
+    """Split off a validation set in which every class has its share.
 
-
-def read_image(source, size=None, interpolation="bilinear", draft=False):
-    """Read one picture as an array, upright and in RGB.
+    Shares are rounded by the largest remainder, so the total is exact; an image of each class stays in
+    train as long as `size` leaves room for that. Both sets keep the order of `data`.
 
     Args:
-        source: a path, or the encoded bytes of an image file.
-        size: None for the picture as it is; an int `s` or `(height, width)` to scale the picture until it
-            covers that size and crop the centre.
-        interpolation: "nearest", "bilinear" or "bicubic".
-        draft: let a JPEG much larger than `size` be shrunk by 2, 4 or 8 while it is decoded, to twice `size` or more,
-            and scale only what is left. A photograph of a camera is read several times as quickly; a pixel
-            changes by a fraction of a grey level on average (see results/photographs.json). Good for training; to
-            score a network as it was published, leave it off.
+        data: `Images`.
+        size: number of validation images (int), or their share of all (float between 0 and 1).
+        seed: int; the same seed makes the same split.
 
     Returns:
-        uint8 array of shape (H, W, 3), 0 to 255.
+        (train, validation): two `Images`.
 
     Raises:
-        BrokenImage, FileNotFoundError: as `open_image`.
-        ValueError: `size` or `interpolation` is none of these.
+        ValueError: `size` is out of range, or a class has a single image, which cannot be in both sets.
     """
-    check_interpolation(interpolation)
-    if size is not None:
-        height, width = height_and_width(size)
-    picture = open_image(source, 2 * max(height, width) if draft and size is not None else None)
-    if size is not None:
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling[interpolation.upper()])
-    return np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to
+    total, counts = len(data), data.counts()
+    if isinstance(size, Integral) and not isinstance(size, bool):
+        wanted = int(size)
+    elif isinstance(size, Real) and 0 < size < 1:
+        wanted = round(size * total)
+    else:
+        raise ValueError(f"size must be a number of images (int) or a share between 0 and 1 (float), not {size!r}.")
+    if not 0 < wanted < total:
+        raise ValueError(
+            f"size={size!r} asks for {wanted} of the {total} images of {data.name} "
+            "for validation; both sets need at least one."
+        )
+    if (counts == 1).any():
+        lonely = data.classes[np.flatnonzero(counts == 1)[0]]
+        raise ValueError(
+            f"{data.name}: class {lonely!r} has a single image, which cannot be in both sets. "
+            "Add images of it or leave the class out."
+        )
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(data.labels == k))[:share] for k, share in enumerate(_shares(counts, wanted))
+    ]
+    validation = np.zeros(total, dtype=bool)
+    validation[np.concatenate(chosen)] = True
+    return data.subset(~validation), data.subset(validation)
 
 
-def check_interpolation(name):
-    """Raise ValueError unless `read_image` knows this interpolation."""
-    if name not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {name!r}.")
+def _shares(counts, wanted):
+    """Divide `wanted` among classes in proportion to `counts`, in whole numbers with an exact total."""
+    taken, remainder = np.divmod(wanted * counts, counts.sum())
+    by_remainder = np.argsort(-remainder, kind="stable")
+    while (rest := wanted - taken.sum()) > 0:
+        room = taken < counts - 1  # keeps an image of each class in train ...
+        if not room.any():
+            room = taken < counts  # ... unless more are wanted than that leaves
+        taken[[k for k in by_remainder if room[k]][:rest]] += 1
+    return taken
 
 
-def height_and_width(size):
-    """Return (height, width) for a size given as one int or as a pair of them.
+def channel_statistics(images):
+    """Compute each channel's mean and standard deviation over all pixels of all images.
+
+    Counted in integers, so the result is exact to the last float64 digit or so however many images there are.
+
+    Args:
+        images: uint8 (N, H, W, C).
+
+    Returns:
+        (mean, std): float64 (C,) each, on the 0..1 scale.
 
     Raises:
-        ValueError: it is neither, or not above 0.
+        ValueError: the array is empty or has another dtype or number of axes.
     """
-    pair = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
-        raise ValueError(f"size must be a number of pixels or (height, width), above 0, not {size!r}.")
-    return int(pair[0]), int(pair[1])
-
-
-def is_image_name(path):
-    """Whether a file's ending is one of an image format that Pillow reads."""
-    return Path(path).suffix.lower() in Image.registered_extensions()
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        raise ValueError(
+            f"images must be uint8 of shape (N, H, W, C) and not empty, not {images.dtype} of shape {images.shape}."
+        )
+    histogram = np.zeros((images.shape[3], 256), dtype=np.int64)
+    for begin in range(0, len(images), 1000):  # bincount widens its input to 8 bytes a pixel
+        chunk = images[begin : begin + 1000]
+        for channel in range(images.shape[3]):
+            histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    mean, std = [], []
+    for channel in histogram.tolist():  # Python's integers do not overflow
+        number = sum(channel)
+        first = sum(value * count for value, count in enumerate(channel))
+        second = sum(value * value * count for value, count in enumerate(channel))
+        mean.append(first / (number * 255))
+        std.append(sqrt(number * second - first * first) / (number * 255))
+    return np.array(mean), np.array(std)

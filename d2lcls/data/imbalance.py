@@ -28,8 +28,10 @@ def long_tailed(data, ratio, seed=0):
         raise ValueError(f"ratio must be 1 (equal counts) or more, not {ratio}.")
     counts = data.counts()
     if (counts == 0).any():
-        raise ValueError(f"{data.name}: class {data.classes[counts.argmin()]!r} has no image, so no class could "
-                         "keep any. Add images of it or leave the class out.")
+        raise ValueError(
+            f"{data.name}: class {data.classes[counts.argmin()]!r} has no image, so no class could "
+            "keep any. Add images of it or leave the class out."
+        )
     share = np.arange(len(counts)) / max(len(counts) - 1, 1)  # 0 for the first class, 1 for the last
     wanted = np.rint(counts.min() * float(ratio) ** -share).astype(np.int64)
     return _draw(data, np.maximum(wanted, 1), seed)
@@ -54,8 +56,10 @@ def take_per_class(data, n, seed=0):
     counts = data.counts()
     if (counts < n).any():
         fewest = counts.argmin()
-        raise ValueError(f"{data.name}: class {data.classes[fewest]!r} has {counts[fewest]} images, fewer than the "
-                         f"{n} wanted of each class. Ask for {counts[fewest]} at most.")
+        raise ValueError(
+            f"{data.name}: class {data.classes[fewest]!r} has {counts[fewest]} images, fewer than the "
+            f"{n} wanted of each class. Ask for {counts[fewest]} at most."
+        )
     return _draw(data, np.full(len(counts), n), seed)
 
 
@@ -81,7 +85,7 @@ def take_evenly(data, n, seed=0):
         level += 1
     wanted = np.minimum(counts, level)
     more = np.random.default_rng(seed).permutation(np.flatnonzero(counts > level))
-    wanted[more[:max(n - wanted.sum(), 0)]] += 1
+    wanted[more[: max(n - wanted.sum(), 0)]] += 1
     return _draw(data, wanted, seed)
 
 
@@ -113,12 +117,14 @@ def class_weights(counts, beta=1.0):
     """
     counts = np.asarray(counts)
     if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any() or not counts.any():
-        raise ValueError("counts must be whole numbers from 0, one a class and not all 0, as Images.counts() "
-                         f"returns, not {counts.tolist()}.")
+        raise ValueError(
+            "counts must be whole numbers from 0, one a class and not all 0, as Images.counts() "
+            f"returns, not {counts.tolist()}."
+        )
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must lie between 0 (all classes alike) and 1 (inverse frequency), not {beta}.")
     present = counts > 0
     n = counts[present].astype(np.float64)
     weights = np.zeros(len(counts))
-    weights[present] = 1 / n if beta == 1 else (1 - beta) / (1 - beta ** n)
+    weights[present] = 1 / n if beta == 1 else (1 - beta) / (1 - beta**n)
     return (weights * (counts.sum() / (weights @ counts))).astype(np.float32)

@@ -8,11 +8,10 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Tuple
+
+from d2lcls.machine.memory import check_memory
 
 import numpy as np
-
-from d2lcls.memory import check_memory
 
 
 class Decoded:
@@ -35,8 +34,11 @@ class Decoded:
 
     def load(self):
         """Decode all pictures, after a check that they fit into memory."""
-        check_memory(math.prod(self.shape), f"Loading {len(self):,} pictures of {self.size[0]} x {self.size[1]} pixels",
-                     "Choose a smaller size, or open them with open_folder or open_records, which load as they go.")
+        check_memory(
+            math.prod(self.shape),
+            f"Loading {len(self):,} pictures of {self.size[0]} x {self.size[1]} pixels",
+            "Choose a smaller size, or open them with open_folder or open_records, which load as they go.",
+        )
         return self[:]
 
     def __getitem__(self, index):
@@ -67,7 +69,7 @@ class LazyImages:
 
     images: Decoded
     labels: np.ndarray
-    classes: Tuple[str, ...]
+    classes: tuple[str, ...]
     name: str
 
     def __len__(self):

@@ -7,12 +7,13 @@ the standard deviation. A pixel's shift or another filter costs tenths of a per 
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Tuple
+
+from d2lcls.data.decode import MAX_PIXELS, BrokenImage, open_image
 
 import numpy as np
 from PIL import Image
 
-from d2lcls.data.images import MAX_PIXELS, BrokenImage, open_image
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on the 0..1 scale
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Preprocess:
 
     resize: int
     crop: int
-    mean: Tuple[float, float, float]
-    std: Tuple[float, float, float]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     interpolation: str
 
     def __post_init__(self):
@@ -46,16 +47,20 @@ class Preprocess:
                 raise ValueError(f"{name} must be a whole number of pixels, 1 or more, not {value!r}.")
             object.__setattr__(self, name, int(value))  # numpy's integers are not JSON
         if self.crop > self.resize:
-            raise ValueError(f"crop={self.crop} does not fit into pictures whose shorter side is "
-                             f"resize={self.resize}. Make crop {self.resize} or less.")
+            raise ValueError(
+                f"crop={self.crop} does not fit into pictures whose shorter side is "
+                f"resize={self.resize}. Make crop {self.resize} or less."
+            )
         for name in ("mean", "std"):
             value = np.asarray(getattr(self, name), dtype=np.float64)
             if value.shape != (3,) or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be three numbers, one a colour, not {getattr(self, name)!r}.")
             object.__setattr__(self, name, tuple(value.tolist()))
         if min(self.mean) < 0 or max(self.mean) > 1 or min(self.std) <= 0 or max(self.std) > 1:
-            raise ValueError(f"mean and std must be on the 0..1 scale, std above 0, not mean={self.mean}, "
-                             f"std={self.std}. Divide values on the 0..255 scale by 255.")
+            raise ValueError(
+                f"mean and std must be on the 0..1 scale, std above 0, not mean={self.mean}, "
+                f"std={self.std}. Divide values on the 0..255 scale by 255."
+            )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', not {self.interpolation!r}.")
 
@@ -76,8 +81,10 @@ class Preprocess:
         size = self._scaled(*picture.size)
         if size[0] * size[1] > MAX_PIXELS:
             name = source if isinstance(source, (str, Path)) else "the picture"
-            raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels is too narrow a picture: with the "
-                              f"shorter side at {self.resize} it would be {size[0]} x {size[1]}.")
+            raise BrokenImage(
+                f"{name}: {picture.width} x {picture.height} pixels is too narrow a picture: with the "
+                f"shorter side at {self.resize} it would be {size[0]} x {size[1]}."
+            )
         # Not ImageOps.fit or `box=`: cropping before scaling gives other pixels than the published protocol.
         picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = (round((side - self.crop) / 2) for side in size)

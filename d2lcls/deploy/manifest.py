@@ -6,14 +6,14 @@ preprocessing, the input, the accuracy and where it was measured, the files' che
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Mapping, Optional, Tuple
 
-from d2lcls.data.download import file_checksum
+from d2lcls.data.download.transfer import file_checksum
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.files import write_atomically
+from d2lcls.machine.files import write_atomically
 
 FILE = "manifest.json"
 FORMS = ("mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm", "torch")
@@ -33,7 +33,9 @@ class Accuracy:
 
     def __post_init__(self):
         if not 0 <= self.top1 <= 1 or self.images < 1:
-            raise ValueError(f"top1 must be a share from 0 to 1 on one image or more, not {self.top1} on {self.images}.")
+            raise ValueError(
+                f"top1 must be a share from 0 to 1 on one image or more, not {self.top1} on {self.images}."
+            )
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,14 @@ class Manifest:
 
     name: str
     form: str
-    classes: Tuple[str, ...]
+    classes: tuple[str, ...]
     preprocess: Preprocess
     input_name: str = "data"
-    batch: Optional[int] = None
-    dataset: Optional[str] = None
-    accuracy: Optional[Accuracy] = None
+    batch: int | None = None
+    dataset: str | None = None
+    accuracy: Accuracy | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    made_from: Optional[Mapping] = None
+    made_from: Mapping | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -96,8 +98,11 @@ def write_manifest(folder, manifest, packages=()):
         `Manifest` as it was written.
     """
     folder = Path(folder)
-    files = {path.name: file_checksum(path, "sha256") for path in sorted(folder.iterdir())
-             if path.is_file() and path.name != FILE}
+    files = {
+        path.name: file_checksum(path, "sha256")
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != FILE
+    }
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in ("d2lcls", *packages)}}
     content = {**asdict(manifest), "files": files, "versions": versions}
     text = json.dumps({"manifest": 1, **content}, indent=1, allow_nan=False)
@@ -118,8 +123,9 @@ def read_manifest(folder, verify=True):
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
-        raise FileNotFoundError(f"{folder}: holds no {FILE}, so it is no model folder. "
-                                "Make one of a trained run with: d2lcls export RUN")
+        raise FileNotFoundError(
+            f"{folder}: holds no {FILE}, so it is no model folder. Make one of a trained run with: d2lcls export RUN"
+        )
     try:
         content = json.loads((folder / FILE).read_text("utf-8"), parse_constant=_no_constant)
         version = content.pop("manifest")
@@ -127,9 +133,14 @@ def read_manifest(folder, verify=True):
             raise ModelError(f"{folder / FILE}: of version {version}; this d2lcls reads version 1. Update d2lcls.")
         known = {entry.name for entry in fields(Manifest)}
         accuracy = content.get("accuracy")
-        manifest = Manifest(**{**{key: content[key] for key in content if key in known},
-                               "classes": tuple(content["classes"]), "preprocess": Preprocess(**content["preprocess"]),
-                               "accuracy": accuracy and Accuracy(**accuracy)})
+        manifest = Manifest(
+            **{
+                **{key: content[key] for key in content if key in known},
+                "classes": tuple(content["classes"]),
+                "preprocess": Preprocess(**content["preprocess"]),
+                "accuracy": accuracy and Accuracy(**accuracy),
+            }
+        )
         files = {str(name): str(checksum) for name, checksum in manifest.files.items()}
     except ModelError:
         raise
@@ -137,19 +148,27 @@ def read_manifest(folder, verify=True):
         raise ModelError(f"{folder / FILE}: damaged ({error!r}). Make the model anew.") from error
     for name, checksum in files.items():
         if Path(name).name != name:
-            raise ModelError(f"{folder / FILE}: names the file {name!r}, which is not in this folder. Make the model anew.")
+            raise ModelError(
+                f"{folder / FILE}: names the file {name!r}, which is not in this folder. Make the model anew."
+            )
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing. Copy the whole folder, or make the model anew.")
         if verify and file_checksum(folder / name, "sha256") != checksum:
-            raise ModelError(f"{folder / name}: not the file that was written with the model (its sha256 differs). "
-                             "Copy the folder again, or make the model anew.")
+            raise ModelError(
+                f"{folder / name}: not the file that was written with the model (its sha256 differs). "
+                "Copy the folder again, or make the model anew."
+            )
     return manifest
 
 
 def derive(manifest, form, batch=None, **how):
     """Return the `Manifest` of a model in another form made from this one; `how` tells of its making."""
-    made_from = {"form": manifest.form, "files": dict(manifest.files),
-                 "accuracy": manifest.accuracy and asdict(manifest.accuracy), **how}
+    made_from = {
+        "form": manifest.form,
+        "files": dict(manifest.files),
+        "accuracy": manifest.accuracy and asdict(manifest.accuracy),
+        **how,
+    }
     return replace(manifest, form=form, batch=batch, accuracy=None, made_from=made_from)
 
 

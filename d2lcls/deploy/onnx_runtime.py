@@ -1,9 +1,9 @@
 """Running ONNX models with ONNX Runtime on the CPU."""
 
-import numpy as np
-
-from d2lcls.cores import usable_cores
 from d2lcls.deploy.manifest import ModelError
+from d2lcls.machine.cores import usable_cores
+
+import numpy as np
 
 _MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
 
@@ -49,9 +49,13 @@ def open_session(path, threads=None):
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds have no common parent but this one
-        raise ModelError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}). Make it anew.") from error
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}). Make it anew."
+        ) from error
     if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
-        raise ModelError(f"{path}: has {len(session.get_inputs())} inputs and {len(session.get_outputs())} outputs; "
-                         "a classifier has one of each.")
+        raise ModelError(
+            f"{path}: has {len(session.get_inputs())} inputs and {len(session.get_outputs())} outputs; "
+            "a classifier has one of each."
+        )
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})[0]

@@ -1,14 +1,14 @@
 """One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+
+from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
+from d2lcls.machine.cores import int8_saturates
 
 import numpy as np
-
-from d2lcls.cores import int8_saturates
-from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,23 @@ def load_model(folder):
     """
     manifest = read_manifest(folder)
     if manifest.needs_vnni() and int8_saturates():
-        warnings.warn(f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "
-                      "wrong. Make it again with d2lcls quantize, without --vnni.", stacklevel=2)
+        warnings.warn(
+            f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "
+            "wrong. Make it again with d2lcls quantize, without --vnni.",
+            stacklevel=2,
+        )
     compute = _RUNTIMES[manifest.form](Path(folder), manifest)
     probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
     if probe.shape != (manifest.batch or 1, len(manifest.classes)):
-        raise ModelError(f"{folder}: the graph returns an array of shape {probe.shape}, which are not the logits of "
-                         f"{len(manifest.classes)} classes. Make the model anew.")
+        raise ModelError(
+            f"{folder}: the graph returns an array of shape {probe.shape}, which are not the logits of "
+            f"{len(manifest.classes)} classes. Make the model anew."
+        )
     return Predictor(manifest, compute)
 
 
 def _mxnet(folder, manifest):
-    from d2lcls.deploy.export import read_graph
+    from d2lcls.deploy.exporting import read_graph
 
     return read_graph(folder, manifest)
 
@@ -96,14 +101,15 @@ def _onnx(folder, manifest):
 
 
 def _tvm(folder, manifest):
-    from d2lcls.deploy.tvm import open_library
+    from d2lcls.deploy.edge.host import open_library
 
     return open_library(folder, manifest)
 
 
 def _torch(folder, manifest):
-    raise ModelError(f"{folder}: a model of form torch is run by PyTorch, in an environment of its own: "
-                     f"python {folder / 'check.py'}")
+    raise ModelError(
+        f"{folder}: a model of form torch is run by PyTorch, in an environment of its own: python {folder / 'check.py'}"
+    )
 
 
 _RUNTIMES = {"mxnet": _mxnet, "mxnet-int8": _mxnet, "onnx": _onnx, "onnx-int8": _onnx, "tvm": _tvm, "torch": _torch}

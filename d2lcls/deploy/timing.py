@@ -33,8 +33,14 @@ class Sleeper:
     def __init__(self, command, engine=SERVING):
         self._errors = tempfile.TemporaryFile()
         environment = {**os.environ, "MXNET_ENGINE_TYPE": engine} if engine else os.environ
-        self._process = subprocess.Popen([str(word) for word in command], text=True, env=environment,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            text=True,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
         self.ready = self._answer()
 
     def ask(self, question):

@@ -74,12 +74,16 @@ def fit_temperature(logits, labels):
     logits, labels = _check(logits, labels)
     gaps = logits - logits[np.arange(len(labels)), labels][:, None]  # (N, K), 0 for the true class
     if gaps.mean() >= 0:
-        raise ValueError("The logits of the true classes are no higher than the others on average, so that no "
-                         "temperature is best. Check that logits and labels belong together.")
+        raise ValueError(
+            "The logits of the true classes are no higher than the others on average, so that no "
+            "temperature is best. Check that logits and labels belong together."
+        )
     if (gaps <= 0).all():
-        raise ValueError(f"None of the {len(labels)} images has a logit above that of its true class, so that the "
-                         "loss falls with the temperature without end. Use more images, and ones the network has "
-                         "not learned from.")
+        raise ValueError(
+            f"None of the {len(labels)} images has a logit above that of its true class, so that the "
+            "loss falls with the temperature without end. Use more images, and ones the network has "
+            "not learned from."
+        )
     scale = np.abs(gaps).max()
     gaps /= scale
     # In b = scale / T the loss, mean of log(sum(exp(b * gaps))), is convex: its slope has one root.
@@ -103,17 +107,18 @@ def _slope(gaps, b):
     shares = np.exp(b * gaps - (b * gaps).max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     first = (shares * gaps).sum(axis=1)
-    return first.mean(), ((shares * gaps ** 2).sum(axis=1) - first ** 2).mean()
+    return first.mean(), ((shares * gaps**2).sum(axis=1) - first**2).mean()
 
 
 def _check(logits, labels):
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if logits.ndim != 2 or 0 in logits.shape or labels.shape != logits.shape[:1]:
-        raise ValueError("logits must be (N, K) and labels (N,), at least one, "
-                         f"not {logits.shape} and {labels.shape}.")
+        raise ValueError(f"logits must be (N, K) and labels (N,), at least one, not {logits.shape} and {labels.shape}.")
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite numbers. NaN among them is a sign of a training that diverged.")
     if not np.isin(labels, np.arange(logits.shape[1])).all():
-        raise ValueError(f"labels must be whole numbers from 0 to {logits.shape[1] - 1}, one a column of logits; "
-                         f"they lie between {labels.min()} and {labels.max()}.")
+        raise ValueError(
+            f"labels must be whole numbers from 0 to {logits.shape[1] - 1}, one a column of logits; "
+            f"they lie between {labels.min()} and {labels.max()}."
+        )
     return logits, labels.astype(np.int64)

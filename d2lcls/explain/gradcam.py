@@ -31,12 +31,15 @@ def grad_cam(net, x, layer=None, classes=None):
 
     steps = _steps(net)
     if layer is not None and not any(layer in blocks for _, blocks in steps):
-        raise ValueError("layer must be a block that net.features runs, or None, "
-                         f"not {getattr(layer, 'name', layer)!r}.")
+        raise ValueError(
+            f"layer must be a block that net.features runs, or None, not {getattr(layer, 'name', layer)!r}."
+        )
     x = x.asnumpy() if isinstance(x, nd.NDArray) else np.asarray(x)
     if x.ndim != 4 or 0 in x.shape or x.dtype.kind != "f":
-        raise ValueError("x must be one image or more, normalised, as floats of shape (N, C, H, W), not "
-                         f"{x.dtype} of shape {x.shape}. `Batches.normalise` makes it of uint8 images.")
+        raise ValueError(
+            "x must be one image or more, normalised, as floats of shape (N, C, H, W), not "
+            f"{x.dtype} of shape {x.shape}. `Batches.normalise` makes it of uint8 images."
+        )
     if not np.isfinite(x).all():  # ReLU and pooling can hide NaN from all that comes after
         raise ValueError("x must hold finite numbers only; NaN or infinity is among them.")
     context = next(iter(net.collect_params().values())).list_ctx()[0]
@@ -51,14 +54,17 @@ def grad_cam(net, x, layer=None, classes=None):
         # In predict mode, the backward pass of oneDNN's max-pooling is wrong.
         with autograd.record(train_mode=True):
             logits = maps
-            for block, _ in steps[at + 1:]:
+            for block, _ in steps[at + 1 :]:
                 logits = block(logits)
             logits = net.output(logits)
             chosen = nd.pick(logits, nd.array(classes, ctx=context), axis=1).sum()
-        if logits.shape != answer.shape or not np.allclose(logits.asnumpy(), answer, rtol=1e-3,
-                                                           atol=1e-3 * np.abs(answer).max()):
-            raise ValueError(f"net.output(net.features(x)) is not what {type(net).__name__} answers, so Grad-CAM "
-                             "cannot follow it: it does more on the way, or draws random numbers in training.")
+        if logits.shape != answer.shape or not np.allclose(
+            logits.asnumpy(), answer, rtol=1e-3, atol=1e-3 * np.abs(answer).max()
+        ):
+            raise ValueError(
+                f"net.output(net.features(x)) is not what {type(net).__name__} answers, so Grad-CAM "
+                "cannot follow it: it does more on the way, or draws random numbers in training."
+            )
         gradient = autograd.grad(chosen, [maps])[0].asnumpy()  # into new memory: parameters' gradients stay
     weights = gradient.mean(axis=(2, 3), dtype=np.float64)  # (N, C)
     cams = np.maximum(np.einsum("nc,nchw->nhw", weights, maps.asnumpy()), 0)
@@ -111,8 +117,10 @@ def _steps(net):
 
     features, output = getattr(net, "features", None), getattr(net, "output", None)
     if not isinstance(features, nn.HybridSequential) or not len(features) or not callable(output):
-        raise ValueError(f"Grad-CAM needs a network with net.features, a HybridSequential, and net.output; "
-                         f"{type(net).__name__} is built otherwise.")
+        raise ValueError(
+            f"Grad-CAM needs a network with net.features, a HybridSequential, and net.output; "
+            f"{type(net).__name__} is built otherwise."
+        )
     return unfold(features)
 
 

@@ -29,8 +29,9 @@ def map_features(features, method="pca", seed=0):
     features = np.asarray(features, dtype=np.float64)
     fewest = 2 if method == "pca" else 4
     if features.ndim != 2 or len(features) < fewest or features.shape[1] < 2:
-        raise ValueError(f"features must be (N, D) with N of at least {fewest} and D of at least 2, "
-                         f"not {features.shape}.")
+        raise ValueError(
+            f"features must be (N, D) with N of at least {fewest} and D of at least 2, not {features.shape}."
+        )
     if not np.isfinite(features).all():
         raise ValueError("features must be finite numbers.")
     return (_principal(features, 2) if method == "pca" else _tsne(features, seed)).astype(np.float32)
@@ -54,4 +55,5 @@ def _tsne(features, seed):
     perplexity = min(30, (len(features) - 1) / 3)
     with threadpool_limits(1, user_api="openmp"):  # more threads add up in any order, and the map differs each time
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-            _principal(features, 50).astype(np.float32))
+            _principal(features, 50).astype(np.float32)
+        )

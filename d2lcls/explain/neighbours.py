@@ -25,8 +25,10 @@ def nearest_neighbours(features, queries, k=5):
     """
     features, queries = np.asarray(features, dtype=np.float32), np.asarray(queries, dtype=np.float32)
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1] or 0 in features.shape:
-        raise ValueError("features must be (N, D), at least one, and queries (Q, D) of the same D, "
-                         f"not {features.shape} and {queries.shape}.")
+        raise ValueError(
+            "features must be (N, D), at least one, and queries (Q, D) of the same D, "
+            f"not {features.shape} and {queries.shape}."
+        )
     if k != int(k) or not 1 <= k <= len(features):
         raise ValueError(f"k must be a whole number from 1 to {len(features)}, the number of features, not {k}.")
     k = int(k)

@@ -17,8 +17,10 @@ def per_class_accuracy(matrix):
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or 0 in matrix.shape or not (matrix >= 0).all():
-        raise ValueError("matrix must hold counts of 0 or more in shape (K, K), as confusion_matrix returns them, "
-                         f"not {matrix.shape}{f' down to {matrix.min()}' if matrix.size else ''}.")
+        raise ValueError(
+            "matrix must hold counts of 0 or more in shape (K, K), as confusion_matrix returns them, "
+            f"not {matrix.shape}{f' down to {matrix.min()}' if matrix.size else ''}."
+        )
     images = matrix.sum(axis=1)
     return matrix.diagonal() / np.where(images, images, np.nan)
 

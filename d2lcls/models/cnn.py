@@ -42,8 +42,9 @@ class SmallCNN(gluon.HybridBlock):
     def __init__(self, classes=10, widths=(32, 64, 128, 256), **kwargs):
         super().__init__(**kwargs)
         if classes < 1 or not widths:
-            raise ValueError(f"Expected classes of 1 or more and at least one width, "
-                             f"not classes={classes}, widths={widths}.")
+            raise ValueError(
+                f"Expected classes of 1 or more and at least one width, not classes={classes}, widths={widths}."
+            )
         self.smallest = 2 ** (len(widths) - 1)
         with self.name_scope():
             self.features = nn.HybridSequential()
@@ -60,11 +61,15 @@ class SmallCNN(gluon.HybridBlock):
         if isinstance(x, nd.NDArray):
             channels = self.features[0].weight.shape[1]  # 0 until the first batch
             if x.ndim != 4 or channels not in (0, x.shape[1]):
-                raise ValueError(f"Expected images of shape (N, {channels or 'C'}, H, W), got {x.shape}. "
-                                 "Images as (N, H, W, C) must be transposed first, as `Batches` does.")
+                raise ValueError(
+                    f"Expected images of shape (N, {channels or 'C'}, H, W), got {x.shape}. "
+                    "Images as (N, H, W, C) must be transposed first, as `Batches` does."
+                )
             if min(x.shape[2:]) < self.smallest:
-                raise ValueError(f"Expected images of at least {self.smallest} x {self.smallest} pixels, "
-                                 f"got {x.shape[2]} x {x.shape[3]}. Enlarge them or leave out a stage.")
+                raise ValueError(
+                    f"Expected images of at least {self.smallest} x {self.smallest} pixels, "
+                    f"got {x.shape[2]} x {x.shape[3]}. Enlarge them or leave out a stage."
+                )
         return super().forward(x, *args)
 
     def hybrid_forward(self, F, x):

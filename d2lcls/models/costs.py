@@ -4,11 +4,11 @@ import statistics
 import time
 from dataclasses import dataclass
 
+from d2lcls.models.summary import multiply_adds, walk
+
 import numpy as np
 from mxnet import nd
 from mxnet.gluon import nn
-
-from d2lcls.models.summary import multiply_adds, walk
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def layer_costs(net, x, repeats=5):
             block.forward(given).wait_to_read()  # not block(given), which would call this function again
             seconds.append(time.perf_counter() - begun)
         moved = given.size + output.size + sum(p.data().size for p in block.params.values())
-        costs.append(LayerCost(block.name, type(block).__name__, flop, moved * x.dtype().itemsize,
-                               statistics.median(seconds)))
+        costs.append(
+            LayerCost(block.name, type(block).__name__, flop, moved * x.dtype().itemsize, statistics.median(seconds))
+        )
 
     walk(net, x, note)
     return costs

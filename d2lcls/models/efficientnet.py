@@ -3,14 +3,21 @@
 import math
 from dataclasses import dataclass
 
+from d2lcls.models.cnn import GlobalMean
+
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 
-from d2lcls.models.cnn import GlobalMean
-
 # Each stage at width 1 and depth 1: repeats, kernel, stride, expansion, channels.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
-          (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,16 @@ class Conv(gluon.HybridBlock):
         down, right = self.shift
         if down or right:
             weight = F.pad(weight, mode="constant", pad_width=(0, 0, 0, 0, down, 0, right, 0))
-        return F.Convolution(x, weight, kernel=(self.kernel + down, self.kernel + right), stride=(self.stride,) * 2,
-                             pad=(self.kernel // 2,) * 2, num_filter=self.channels, num_group=self.groups,
-                             no_bias=True)
+        return F.Convolution(
+            x,
+            weight,
+            kernel=(self.kernel + down, self.kernel + right),
+            stride=(self.stride,) * 2,
+            pad=(self.kernel // 2,) * 2,
+            num_filter=self.channels,
+            num_group=self.groups,
+            no_bias=True,
+        )
 
 
 class ReLU6(gluon.HybridBlock):
@@ -125,8 +139,9 @@ class Block(gluon.HybridBlock):
             self.expand = None
             if expansion > 1:
                 self.expand = layer(wide, 1, 1, in_channels, epsilon=epsilon, act=activation(lite, in_channels))
-            self.depthwise = layer(wide, kernel, stride, wide, groups=wide, same=same, epsilon=epsilon,
-                                   act=activation(lite, channels))
+            self.depthwise = layer(
+                wide, kernel, stride, wide, groups=wide, same=same, epsilon=epsilon, act=activation(lite, channels)
+            )
             self.squeeze = None if lite else SqueezeExcite(wide, max(1, in_channels // 4))
             self.project = layer(channels, 1, 1, wide, epsilon=epsilon)
 
@@ -142,8 +157,10 @@ class Block(gluon.HybridBlock):
 def layer(channels, kernel, stride, in_channels, groups=1, same=False, epsilon=1e-3, act=None):
     """Return a convolution with its normalisation and activation, a `HybridSequential`."""
     made = nn.HybridSequential()
-    made.add(Conv(channels, kernel, stride, in_channels, groups, same),
-             nn.BatchNorm(momentum=0.99, epsilon=epsilon, in_channels=channels))
+    made.add(
+        Conv(channels, kernel, stride, in_channels, groups, same),
+        nn.BatchNorm(momentum=0.99, epsilon=epsilon, in_channels=channels),
+    )
     if act:
         made.add(act)
     return made
@@ -191,8 +208,11 @@ class EfficientNet(gluon.HybridBlock):
                     stage.add(Block(channels, wide, kernel, 1 if place else stride, expansion, lite, same, epsilon))
                     channels = wide
                 self.features.add(stage)
-            self.features.add(layer(last, 1, 1, channels, epsilon=epsilon, act=activation(lite)),
-                              GlobalMean(), nn.Dropout(scale.dropout))
+            self.features.add(
+                layer(last, 1, 1, channels, epsilon=epsilon, act=activation(lite)),
+                GlobalMean(),
+                nn.Dropout(scale.dropout),
+            )
             self.output = nn.Dense(classes, in_units=last)
         self.see(scale.size, scale.size)
 

@@ -7,12 +7,19 @@ hard to quantise on a phone: squeeze-and-excite and the swish activation. Names 
 
 from d2lcls.models.efficientnet import EfficientNet, Scale
 
-SCALES = {"b0": Scale(1.0, 1.0, 224, 0.2), "b1": Scale(1.0, 1.1, 240, 0.2), "b2": Scale(1.1, 1.2, 260, 0.3),
-          "b3": Scale(1.2, 1.4, 300, 0.3), "lite0": Scale(1.0, 1.0, 224, 0.2), "lite1": Scale(1.0, 1.1, 240, 0.2),
-          "lite2": Scale(1.1, 1.2, 260, 0.3)}
+SCALES = {
+    "b0": Scale(1.0, 1.0, 224, 0.2),
+    "b1": Scale(1.0, 1.1, 240, 0.2),
+    "b2": Scale(1.1, 1.2, 260, 0.3),
+    "b3": Scale(1.2, 1.4, 300, 0.3),
+    "lite0": Scale(1.0, 1.0, 224, 0.2),
+    "lite1": Scale(1.0, 1.1, 240, 0.2),
+    "lite2": Scale(1.1, 1.2, 260, 0.3),
+}
 
-NAMES = tuple(f"efficientnet_{size}" for size in SCALES) + tuple(f"tf_efficientnet_{size}" for size in SCALES
-                                                                  if size[0] == "b")
+NAMES = tuple(f"efficientnet_{size}" for size in SCALES) + tuple(
+    f"tf_efficientnet_{size}" for size in SCALES if size[0] == "b"
+)
 
 
 def make_efficientnet(name, classes=1000):
@@ -25,5 +32,6 @@ def make_efficientnet(name, classes=1000):
     """
     size = name.rsplit("_", 1)[1]
     tensorflow = name.startswith("tf_") or size.startswith("lite")
-    return EfficientNet(SCALES[size], classes, lite=size.startswith("lite"), same=tensorflow,
-                        epsilon=1e-3 if tensorflow else 1e-5)
+    return EfficientNet(
+        SCALES[size], classes, lite=size.startswith("lite"), same=tensorflow, epsilon=1e-3 if tensorflow else 1e-5
+    )

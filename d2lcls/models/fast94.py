@@ -9,8 +9,8 @@ import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 
-PATCH = 3      # side of the patches that are whitened, pixels; 2 in the source
-FILTERS = 32   # oneDNN's quick kernels take channels 16 at a time; 24 in the source, which took 1.4 times as long
+PATCH = 3  # side of the patches that are whitened, pixels; 2 in the source
+FILTERS = 32  # oneDNN's quick kernels take channels 16 at a time; 24 in the source, which took 1.4 times as long
 
 
 class Fast94(gluon.HybridBlock):
@@ -36,9 +36,13 @@ class Fast94(gluon.HybridBlock):
             for before, width in zip((FILTERS, *widths), widths):
                 self.features.add(
                     nn.Conv2D(width, 3, padding=1, use_bias=False, in_channels=before, weight_initializer=Dirac()),
-                    nn.MaxPool2D(2), _normalisation(width), nn.GELU(),
+                    nn.MaxPool2D(2),
+                    _normalisation(width),
+                    nn.GELU(),
                     nn.Conv2D(width, 3, padding=1, use_bias=False, in_channels=width, weight_initializer=Dirac()),
-                    _normalisation(width), nn.GELU())
+                    _normalisation(width),
+                    nn.GELU(),
+                )
             self.features.add(nn.MaxPool2D(3))
             self.output = nn.Dense(classes, use_bias=False, weight_initializer=Drawn())
 
@@ -92,7 +96,7 @@ def whiten(net, x, epsilon=5e-4):
         rows = part.transpose(0, 2, 3, 1, 4, 5).reshape(-1, len(covariance)).astype(np.float64)
         covariance += rows.T @ rows / (rows.shape[0] / len(part) * len(patches))
     variances, directions = np.linalg.eigh(covariance)  # from the least to the most
-    strongest = (directions / np.sqrt(variances + epsilon)).T[::-1][:FILTERS // 2]
+    strongest = (directions / np.sqrt(variances + epsilon)).T[::-1][: FILTERS // 2]
     filters = np.concatenate([strongest, -strongest]).reshape(FILTERS, 3, PATCH, PATCH)
     net.whitening.weight.set_data(nd.array(filters))
 

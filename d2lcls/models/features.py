@@ -2,13 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Tuple
+
+from d2lcls.machine.files import DAMAGED_NPZ, cache_folder, write_atomically
 
 import numpy as np
 from mxnet import nd
-
-from d2lcls.data.fetch import home
-from d2lcls.files import DAMAGED_NPZ, write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +22,7 @@ class Features:
 
     values: np.ndarray
     labels: np.ndarray
-    classes: Tuple[str, ...]
+    classes: tuple[str, ...]
     name: str
 
     def __len__(self):
@@ -74,7 +72,7 @@ class FeatureBatches:
             rng.shuffle(order)
             copies = rng.integers(len(self.data.values), size=len(order))
         for begin in range(start * self.batch_size, len(order), self.batch_size):
-            chosen = order[begin:begin + self.batch_size]
+            chosen = order[begin : begin + self.batch_size]
             yield self.data.values[copies[chosen], chosen].astype(np.float32), self.data.labels[chosen].astype(np.int32)
 
 
@@ -98,8 +96,10 @@ def extract_features(front, batches, copies=1, cache=None):
     if copies < 1:
         raise ValueError(f"copies must be 1 or more, not {copies}.")
     if batches.shuffle or batches.mixup:
-        raise ValueError("Features are kept in the order of the images: expected batches with shuffle=False and mixup=0.")
-    data, path = batches.data, cache and home() / "features" / f"{cache}.npz"
+        raise ValueError(
+            "Features are kept in the order of the images: expected batches with shuffle=False and mixup=0."
+        )
+    data, path = batches.data, cache and cache_folder() / "features" / f"{cache}.npz"
     if cache:
         mark, probe = _fingerprint(batches, copies), front(nd.array(batches.example())).asnumpy()
     if cache and path.exists():
@@ -113,7 +113,7 @@ def extract_features(front, batches, copies=1, cache=None):
                 raise ValueError("The front returns numbers beyond the range of half precision, up to 65,504, or NaN.")
             if values is None:
                 values = np.empty((copies, len(data), *part.shape[1:]), dtype=np.float16)
-            values[copy, begin:begin + len(labels)] = part
+            values[copy, begin : begin + len(labels)] = part
             begin += len(labels)
     if cache:
         write_atomically(path, lambda file: np.savez(file, values=values, mark=mark, probe=probe))
@@ -126,17 +126,24 @@ def _cached_values(path, mark, probe):
             found = {name: file[name] for name in ("mark", "probe", "values")}
     except DAMAGED_NPZ as error:
         raise ValueError(f"{path}: damaged, or no file of features ({error}). Delete it.") from error
-    if str(found["mark"]) != mark or found["probe"].shape != probe.shape or \
-            not np.allclose(found["probe"], probe, rtol=1e-3, atol=1e-3):
-        raise ValueError(f"{path} holds the features of other images or of another network. "
-                         "Choose another name, or delete it.")
+    if (
+        str(found["mark"]) != mark
+        or found["probe"].shape != probe.shape
+        or not np.allclose(found["probe"], probe, rtol=1e-3, atol=1e-3)
+    ):
+        raise ValueError(
+            f"{path} holds the features of other images or of another network. Choose another name, or delete it."
+        )
     return found["values"]
 
 
 def _fingerprint(batches, copies):
     """Describe what features depend on, short of the network: images, labels, normalisation, number of copies."""
-    digest = hashlib.sha256(repr((batches.data.images.shape, batches.size, batches.mean.tolist(), batches.std.tolist(),
-                                  batches.seed, copies)).encode())
+    digest = hashlib.sha256(
+        repr(
+            (batches.data.images.shape, batches.size, batches.mean.tolist(), batches.std.tolist(), batches.seed, copies)
+        ).encode()
+    )
     digest.update(batches.data.labels.tobytes())
     some = np.linspace(0, len(batches.data) - 1, 100).astype(int)
     digest.update(np.ascontiguousarray(batches.data.images[some]).tobytes())

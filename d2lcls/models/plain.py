@@ -1,10 +1,10 @@
 """The plain network: a residual network without its shortcuts."""
 
-from mxnet import gluon
-from mxnet.gluon import nn
-
 from d2lcls.models.efficientnet import blocks_of
 from d2lcls.models.surgery import forget_compiled
+
+from mxnet import gluon
+from mxnet.gluon import nn
 
 
 def without_shortcuts(net):
@@ -33,7 +33,9 @@ def without_shortcuts(net):
                 stage._children[name].add(block.body, nn.Activation("relu"))
                 found += 1
     if not found:
-        raise ValueError(f"Expected a CIFAR ResNet of version 1, not {type(net).__name__}. "
-                         'Make one with get_model("cifar_resnet56_v1").')
+        raise ValueError(
+            f"Expected a CIFAR ResNet of version 1, not {type(net).__name__}. "
+            'Make one with get_model("cifar_resnet56_v1").'
+        )
     forget_compiled(net)
     return net

@@ -1,11 +1,11 @@
 """Layers that train slowly on a CPU, as oneDNN computes them in MXNet 1.9.1, and what can be done about each."""
 
-from mxnet import gluon
-from mxnet.gluon import nn
-
 from d2lcls.models.cnn import GlobalMean
 from d2lcls.models.efficientnet import ReLU6, blocks_of
 from d2lcls.models.surgery import forget_compiled
+
+from mxnet import gluon
+from mxnet.gluon import nn
 
 
 def replace_global_pooling(net):

@@ -36,8 +36,10 @@ class Summary:
 
     def __str__(self):
         rows = [("layer", "output shape", "parameters", "multiply-adds")]
-        rows += [(layer.kind, " x ".join(map(str, layer.shape)), f"{layer.parameters:,}",
-                  f"{layer.multiply_adds:,}") for layer in self.layers]
+        rows += [
+            (layer.kind, " x ".join(map(str, layer.shape)), f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
+            for layer in self.layers
+        ]
         rows += [("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
@@ -71,8 +73,15 @@ def summarize(net, shape):
     def note(block, x, output):
         mine = [p for p in block.params.values() if p.grad_req != "null" and p.name not in counted]
         counted.update(p.name for p in mine)  # a parameter that two layers share counts once
-        layers.append(Layer(block.name, type(block).__name__, tuple(output.shape[1:]),
-                            sum(int(np.prod(p.shape)) for p in mine), multiply_adds(block, output)))
+        layers.append(
+            Layer(
+                block.name,
+                type(block).__name__,
+                tuple(output.shape[1:]),
+                sum(int(np.prod(p.shape)) for p in mine),
+                multiply_adds(block, output),
+            )
+        )
 
     parameters = list(net.collect_params().values())
     context = parameters[0].list_ctx()[0] if parameters else mx.cpu()

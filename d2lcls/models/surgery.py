@@ -205,8 +205,8 @@ def split(net, groups, size=None):
             raise ValueError("This network's padding depends on the size of its images: pass size=.")
         net.see(size, size)
     front = nn.HybridSequential()
-    front.add(*sum(found[:len(found) - groups], []))
-    tail = Tail(sum(found[len(found) - groups:-1], []), found[-1][0])
+    front.add(*sum(found[: len(found) - groups], []))
+    tail = Tail(sum(found[len(found) - groups : -1], []), found[-1][0])
     image = mx.sym.var("data")
     if _operators(tail(front(image))) != _operators(net(image)):
         raise ValueError(f"{type(net).__name__} does more than run its `features` and its head, so it cannot be split.")
@@ -229,8 +229,10 @@ def head_name(net):
         layer = head[0] if isinstance(head, nn.HybridSequential) and len(head) else head
         if isinstance(layer, nn.Dense) or isinstance(layer, nn.Conv2D) and layer._kwargs["kernel"] == (1, 1):
             return name
-    raise ValueError(f"{type(net).__name__} has no last layer called {' or '.join(HEADS)} that is dense or a 1x1 "
-                     "convolution, so its head cannot be told from its features.")
+    raise ValueError(
+        f"{type(net).__name__} has no last layer called {' or '.join(HEADS)} that is dense or a 1x1 "
+        "convolution, so its head cannot be told from its features."
+    )
 
 
 def _features(net):
@@ -246,5 +248,6 @@ def _operators(symbol):
 
 
 def _has_weights(block):
-    return any(parameter._differentiable and len(parameter.shape or ()) > 1
-               for parameter in block.collect_params().values())
+    return any(
+        parameter._differentiable and len(parameter.shape or ()) > 1 for parameter in block.collect_params().values()
+    )

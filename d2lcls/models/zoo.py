@@ -2,18 +2,41 @@
 
 import difflib
 import fnmatch
+import math
 
-import mxnet as mx
-
-from d2lcls.models.efficientnet_lite import NAMES, make_efficientnet
+from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
 from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.models.surgery import replace_head
 
+import mxnet as mx
+
 # GluonCV's zoo also holds networks that detect, segment or watch films, and some (hrnet, the pruned ones) that
 # take an argument `classes` and ignore it. These modules of gluoncv.model_zoo hold the others.
-CLASSIFIERS = ("alexnet", "cifarresnet", "cifarresnext", "cifarwideresnet", "densenet", "dla", "googlenet",
-               "inception", "mobilenet", "mobilenetv3", "nasnet", "residual_attentionnet", "resnest", "resnet",
-               "resnetv1b", "resnext", "senet", "shufflenet", "squeezenet", "vgg", "xception", "yolo.darknet")
+CLASSIFIERS = (
+    "alexnet",
+    "cifarresnet",
+    "cifarresnext",
+    "cifarwideresnet",
+    "densenet",
+    "dla",
+    "googlenet",
+    "inception",
+    "mobilenet",
+    "mobilenetv3",
+    "nasnet",
+    "residual_attentionnet",
+    "resnest",
+    "resnet",
+    "resnetv1b",
+    "resnext",
+    "senet",
+    "shufflenet",
+    "squeezenet",
+    "vgg",
+    "xception",
+    "yolo.darknet",
+)
 
 
 def list_models(pattern="*"):
@@ -49,8 +72,8 @@ def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
     name = name.lower()
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
-    from d2lcls.models.weight_files import load_weights
-    from d2lcls.models.weights import get_weights
+    from d2lcls.weights.files import load_weights
+    from d2lcls.weights.store import get_weights
 
     net = _make(name, 1000, kwargs)
     path = get_weights(name) if pretrained is True else pretrained
@@ -76,10 +99,28 @@ def _make(name, classes, kwargs):
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
-        raise ValueError(f"No image classifier is called {name!r}.{hint} "
-                         f"d2lcls.models.list_models() lists all {len(known)}.")
+        raise ValueError(
+            f"No image classifier is called {name!r}.{hint} d2lcls.models.list_models() lists all {len(known)}."
+        )
     from gluoncv.model_zoo import get_model as gluoncv_model
 
     net = gluoncv_model(name, pretrained=False, classes=classes, **kwargs)
     replace_global_pooling(net)
     return net
+
+
+def preprocessing(name):
+    """Return the `Preprocess` that a network's ImageNet weights expect.
+
+    Args:
+        name: a name that `get_model` knows.
+    """
+    name = name.lower()
+    size = SCALES[name.rsplit("_", 1)[1]].size if name in NAMES else 299 if "inception" in name else 224
+    if "lite" in name:
+        return Preprocess(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    if name.startswith("tf_"):
+        return Preprocess(size + 32, size, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    return Preprocess(
+        math.ceil(size / 0.875), size, IMAGENET_MEAN, IMAGENET_STD, "bicubic" if "efficientnet" in name else "bilinear"
+    )

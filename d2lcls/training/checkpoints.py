@@ -8,10 +8,10 @@ its place and moved there when it is whole. Parameters are named by their place 
 import json
 from pathlib import Path
 
+from d2lcls.machine.files import DAMAGED_NPZ, write_atomically
+
 import numpy as np
 from mxnet import nd
-
-from d2lcls.files import DAMAGED_NPZ, write_atomically
 
 
 class CheckpointError(ValueError):
@@ -97,8 +97,9 @@ def _read(path, names=None):
     except (*DAMAGED_NPZ, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # missing, not permitted, a failing disk: the file itself may be whole
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}). "
-                              "Delete it and start the run again.") from error
+        raise CheckpointError(
+            f"{path}: damaged, or not a checkpoint ({error}). Delete it and start the run again."
+        ) from error
 
 
 def parameters_to_arrays(net):
@@ -129,8 +130,10 @@ def _check_same_network(path, parameters, arrays):
         if name not in parameters:
             raise CheckpointError(f"{path}: holds another network: its parameter {name!r} is not in this one.")
         if tuple(parameters[name].shape) != saved[name]:
-            raise CheckpointError(f"{path}: holds another network: {name!r} has the shape {saved[name]} there "
-                                  f"and {tuple(parameters[name].shape)} here.")
+            raise CheckpointError(
+                f"{path}: holds another network: {name!r} has the shape {saved[name]} there "
+                f"and {tuple(parameters[name].shape)} here."
+            )
 
 
 def _load_trainer(path, trainer, names, arrays):
@@ -145,8 +148,9 @@ def _load_trainer(path, trainer, names, arrays):
             slots = _flat(state)
             for slot, array in enumerate(slots):
                 if f"state/{name}/{slot}" not in arrays:
-                    raise CheckpointError(f"{path}: was written with another optimizer than "
-                                          f"{type(optimizer).__name__.lower()!r}.")
+                    raise CheckpointError(
+                        f"{path}: was written with another optimizer than {type(optimizer).__name__.lower()!r}."
+                    )
                 array[:] = arrays[f"state/{name}/{slot}"]
             updater.states[index], updater.states_synced[index] = state, True
     for device in range(len(trainer._updaters)):

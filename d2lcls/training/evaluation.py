@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from d2lcls.machine.progress import Progress
+
 import mxnet as mx
 import numpy as np
 from mxnet import nd
-
-from d2lcls.training.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,10 @@ def softmax(logits):
 def check_labels(data, outputs):
     """Raise ValueError if a set has a label that a network with so many outputs cannot give."""
     if data.labels.max() >= outputs:
-        raise ValueError(f"The set has a label {data.labels.max()}, but the network has only {outputs} outputs. "
-                         f"Make it with classes={len(data.classes)}.")
+        raise ValueError(
+            f"The set has a label {data.labels.max()}, but the network has only {outputs} outputs. "
+            f"Make it with classes={len(data.classes)}."
+        )
 
 
 def as_contexts(ctx):
@@ -119,7 +121,9 @@ def split_and_load(x, ctx):
         list of NDArrays, on the first min(N, len(ctx)) contexts.
     """
     parts = min(len(x), len(ctx))
-    return [nd.array(part, ctx=staging(c), dtype=x.dtype).as_in_context(c) for part, c in zip(np.array_split(x, parts), ctx)]
+    return [
+        nd.array(part, ctx=staging(c), dtype=x.dtype).as_in_context(c) for part, c in zip(np.array_split(x, parts), ctx)
+    ]
 
 
 def staging(context):
@@ -133,8 +137,10 @@ def _outputs(net, batches, ctx, views=None):
     ctx = as_contexts(ctx)
     waiting = None
     for x, labels in batches:
-        seen = [[weight * net(part) for part in split_and_load(view, ctx)]
-                for weight, view in (views(x) if views else [(1, x)])]
+        seen = [
+            [weight * net(part) for part in split_and_load(view, ctx)]
+            for weight, view in (views(x) if views else [(1, x)])
+        ]
         outputs = [sum(of_part) for of_part in zip(*seen)]
         # MXNet computes these while the next batch is read and decoded: only asnumpy waits.
         if waiting:

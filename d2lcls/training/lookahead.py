@@ -24,15 +24,17 @@ class Lookahead:
             raise ValueError(f"lookahead must be a number of steps, 1 or more (or 0: off), not {every}.")
         self.net, self.total_steps, self.every = net, total_steps, every
         nd.waitall()  # reading running statistics does not wait for the step that updates them
-        self.slow = {name: [copy.copy() for copy in parameter.list_data()]
-                     for name, parameter in net._collect_params_with_prefix().items()}
+        self.slow = {
+            name: [copy.copy() for copy in parameter.list_data()]
+            for name, parameter in net._collect_params_with_prefix().items()
+        }
 
     def after(self, steps):
         """Do what is due after so many steps."""
         if steps == self.total_steps:
             self._average(1.0)
         elif steps % self.every == 0:
-            self._average(0.95 ** self.every * (steps / self.total_steps) ** 3)
+            self._average(0.95**self.every * (steps / self.total_steps) ** 3)
 
     def _average(self, decay):
         nd.waitall()

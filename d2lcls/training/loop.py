@@ -6,23 +6,29 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
 
-import mxnet as mx
-
 from d2lcls.data.prefetch import prefetch
-from d2lcls.files import check_writable
+from d2lcls.machine.files import check_writable
+from d2lcls.machine.interrupts import StopAfterStep
+from d2lcls.machine.progress import Progress, Stopwatch
 from d2lcls.models.surgery import layer_groups, train_last
 from d2lcls.training.checkpoints import parameters_from_arrays, parameters_to_arrays, save_checkpoint
-from d2lcls.training.curves import Curves
 from d2lcls.training.evaluation import as_contexts, check_labels, evaluate
-from d2lcls.training.interrupts import StopAfterStep
 from d2lcls.training.lookahead import Lookahead
 from d2lcls.training.metrics import Tally
 from d2lcls.training.precision import LossScale, check_precision, choose, lower
-from d2lcls.training.progress import Progress, Stopwatch
 from d2lcls.training.schedules import SCHEDULES
 from d2lcls.training.standing import Standing, read_standing, recipe_of
-from d2lcls.training.steps import (average_running_statistics, check_training_memory, is_finite, make_trainer,
-                                   settle_shapes, train_step)
+from d2lcls.training.steps import (
+    average_running_statistics,
+    check_training_memory,
+    is_finite,
+    make_trainer,
+    settle_shapes,
+    train_step,
+)
+from d2lcls.training.tensorboard import Curves
+
+import mxnet as mx
 
 
 class TrainingDiverged(ArithmeticError):
@@ -53,11 +59,36 @@ class Epoch:
         return text + f"  {self.images_per_second:,.0f} images/s, {self.waiting:.1%} waiting for data"
 
 
-def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", warmup_epochs=1.0,
-        optimizer="sgd", optimizer_params=None, wd=5e-4, l1=0.0, clip_norm=None, loss=None, unfreeze=None,
-        decay_biases=False, precision="float32", lookahead=0, ctx=None, seed=0, patience=None,
-        checkpoint_dir=None, checkpoint_steps=None, resume=False, tensorboard=None, on_begin=None, on_epoch=None,
-        verbose=True):
+def fit(
+    net,
+    train,
+    valid=None,
+    *,
+    num_epochs=10,
+    lr=0.1,
+    schedule="cosine",
+    warmup_epochs=1.0,
+    optimizer="sgd",
+    optimizer_params=None,
+    wd=5e-4,
+    l1=0.0,
+    clip_norm=None,
+    loss=None,
+    unfreeze=None,
+    decay_biases=False,
+    precision="float32",
+    lookahead=0,
+    ctx=None,
+    seed=0,
+    patience=None,
+    checkpoint_dir=None,
+    checkpoint_steps=None,
+    resume=False,
+    tensorboard=None,
+    on_begin=None,
+    on_epoch=None,
+    verbose=True,
+):
     """Train a network and return what every epoch came to.
 
     With `valid`, the network ends with the parameters of the epoch that was best on it; without, with those
@@ -111,10 +142,15 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         raise ValueError("resume and checkpoint_steps need a folder, checkpoint_dir=...")
     ctx, steps = as_contexts(ctx), len(train)
     if optimizer == "nadam" and len(ctx) > 1:
-        raise ValueError("MXNet's nadam keeps one schedule for all devices, so that their copies of the network "
-                         "drift apart. Use adam, or one device.")
-    rate = schedule if callable(schedule) else _named_schedule(schedule)(
-        lr, num_epochs * steps, round(warmup_epochs * steps))
+        raise ValueError(
+            "MXNet's nadam keeps one schedule for all devices, so that their copies of the network "
+            "drift apart. Use adam, or one device."
+        )
+    rate = (
+        schedule
+        if callable(schedule)
+        else _named_schedule(schedule)(lr, num_epochs * steps, round(warmup_epochs * steps))
+    )
     check_precision(precision, ctx)
     if min(wd, l1) < 0:
         raise ValueError(f"wd and l1 must be 0 (off) or above, not {wd} and {l1}.")
@@ -141,12 +177,30 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
         train_last(net, trained := unfreeze[0])
     if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
         raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or pass unfreeze=.")
-    optional = {"l1": l1, "unfreeze": unfreeze, "lookahead": lookahead, "decay_biases": decay_biases,
-                "precision": None if precision == "float32" else precision}
-    at = Standing(recipe_of(
-        net, train, optional, num_epochs=num_epochs, lr=lr, warmup_epochs=warmup_epochs, optimizer=optimizer,
-        schedule=schedule if isinstance(schedule, str) else "a function", optimizer_params=optimizer_params, wd=wd,
-        clip_norm=clip_norm, seed=seed, devices=len(ctx)))
+    optional = {
+        "l1": l1,
+        "unfreeze": unfreeze,
+        "lookahead": lookahead,
+        "decay_biases": decay_biases,
+        "precision": None if precision == "float32" else precision,
+    }
+    at = Standing(
+        recipe_of(
+            net,
+            train,
+            optional,
+            num_epochs=num_epochs,
+            lr=lr,
+            warmup_epochs=warmup_epochs,
+            optimizer=optimizer,
+            schedule=schedule if isinstance(schedule, str) else "a function",
+            optimizer_params=optimizer_params,
+            wd=wd,
+            clip_norm=clip_norm,
+            seed=seed,
+            devices=len(ctx),
+        )
+    )
     slow = Lookahead(net, num_epochs * steps, lookahead) if lookahead else None
     best = None  # parameters of the best epoch, as arrays
     if last and last.exists():
@@ -205,9 +259,17 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
             seconds = time.perf_counter() - begun
             average_running_statistics(net)
             score = evaluate(net, valid, ctx) if valid is not None else None
-            record = Epoch(at.step // steps, float(rate(at.step - 1)), tally.mean_loss, tally.accuracy,
-                           score and score.loss, score and score.accuracy, images / seconds, seconds,
-                           waited.seconds / seconds)
+            record = Epoch(
+                at.step // steps,
+                float(rate(at.step - 1)),
+                tally.mean_loss,
+                tally.accuracy,
+                score and score.loss,
+                score and score.accuracy,
+                images / seconds,
+                seconds,
+                waited.seconds / seconds,
+            )
             at.records.append(asdict(record))
             if score and score.accuracy > at.best_accuracy:
                 at.best_accuracy, at.best_epoch, best = score.accuracy, record.epoch, parameters_to_arrays(net)
@@ -230,8 +292,9 @@ def fit(net, train, valid=None, *, num_epochs=10, lr=0.1, schedule="cosine", war
 def _check_folders(last, resume, tensorboard):
     """Refuse folders that hold another run or cannot be written."""
     if last and last.exists() and not resume:
-        raise FileExistsError(f"{last.parent} holds a training run already. Pass resume=True to go on with "
-                              "it, or name another folder.")
+        raise FileExistsError(
+            f"{last.parent} holds a training run already. Pass resume=True to go on with it, or name another folder."
+        )
     for file in filter(None, (last, tensorboard and Path(tensorboard, "events"))):
         check_writable(file)
 
@@ -239,8 +302,11 @@ def _check_folders(last, resume, tensorboard):
 def _check_plan(net, plan):
     """Refuse a plan of unfreezing before a run that would fail at its third epoch."""
     most = len(layer_groups(net))
-    if 0 not in plan or not all(isinstance(n, Integral) and n >= 0 for n in plan) or \
-            not all(isinstance(n, Integral) and 1 <= n <= most for n in plan.values()):
+    if (
+        0 not in plan
+        or not all(isinstance(n, Integral) and n >= 0 for n in plan)
+        or not all(isinstance(n, Integral) and 1 <= n <= most for n in plan.values())
+    ):
         raise ValueError(f"unfreeze must map epochs, 0 among them, to numbers of groups from 1 to {most}, not {plan}.")
 
 
@@ -257,5 +323,7 @@ def _named_schedule(name):
 
 def _diverged(what, lr, last):
     saved = f"The last good checkpoint is {last}." if last and last.exists() else "No checkpoint was written."
-    return TrainingDiverged(f"{what}, at a learning rate of {lr:.3g}. {saved} Start again in another folder with a "
-                            "lower lr, a longer warm-up or clip_norm=1.0: a run goes on with its own recipe only.")
+    return TrainingDiverged(
+        f"{what}, at a learning rate of {lr:.3g}. {saved} Start again in another folder with a "
+        "lower lr, a longer warm-up or clip_norm=1.0: a run goes on with its own recipe only."
+    )

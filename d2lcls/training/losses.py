@@ -78,7 +78,7 @@ def focal(gamma=2.0, class_weights=None):
         # Below gamma = 1 the power has no finite derivative where p is 1. The floor, far below any 1 - p that
         # float32 can tell from 0, gives it one.
         miss = nd.maximum(1 - log_p.exp(), 1e-30)
-        return -(shares * miss ** gamma * log_p).sum(axis=1)
+        return -(shares * miss**gamma * log_p).sum(axis=1)
 
     return loss
 
@@ -97,12 +97,16 @@ def _checked(class_weights):
 def _weighted_shares(logits, labels, class_weights):
     """The share of each class in each image times the class's weight, NDArray (N, K) like the logits."""
     if logits.ndim != 2 or labels.shape not in (logits.shape[:1], logits.shape):
-        raise ValueError("Expected logits of shape (N, K) with labels of shape (N,) or (N, K), "
-                         f"got {logits.shape} and {labels.shape}.")
+        raise ValueError(
+            "Expected logits of shape (N, K) with labels of shape (N,) or (N, K), "
+            f"got {logits.shape} and {labels.shape}."
+        )
     classes = logits.shape[1]
     if class_weights is not None and len(class_weights) != classes:
-        raise ValueError(f"There are {len(class_weights)} class_weights, but the network has {classes} outputs. "
-                         "Give one weight for each output.")
+        raise ValueError(
+            f"There are {len(class_weights)} class_weights, but the network has {classes} outputs. "
+            "Give one weight for each output."
+        )
     if labels.ndim == 1:
         labels = labels.one_hot(classes)
     shares = labels.astype(logits.dtype)

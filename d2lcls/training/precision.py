@@ -7,13 +7,13 @@ weights"), so that steps too small for 16 bits are not lost. Source: Micikeviciu
 import os
 import time
 
+from d2lcls.machine.cores import has_bfloat16
+from d2lcls.training.evaluation import split_and_load
+from d2lcls.training.steps import memory_plan
+
 import mxnet as mx
 from mxnet import autograd, gluon, nd
 from mxnet.contrib import amp
-
-from d2lcls.cores import has_bfloat16
-from d2lcls.training.evaluation import split_and_load
-from d2lcls.training.steps import memory_plan
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 _GAIN = 1.05  # how much quicker 16 bits must be measured to be worth their rounding
@@ -52,8 +52,10 @@ def check_precision(precision, ctx):
         raise ValueError(f"MXNet cannot train in {precision} on a {kind.upper()}. {advice}")
     if precision == "bfloat16" and not has_bfloat16():
         limit = os.environ.get("DNNL_MAX_CPU_ISA")
-        raise ValueError("MXNet cannot train in bfloat16 here: the processor has no instructions for it (avx512_bf16)"
-                         f"{f', or DNNL_MAX_CPU_ISA={limit} hides them' if limit else ''}. {advice}")
+        raise ValueError(
+            "MXNet cannot train in bfloat16 here: the processor has no instructions for it (avx512_bf16)"
+            f"{f', or DNNL_MAX_CPU_ISA={limit} hides them' if limit else ''}. {advice}"
+        )
 
 
 def choose(net, x, y, ctx, loss=None):
@@ -75,8 +77,11 @@ def choose(net, x, y, ctx, loss=None):
     other = candidate(ctx)
     if other == "float32":
         return other
-    statistics = {parameter: [copy.copy() for copy in parameter.list_data()]
-                  for parameter in net.collect_params().values() if parameter.grad_req == "null"}
+    statistics = {
+        parameter: [copy.copy() for copy in parameter.list_data()]
+        for parameter in net.collect_params().values()
+        if parameter.grad_req == "null"
+    }
     loss = loss or gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=y.ndim == 1)
     shares = list(zip(split_and_load(x[:256], ctx), split_and_load(y[:256], ctx)))  # enough to tell
     blocks = {precision: lower(net, precision) for precision in ("float32", other)}
@@ -118,7 +123,7 @@ class LossScale:
         patience: good steps after which it doubles.
     """
 
-    def __init__(self, scale=2.0 ** 16, good=0, patience=2000):
+    def __init__(self, scale=2.0**16, good=0, patience=2000):
         self.scale, self.good, self.patience = scale, good, patience
 
     def update(self, finite):

@@ -7,17 +7,16 @@ parameters. Nothing about a picture has to be guessed when the run is loaded aga
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional
-
-import mxnet as mx
-import numpy as np
 
 from d2lcls.data import Batches, Images, read_image
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.files import write_atomically
+from d2lcls.machine.files import write_atomically
 from d2lcls.models import get_model, replace_head
 from d2lcls.training.checkpoints import load_checkpoint
 from d2lcls.training.evaluation import as_contexts, predict, softmax
+
+import mxnet as mx
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Run:
     std: tuple
     validation_size: float
     seed: int
-    size: Optional[tuple] = None  # (H, W) that images are scaled to for the network; None leaves them as they are
+    size: tuple | None = None  # (H, W) that images are scaled to for the network; None leaves them as they are
     pretrained: bool = False  # whether it began with ImageNet weights and a new head
     loss: str = "cross_entropy"
 
@@ -48,11 +47,13 @@ class Run:
             ValueError: the images or classes are not those the run was trained on.
         """
         if tuple(data.images.shape[1:]) != tuple(self.image_shape):
-            raise ValueError(f"The run was trained on images of shape {tuple(self.image_shape)}, "
-                             f"these are {data.images.shape[1:]}.")
+            raise ValueError(
+                f"The run was trained on images of shape {tuple(self.image_shape)}, these are {data.images.shape[1:]}."
+            )
         if tuple(data.classes) != tuple(self.classes):
-            raise ValueError(f"The run was trained on the classes {', '.join(self.classes)}; "
-                             f"this set has {', '.join(data.classes)}.")
+            raise ValueError(
+                f"The run was trained on the classes {', '.join(self.classes)}; this set has {', '.join(data.classes)}."
+            )
         return Batches(data, batch_size, self.mean, self.std, size=self.size, **kwargs)
 
 
@@ -65,11 +66,16 @@ def read_run(folder):
     """
     file = Path(folder, "run.json")
     if not file.is_file():
-        raise FileNotFoundError(f"{folder}: holds no run.json, so it is no training run. "
-                                "Train one with: d2lcls train --out " + str(folder))
+        raise FileNotFoundError(
+            f"{folder}: holds no run.json, so it is no training run. Train one with: d2lcls train --out " + str(folder)
+        )
     try:
-        return Run(**{key: tuple(value) if isinstance(value, list) else value
-                      for key, value in json.loads(file.read_text()).items()})
+        return Run(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in json.loads(file.read_text()).items()
+            }
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
 
@@ -108,8 +114,10 @@ def load_run(folder, ctx=None):
     run = read_run(folder)
     best = Path(folder, "best.npz" if run.validation_size else "last.npz")  # without validation none is best
     if not best.is_file():
-        raise FileNotFoundError(f"{folder}: no epoch of this run was finished yet. "
-                                "Finish it with: d2lcls train --resume --out " + str(folder))
+        raise FileNotFoundError(
+            f"{folder}: no epoch of this run was finished yet. "
+            "Finish it with: d2lcls train --resume --out " + str(folder)
+        )
     net = make_network(run, ctx)
     load_checkpoint(best, net)
     net.hybridize(static_alloc=True, static_shape=True)
@@ -140,6 +148,8 @@ def preprocess_of(run):
     """
     height, width = run.size or run.image_shape[:2]
     if height != width or run.image_shape[2] != 3:
-        raise ValueError(f"The run's network takes images of shape {(height, width, run.image_shape[2])}; a model folder "
-                         "needs square ones in colour. Train with --size of one number.")
+        raise ValueError(
+            f"The run's network takes images of shape {(height, width, run.image_shape[2])}; a model folder "
+            "needs square ones in colour. Train with --size of one number."
+        )
     return Preprocess(height, height, run.mean, run.std, "bicubic" if run.size else "bilinear")

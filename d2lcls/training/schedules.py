@@ -14,8 +14,9 @@ def constant(lr, total_steps, warmup_steps=0):
 
 def cosine(lr, total_steps, warmup_steps=0, final=0.0):
     """Fall from `lr` to `final * lr` along half a cosine wave (Loshchilov and Hutter, SGDR, 2017)."""
-    return _with_warmup(lr, total_steps, warmup_steps,
-                        lambda progress: final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
+    return _with_warmup(
+        lr, total_steps, warmup_steps, lambda progress: final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    )
 
 
 def linear(lr, total_steps, warmup_steps=0, final=0.0):
@@ -25,13 +26,14 @@ def linear(lr, total_steps, warmup_steps=0, final=0.0):
 
 def step(lr, total_steps, warmup_steps=0, milestones=(0.5, 0.75), factor=0.1):
     """Multiply the rate by `factor` at each milestone, a share of the steps after warm-up (He et al., 2016)."""
-    return _with_warmup(lr, total_steps, warmup_steps,
-                        lambda progress: factor ** sum(progress >= milestone for milestone in milestones))
+    return _with_warmup(
+        lr, total_steps, warmup_steps, lambda progress: factor ** sum(progress >= milestone for milestone in milestones)
+    )
 
 
 def exponential(lr, total_steps, warmup_steps=0, final=0.01):
     """Shrink the rate by the same factor every step, so that it ends at `final * lr`."""
-    return _with_warmup(lr, total_steps, warmup_steps, lambda progress: final ** progress)
+    return _with_warmup(lr, total_steps, warmup_steps, lambda progress: final**progress)
 
 
 SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential, "linear": linear, "step": step}
@@ -41,8 +43,7 @@ def _with_warmup(lr, total_steps, warmup_steps, shape):
     if lr <= 0:
         raise ValueError(f"The learning rate must be above 0, not {lr}.")
     if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps must lie between 0 and the {total_steps} steps of the run, "
-                         f"not {warmup_steps}.")
+        raise ValueError(f"warmup_steps must lie between 0 and the {total_steps} steps of the run, not {warmup_steps}.")
 
     def rate(step):
         if step < warmup_steps:

@@ -2,10 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from d2lcls.training.checkpoints import (CheckpointError, load_checkpoint, parameters_from_arrays, parameters_to_arrays,
-                                         read_progress)
+from d2lcls.training.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    parameters_from_arrays,
+    parameters_to_arrays,
+    read_progress,
+)
 
 
 @dataclass
@@ -33,12 +37,22 @@ def recipe_of(net, train, optional, **options):
     """
     parameters = net._collect_params_with_prefix().items()
     optional = {
-        **optional, "size": train.size, "balanced": train.balanced,
-        "alternating_flip": train.alternating_flip, "small_first": train.small_first,
+        **optional,
+        "size": train.size,
+        "balanced": train.balanced,
+        "alternating_flip": train.alternating_flip,
+        "small_first": train.small_first,
         "frozen": [name for name, p in parameters if p._differentiable and p.grad_req == "null"],
-        "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1}}
-    recipe = {"images": len(train.data), "batch_size": train.batch_size, "mixup": train.mixup, "data_seed": train.seed,
-              **options, **{name: value for name, value in optional.items() if value}}
+        "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1},
+    }
+    recipe = {
+        "images": len(train.data),
+        "batch_size": train.batch_size,
+        "mixup": train.mixup,
+        "data_seed": train.seed,
+        **options,
+        **{name: value for name, value in optional.items() if value},
+    }
     # Numpy's numbers become Python's, anything else its description.
     return json.loads(json.dumps(recipe, default=lambda value: value.item() if hasattr(value, "item") else repr(value)))
 
@@ -61,8 +75,10 @@ def read_standing(last, net, trainer, at, slow=None):
     begun = read_progress(last).get("recipe", {})
     for name in {**begun, **at.recipe}:
         if begun.get(name) != at.recipe.get(name):
-            raise CheckpointError(f"{last}: belongs to another recipe: {name} is "
-                                  f"{begun.get(name)!r} there and {at.recipe.get(name)!r} here.")
+            raise CheckpointError(
+                f"{last}: belongs to another recipe: {name} is "
+                f"{begun.get(name)!r} there and {at.recipe.get(name)!r} here."
+            )
     found = load_checkpoint(last, net, trainer, slow)
     best = None
     if found["best_epoch"]:

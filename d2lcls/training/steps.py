@@ -2,11 +2,11 @@
 
 import math
 
+from d2lcls.machine.memory import check_memory
+from d2lcls.training.evaluation import split_and_load
+
 import mxnet as mx
 from mxnet import autograd, gluon, nd
-
-from d2lcls.memory import check_memory
-from d2lcls.training.evaluation import split_and_load
 
 
 def make_trainer(net, optimizer, optimizer_params, decay_biases=False):
@@ -62,12 +62,14 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_
         # the last bits then depend on which was quicker.
         nd.waitall()
     trained = [parameter for parameter in trainer._params if parameter.grad_req != "null"]
-    for idle in ctx[len(shares):]:  # more devices than images: these add nothing to the gradient
+    for idle in ctx[len(shares) :]:  # more devices than images: these add nothing to the gradient
         for parameter in trained:
             parameter.grad(idle)[:] = 0
             parameter.data(idle)._fresh_grad = True
     trainer.allreduce_grads()
-    finite = loss_scale is None or all_finite([parameter.grad(ctx[0]) for parameter in trained])  # they are the same on all
+    finite = loss_scale is None or all_finite(
+        [parameter.grad(ctx[0]) for parameter in trained]
+    )  # they are the same on all
     if l1:
         for parameter in trained:
             if parameter.wd_mult:
@@ -99,9 +101,11 @@ def check_training_memory(net, shape):
         _, outputs, _ = layers.infer_shape_partial(data=shape)
     except mx.MXNetError:  # the images do not fit the network, which `settle_shapes` says better
         return
-    check_memory(4 * sum(math.prod(output) for output in outputs),
-                 f"Training on batches of {shape[0]} images of {' x '.join(map(str, shape[1:]))}",
-                 "Use a smaller batch size or smaller images (--batch-size, --size).")
+    check_memory(
+        4 * sum(math.prod(output) for output in outputs),
+        f"Training on batches of {shape[0]} images of {' x '.join(map(str, shape[1:]))}",
+        "Use a smaller batch size or smaller images (--batch-size, --size).",
+    )
 
 
 def settle_shapes(net, x, ctx, seed):
@@ -122,8 +126,10 @@ def settle_shapes(net, x, ctx, seed):
     parameters = net.collect_params()
     for parameter in parameters.values():
         if parameter._data is None and not parameter._deferred_init:
-            raise ValueError(f"The parameter {parameter.name} was not initialised. "
-                             "Call net.initialize(mx.init.MSRAPrelu()) before fit.")
+            raise ValueError(
+                f"The parameter {parameter.name} was not initialised. "
+                "Call net.initialize(mx.init.MSRAPrelu()) before fit."
+            )
     for parameter in parameters.values():
         if parameter._data is None or parameter.list_ctx() != ctx:
             parameter.reset_ctx(ctx)  # takes the mean of all copies, whose last bit may then differ from theirs
@@ -135,8 +141,10 @@ def settle_shapes(net, x, ctx, seed):
     except (mx.MXNetError, ValueError) as error:  # Gluon turns MXNet's error into the latter where shapes are deferred
         if isinstance(error, ValueError) and "Deferred initialization failed" not in str(error):
             raise
-        raise ValueError(f"{type(net).__name__} cannot take images of {x.shape[2]} x {x.shape[3]} pixels with "
-                         f"{x.shape[1]} channels. Use larger images or another network.") from error
+        raise ValueError(
+            f"{type(net).__name__} cannot take images of {x.shape[2]} x {x.shape[3]} pixels with "
+            f"{x.shape[1]} channels. Use larger images or another network."
+        ) from error
     net.hybridize(**memory_plan(net))
     return logits.shape[1]
 
@@ -169,7 +177,7 @@ def is_finite(net):
 
 def all_finite(arrays):
     """Whether every number in a list of float32 NDArrays is finite."""
-    parts = [arrays[begin:begin + 200] for begin in range(0, len(arrays), 200)]  # it crashes on more
+    parts = [arrays[begin : begin + 200] for begin in range(0, len(arrays), 200)]  # it crashes on more
     return all(nd.multi_all_finite(*part, num_arrays=len(part)).asscalar() for part in parts)
 
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import d2lcls
+from d2lcls.book import results
+from d2lcls.book.notebook import Source, show_source
+
 import nbformat
 import pytest
 import yaml
-
-import d2lcls
-from d2lcls import results
-from d2lcls.notebook import Source, show_source
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -44,8 +44,9 @@ def test_every_notebook_is_in_the_table_of_contents_and_run():
     assert there == set(NOTEBOOKS)
     printed = subprocess.run([sys.executable, ROOT / "tools/toc.py"], capture_output=True, text=True, check=True).stdout
     assert printed.split() == [str(path) for path in NOTEBOOKS]
-    commands = subprocess.run(["make", "-n", "test", "NOTEBOOKS=all.ipynb"], cwd=ROOT, capture_output=True, text=True,
-                              check=True).stdout
+    commands = subprocess.run(
+        ["make", "-n", "test", "NOTEBOOKS=all.ipynb"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert re.search(r"pytest .*--nbval .*all\.ipynb", commands)
     assert "NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)" in (ROOT / "Makefile").read_text()
 
@@ -83,7 +84,7 @@ def test_displayed_source_is_the_package_s(path):
 
 
 def test_a_changed_source_would_be_noticed():
-    assert repr(Source("def fit(): pass")) != repr(show_source(d2lcls.notebook.check))
+    assert repr(Source("def fit(): pass")) != repr(show_source(d2lcls.book.notebook.check))
 
 
 def test_the_readme_shows_the_chapter_s_picture():
@@ -94,20 +95,24 @@ def test_the_readme_shows_the_chapter_s_picture():
 
 MEASURED = re.compile(
     r"(?<![\w.,/-])(\d[\d,]*(?:\.\d+)?)(\s*<!--[\w.]+-->)?\s*"
-    r"(%|percent|points|images/s|requests/s|seconds?|minutes?|hours?|ms|MB|GB|GiB|times (?:as|fewer|more|faster|slower))(?!\w)")
+    r"(%|percent|points|images/s|requests/s|seconds?|minutes?|hours?|ms|MB|GB|GiB|times (?:as|fewer|more|faster|slower))(?!\w)"
+)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=str)
 def test_measured_numbers_in_prose_come_from_results(path):
     text = re.sub(r"```.*?```|`[^`]*`", "", prose(path), flags=re.S)
     for number, comment, unit in MEASURED.findall(text):
-        assert comment, (f"{path}: {number} {unit} has no source. Write {number}<!--file.entry--> with an entry of "
-                         f"results/, or {number}<!--given--> for a definition or a cited fact.")
+        assert comment, (
+            f"{path}: {number} {unit} has no source. Write {number}<!--file.entry--> with an entry of "
+            f"results/, or {number}<!--given--> for a definition or a cited fact."
+        )
     for number, address in re.findall(r"(\d[\d,]*(?:\.\d+)?)\s*<!--([\w.]+)-->", text):
         if address != "given":
             digits = len(number.partition(".")[2])
-            assert f"{results.value(address):,.{digits}f}" == f"{float(number.replace(',', '')):,.{digits}f}", \
+            assert f"{results.value(address):,.{digits}f}" == f"{float(number.replace(',', '')):,.{digits}f}", (
                 f"{path}: {number} is not what {address} says"
+            )
 
 
 def test_an_unsourced_number_would_be_noticed():
@@ -123,8 +128,11 @@ def public_things():
             continue
         module = importlib.import_module(info.name)
         for name, thing in vars(module).items():
-            if not name.startswith("_") and getattr(thing, "__module__", None) == info.name \
-                    and (inspect.isfunction(thing) or inspect.isclass(thing)):
+            if (
+                not name.startswith("_")
+                and getattr(thing, "__module__", None) == info.name
+                and (inspect.isfunction(thing) or inspect.isclass(thing))
+            ):
                 yield name, thing
 
 
@@ -137,8 +145,9 @@ def test_every_public_name_is_in_a_chapter_or_on_the_api_page():
     chapters = " ".join(cell.source for path in NOTEBOOKS for cell in code_cells(path))
     for name, thing in public_things():
         if not thing.__module__.startswith(("d2lcls.cli", "d2lcls.commands")):  # documented by --help
-            assert name in documented or re.search(rf"\b{name}\b", chapters), \
+            assert name in documented or re.search(rf"\b{name}\b", chapters), (
                 f"{thing.__module__}.{name} stands neither in a chapter nor on the API page"
+            )
 
 
 def test_the_site_shows_defaults_as_they_are_written():

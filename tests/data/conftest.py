@@ -1,7 +1,7 @@
+from d2lcls.data.download import catalog
+
 import pytest
 from local_server import Server, dataset_of
-
-from d2lcls.data import catalog
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,10 @@ def server():
 @pytest.fixture
 def offer(monkeypatch):
     """Put a data set with these sources into the catalog, as "fake"."""
+
     def offer(*sources, **options):
         dataset = dataset_of(*sources, **options)
         monkeypatch.setitem(catalog.DATASETS, "fake", dataset)
         return dataset
+
     return offer

@@ -6,12 +6,14 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from d2lcls.data.download.catalog import Dataset, Download, File, Source
+
 import numpy as np
 
-from d2lcls.data.catalog import Dataset, Download, File, Source
-
-CONTENTS = {name: np.random.default_rng(seed).bytes(size)  # noise, which gzip cannot shrink
-            for seed, (name, size) in enumerate([("a.bin", 900_000), ("b.bin", 100_000)])}
+CONTENTS = {
+    name: np.random.default_rng(seed).bytes(size)  # noise, which gzip cannot shrink
+    for seed, (name, size) in enumerate([("a.bin", 900_000), ("b.bin", 100_000)])
+}
 
 
 def sha1(content):
@@ -37,9 +39,9 @@ class Server:
 
     def __init__(self):
         self.pages, self.log = {"/good.tar.gz": ARCHIVE}, []
-        self.ranges = True     # whether it heeds the Range header
-        self.cut = []          # for each next answer: close the connection after so many bytes
-        self.hold = None       # an Event to wait for in the middle of each answer
+        self.ranges = True  # whether it heeds the Range header
+        self.cut = []  # for each next answer: close the connection after so many bytes
+        self.hold = None  # an Event to wait for in the middle of each answer
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -67,7 +69,7 @@ class Server:
         request.end_headers()
         body = content[begin:]
         if self.cut:
-            request.wfile.write(body[:self.cut.pop(0)])
+            request.wfile.write(body[: self.cut.pop(0)])
             return None  # and the connection is closed before all is sent
         half = len(body) // 2
         try:
@@ -83,8 +85,10 @@ class Server:
 
 
 def dataset_of(*sources, contents=CONTENTS):
-    files = tuple(File(name, len(content), sha1(content), "test" if name[0] in "bt" else "train")
-                  for name, content in contents.items())
+    files = tuple(
+        File(name, len(content), sha1(content), "test" if name[0] in "bt" else "train")
+        for name, content in contents.items()
+    )
     return Dataset("fake", "Fake", ("one",), (1, 1, 1), {}, files, "cifar", sources, 9_000_000, "", "")
 
 

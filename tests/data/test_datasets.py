@@ -5,15 +5,16 @@ import pathlib
 import struct
 import sys
 
+from d2lcls.data.download import catalog
+from d2lcls.data.download.cache import DataUnavailable
+from d2lcls.data.download.catalog import DATASETS, Dataset, File
+from d2lcls.data.download.sample import FOLDER, from_mosaic, read_sample, to_mosaic, write_sample
+from d2lcls.data.images import Images, channel_statistics, split_validation
+from d2lcls.data.loading import is_sample, load
+
 import numpy as np
 import pytest
 from PIL import Image
-
-from d2lcls.data import catalog
-from d2lcls.data.catalog import DATASETS, Dataset, File
-from d2lcls.data.datasets import Images, channel_statistics, is_sample, load, split_validation
-from d2lcls.data.fetch import DataUnavailable
-from d2lcls.data.sample import FOLDER, from_mosaic, read_sample, to_mosaic, write_sample
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def make(counts, name="made"):
     """A set with so many images of each class, shuffled; an image's pixels are its own number."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
     images = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2, 1)
-    return Images(images, labels, tuple("abcdefghij"[:len(counts)]), name)
+    return Images(images, labels, tuple("abcdefghij"[: len(counts)]), name)
 
 
 def numbers(data):
@@ -36,19 +37,36 @@ def numbers(data):
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """Put files into the cache, and a data set that consists of them into the catalog, as "fake"."""
+
     def cached(layout, image_shape, contents):
         (tmp_path / "fake").mkdir()
         files = []
         for (split, name), content in contents.items():
             (tmp_path / "fake" / name).write_bytes(content)
             files.append(File(name, len(content), hashlib.sha1(content).hexdigest(), split))
-        monkeypatch.setitem(catalog.DATASETS, "fake", Dataset(
-            "fake", "Fake", ("one", "two", "three"), image_shape, {"train": 4, "test": 1}, tuple(files),
-            layout, (), 0, "", ""))
+        monkeypatch.setitem(
+            catalog.DATASETS,
+            "fake",
+            Dataset(
+                "fake",
+                "Fake",
+                ("one", "two", "three"),
+                image_shape,
+                {"train": 4, "test": 1},
+                tuple(files),
+                layout,
+                (),
+                0,
+                "",
+                "",
+            ),
+        )
+
     return cached
 
 
 # What Images accepts
+
 
 def test_images_know_their_length_counts_and_parts():
     data = make([3, 0, 2])
@@ -62,16 +80,19 @@ def test_images_know_their_length_counts_and_parts():
 PIXELS, LABELS = np.zeros((3, 2, 2, 1), dtype=np.uint8), np.array([0, 1, 0])
 
 
-@pytest.mark.parametrize("images, labels, error, message", [
-    (PIXELS.astype(np.float32), LABELS, TypeError, "images must be a numpy array of uint8, not float32"),
-    (PIXELS.tolist(), LABELS, TypeError, "images must be a numpy array of uint8, not list"),
-    (PIXELS[0], LABELS, ValueError, r"images must have 4 axes \(N, H, W, C\), not the shape \(2, 2, 1\)"),
-    (PIXELS, LABELS.astype(np.int32), TypeError, "labels must be a numpy array of int64, not int32"),
-    (PIXELS, LABELS[:, None], ValueError, r"labels must have 1 axes \(N\), not the shape \(3, 1\)"),
-    (PIXELS, LABELS[:2], ValueError, "3 images but 2 labels"),
-    (PIXELS, np.array([0, 2, -1]), ValueError, "label 1 is 2; with 2 classes it must be 0 to 1"),
-    (PIXELS, np.array([0, 1, -1]), ValueError, "label 2 is -1; with 2 classes it must be 0 to 1"),
-])
+@pytest.mark.parametrize(
+    "images, labels, error, message",
+    [
+        (PIXELS.astype(np.float32), LABELS, TypeError, "images must be a numpy array of uint8, not float32"),
+        (PIXELS.tolist(), LABELS, TypeError, "images must be a numpy array of uint8, not list"),
+        (PIXELS[0], LABELS, ValueError, r"images must have 4 axes \(N, H, W, C\), not the shape \(2, 2, 1\)"),
+        (PIXELS, LABELS.astype(np.int32), TypeError, "labels must be a numpy array of int64, not int32"),
+        (PIXELS, LABELS[:, None], ValueError, r"labels must have 1 axes \(N\), not the shape \(3, 1\)"),
+        (PIXELS, LABELS[:2], ValueError, "3 images but 2 labels"),
+        (PIXELS, np.array([0, 2, -1]), ValueError, "label 1 is 2; with 2 classes it must be 0 to 1"),
+        (PIXELS, np.array([0, 1, -1]), ValueError, "label 2 is -1; with 2 classes it must be 0 to 1"),
+    ],
+)
 def test_images_refuse_what_does_not_fit_and_say_what_it_was(images, labels, error, message):
     with pytest.raises(error, match=f"mine: {message}"):
         Images(images, labels, ("a", "b"), "mine")
@@ -85,11 +106,19 @@ def test_class_names_must_be_a_tuple_of_str():
 
 # load
 
+
 def test_cifar_records_are_read_as_label_then_planes_in_the_order_of_the_files(cached):
     image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
     record = bytes(image[..., 0].ravel()) + bytes(image[..., 1].ravel()) + bytes(image[..., 2].ravel())
-    cached("cifar", (2, 2, 3), {("train", "1"): b"\2" + record + b"\0" + record[::-1],
-                                ("train", "2"): b"\1" + record, ("test", "3"): b"\0" + record})
+    cached(
+        "cifar",
+        (2, 2, 3),
+        {
+            ("train", "1"): b"\2" + record + b"\0" + record[::-1],
+            ("train", "2"): b"\1" + record,
+            ("test", "3"): b"\0" + record,
+        },
+    )
     data = load("fake")
     assert data.labels.tolist() == [2, 0, 1] and data.labels.dtype == np.int64
     assert (data.images[[0, 2]] == image).all()
@@ -100,8 +129,14 @@ def test_cifar_records_are_read_as_label_then_planes_in_the_order_of_the_files(c
 
 def test_idx_files_are_read_after_their_headers(cached):
     images = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3, 1)
-    cached("idx", (2, 3, 1), {("train", "images"): struct.pack(">4i", 2051, 4, 2, 3) + images.tobytes(),
-                              ("train", "labels"): struct.pack(">2i", 2049, 4) + bytes([2, 1, 0, 2])})
+    cached(
+        "idx",
+        (2, 3, 1),
+        {
+            ("train", "images"): struct.pack(">4i", 2051, 4, 2, 3) + images.tobytes(),
+            ("train", "labels"): struct.pack(">2i", 2049, 4) + bytes([2, 1, 0, 2]),
+        },
+    )
     data = load("fake")
     assert (data.images == images).all() and data.labels.tolist() == [2, 1, 0, 2]
     data.images[0] = 0  # an array of one's own, not a view of a file
@@ -121,8 +156,9 @@ def test_a_file_is_read_once_only(cached, tmp_path, monkeypatch):
     cached("cifar", (2, 2, 3), {("train", "batch"): b"\0" + bytes(12)})
     read, original = [], pathlib.Path.read_bytes
     monkeypatch.setattr(pathlib.Path, "read_bytes", lambda self: read.append(self.name) or original(self))
-    monkeypatch.setattr(sys.modules["d2lcls.data.fetch"], "file_checksum",
-                        lambda *args: pytest.fail("read a second time"))
+    monkeypatch.setattr(
+        sys.modules["d2lcls.data.download.cache"], "file_checksum", lambda *args: pytest.fail("read a second time")
+    )
     load("fake")
     assert read == ["batch"]
 
@@ -135,6 +171,7 @@ def test_unknown_splits_and_names_are_refused():
 
 
 # The sample that stands in
+
 
 def test_without_any_source_the_sample_stands_in_and_one_line_says_so(capsys):
     data = load("cifar10")
@@ -170,8 +207,9 @@ def test_a_part_of_the_sample_is_still_the_sample():
 def test_the_sample_shows_what_its_labels_say():
     images, labels = read_sample("train")
     mean = np.stack([images[labels == k].mean(axis=0)[..., 0] for k in range(10)])  # (10, 28, 28)
-    trouser, sneaker, boot = (mean[DATASETS["fashion_mnist"].classes.index(name)]
-                              for name in ("Trouser", "Sneaker", "Ankle boot"))
+    trouser, sneaker, boot = (
+        mean[DATASETS["fashion_mnist"].classes.index(name)] for name in ("Trouser", "Sneaker", "Ankle boot")
+    )
     assert trouser[20, 14] < trouser[20, 10] and trouser[20, 14] < trouser[20, 18]  # a gap between two legs
     assert sneaker[6].mean() < 10 < boot[6].mean()  # only the boot has a shaft
 
@@ -201,8 +239,11 @@ def test_a_mosaic_has_a_class_a_column():
 
 # split_validation
 
-@pytest.mark.parametrize("size, expected", [(50, [25, 15, 10]), (0.1, [5, 3, 2]), (np.int64(7), [4, 2, 1]),
-                                            (1, [1, 0, 0]), (99, [49, 30, 20])])
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [(50, [25, 15, 10]), (0.1, [5, 3, 2]), (np.int64(7), [4, 2, 1]), (1, [1, 0, 0]), (99, [49, 30, 20])],
+)
 def test_each_class_gives_its_share_and_the_total_is_exact(size, expected):
     data = make([50, 30, 20])
     train, validation = split_validation(data, size)
@@ -231,10 +272,22 @@ def test_a_single_class_and_an_empty_one_can_be_split():
     assert split_validation(make([10, 0]), 0.5)[1].counts().tolist() == [5, 0]
 
 
-@pytest.mark.parametrize("size, message", [
-    (10, "asks for 10 of the 10 images of made"), (11, "asks for 11"), (0, "asks for 0"), (-1, "asks for -1"),
-    (0.01, "size=0.01 asks for 0"), (1.0, "not 1.0"), (0.0, "not 0.0"), (5.0, "not 5.0"), (True, "not True"),
-    ("5", "not '5'"), (None, "not None")])
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        (10, "asks for 10 of the 10 images of made"),
+        (11, "asks for 11"),
+        (0, "asks for 0"),
+        (-1, "asks for -1"),
+        (0.01, "size=0.01 asks for 0"),
+        (1.0, "not 1.0"),
+        (0.0, "not 0.0"),
+        (5.0, "not 5.0"),
+        (True, "not True"),
+        ("5", "not '5'"),
+        (None, "not None"),
+    ],
+)
 def test_a_size_out_of_range_is_refused(size, message):
     with pytest.raises(ValueError, match=message):
         split_validation(make([5, 5]), size)
@@ -246,6 +299,7 @@ def test_a_class_with_a_single_image_is_named():
 
 
 # channel_statistics
+
 
 def test_statistics_are_those_of_numpy_in_float64():
     rng = np.random.default_rng(0)
@@ -262,8 +316,9 @@ def test_statistics_of_a_flat_grey_are_exact():
     assert mean.tolist() == [0.2] and std.tolist() == [0.0]
 
 
-@pytest.mark.parametrize("images", [np.zeros((2, 2, 2, 1)), np.zeros((2, 2, 2), np.uint8),
-                                    np.zeros((0, 2, 2, 1), np.uint8)])
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 2, 2, 1)), np.zeros((2, 2, 2), np.uint8), np.zeros((0, 2, 2, 1), np.uint8)]
+)
 def test_statistics_refuse_other_arrays(images):
     with pytest.raises(ValueError, match=r"uint8 of shape \(N, H, W, C\) and not empty, not"):
         channel_statistics(images)

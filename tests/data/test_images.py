@@ -3,12 +3,12 @@ import random
 import struct
 import zlib
 
+from d2lcls.data import BrokenImage, open_image, read_image
+from d2lcls.data.decode import MAX_PIXELS, is_image_name
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
-
-from d2lcls.data import BrokenImage, open_image, read_image
-from d2lcls.data.images import MAX_PIXELS, is_image_name
 
 EXIF_ORIENTATION = 0x0112
 
@@ -28,11 +28,16 @@ def encoded(image, kind="PNG", **options):
 
 def png_header(width, height):
     """A PNG that claims a size and holds nothing."""
+
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("kind, ending", [("PNG", "png"), ("BMP", "bmp"), ("TIFF", "tif"), ("PPM", "ppm")])
@@ -117,9 +122,16 @@ def test_an_animation_gives_its_first_picture():
 
 
 # What a camera that stores `f(upright)` means by each EXIF orientation, from the standard.
-STORED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-          5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-          8: lambda a: np.rot90(a, -1)}
+STORED = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -142,13 +154,14 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation):
 
 # what cannot be read
 
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 def test_files_cut_short_are_named(tmp_path, kind, part):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     whole = encoded(noise, kind)
     path = tmp_path / f"cut.{kind.lower()}"
-    path.write_bytes(whole[:int(part * len(whole))])
+    path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(BrokenImage, match=r"cut\.\w+: cannot be read as an image \(.+\)\. Repair"):
         read_image(path)
 
@@ -229,6 +242,7 @@ def test_flipped_bits_give_an_array_or_broken_image(kind):
 
 # size
 
+
 def test_an_int_is_a_square_and_a_pair_is_height_and_width():
     content = encoded(picture())
     assert read_image(content, 8).shape == (8, 8, 3)
@@ -265,9 +279,18 @@ def camera(width=640, height=480):
     return encoded(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=95)
 
 
-@pytest.mark.parametrize("side, size", [
-    (481, (640, 480)), (241, (640, 480)), (240, (320, 240)), (121, (320, 240)), (120, (160, 120)), (60, (80, 60)),
-    (1, (80, 60))])
+@pytest.mark.parametrize(
+    "side, size",
+    [
+        (481, (640, 480)),
+        (241, (640, 480)),
+        (240, (320, 240)),
+        (121, (320, 240)),
+        (120, (160, 120)),
+        (60, (80, 60)),
+        (1, (80, 60)),
+    ],
+)
 def test_a_draft_is_the_smallest_that_covers_its_side(side, size):
     assert open_image(camera(), side).size == size
 

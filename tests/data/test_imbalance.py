@@ -1,7 +1,7 @@
+from d2lcls.data import Images, class_weights, long_tailed, take_evenly, take_per_class
+
 import numpy as np
 import pytest
-
-from d2lcls.data import Images, class_weights, long_tailed, take_evenly, take_per_class
 
 
 def made(*counts, seed=0):
@@ -9,7 +9,7 @@ def made(*counts, seed=0):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     numbers = np.arange(len(labels))
     images = np.stack([numbers // 256, numbers % 256], axis=1).astype(np.uint8)[:, None, None]
-    return Images(images, labels, tuple("abcdefghij"[:len(counts)]), "made")
+    return Images(images, labels, tuple("abcdefghij"[: len(counts)]), "made")
 
 
 def numbers(data):
@@ -87,9 +87,18 @@ def test_take_per_class_names_the_class_that_is_short():
         take_per_class(made(5, 3, 2), 4)
 
 
-@pytest.mark.parametrize("counts, n, expected", [
-    ((100, 30), 256, [100, 30]), ((100, 30), 130, [100, 30]), ((100, 30), 90, [60, 30]), ((30, 100), 20, [10, 10]),
-    ((5, 1, 40, 9), 30, [5, 1, 15, 9]), ((7,), 3, [3]), ((4, 0, 4), 6, [3, 0, 3])])
+@pytest.mark.parametrize(
+    "counts, n, expected",
+    [
+        ((100, 30), 256, [100, 30]),
+        ((100, 30), 130, [100, 30]),
+        ((100, 30), 90, [60, 30]),
+        ((30, 100), 20, [10, 10]),
+        ((5, 1, 40, 9), 30, [5, 1, 15, 9]),
+        ((7,), 3, [3]),
+        ((4, 0, 4), 6, [3, 0, 3]),
+    ],
+)
 def test_take_evenly_fills_up_from_the_larger_classes(counts, n, expected):
     data = made(*counts)
     part = take_evenly(data, n)
@@ -100,7 +109,9 @@ def test_take_evenly_fills_up_from_the_larger_classes(counts, n, expected):
 
 def test_take_evenly_lets_chance_decide_who_gives_one_more():
     counts = np.array([take_evenly(made(9, 2, 9, 9), 12, seed).counts() for seed in range(60)])
-    assert (counts.sum(axis=1) == 12).all() and (counts[:, 1] == 2).all() and set(counts[:, [0, 2, 3]].ravel()) == {3, 4}
+    assert (
+        (counts.sum(axis=1) == 12).all() and (counts[:, 1] == 2).all() and set(counts[:, [0, 2, 3]].ravel()) == {3, 4}
+    )
     assert len({tuple(row) for row in counts}) == 3
     few = np.array([take_evenly(made(*[3] * 8), 2, seed).counts() for seed in range(60)])
     assert (few.sum(axis=1) == 2).all() and (few.sum(axis=0) > 0).all()
@@ -129,7 +140,7 @@ def test_the_mean_weight_of_an_image_is_1(beta):
 
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.9999])
 def test_weights_are_the_inverse_effective_number(beta):
-    effective = [sum(beta ** i for i in range(n)) for n in COUNTS]  # the geometric series of the paper
+    effective = [sum(beta**i for i in range(n)) for n in COUNTS]  # the geometric series of the paper
     weights = class_weights(COUNTS, beta)
     np.testing.assert_allclose(weights / weights[3], effective[3] / np.array(effective), rtol=1e-5)
 

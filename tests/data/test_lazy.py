@@ -1,15 +1,25 @@
 import os
 import threading
 
+from d2lcls.data import (
+    Batches,
+    BrokenImage,
+    LazyImages,
+    flip,
+    load_folder,
+    open_folder,
+    open_records,
+    pad_crop,
+    read_records,
+    write_records,
+)
+from d2lcls.models import SmallCNN
+from d2lcls.training import fit
+
 import mxnet as mx
 import numpy as np
 import pytest
 from PIL import Image
-
-from d2lcls.data import (Batches, BrokenImage, LazyImages, flip, load_folder, open_folder, open_records, pad_crop,
-                         read_records, write_records)
-from d2lcls.models import SmallCNN
-from d2lcls.training import fit
 
 
 @pytest.fixture
@@ -28,8 +38,10 @@ def photos(tmp_path):
 def test_opened_pictures_are_those_that_are_loaded(photos, tmp_path, draft):
     write_records(photos, tmp_path / "packed")
     loaded = load_folder(photos, (20, 24), draft=draft)
-    for opened in (open_folder(photos, (20, 24), draft=draft),
-                   open_records(tmp_path / "packed", (20, 24), draft=draft)):
+    for opened in (
+        open_folder(photos, (20, 24), draft=draft),
+        open_records(tmp_path / "packed", (20, 24), draft=draft),
+    ):
         assert isinstance(opened, LazyImages) and opened.images.shape == (24, 20, 24, 3)
         assert opened.classes == loaded.classes == ("ant", "bee")
         np.testing.assert_array_equal(opened.images[:], loaded.images)

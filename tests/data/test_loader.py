@@ -1,7 +1,7 @@
+from d2lcls.data import Batches, Images, channel_statistics, colour_jitter, cutout, flip, pad_crop
+
 import numpy as np
 import pytest
-
-from d2lcls.data import Batches, Images, channel_statistics, colour_jitter, cutout, flip, pad_crop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -103,8 +103,11 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert order(Batches(numbered(), 5, shuffle=True, seed=2), 2) != second
 
 
-AUGMENTED = {"plain": {}, "augmented": {"augment": (pad_crop(1), flip(), cutout(2), colour_jitter())},
-             "mixup": {"augment": (flip(),), "mixup": 0.4}}
+AUGMENTED = {
+    "plain": {},
+    "augmented": {"augment": (pad_crop(1), flip(), cutout(2), colour_jitter())},
+    "mixup": {"augment": (flip(),), "mixup": 0.4},
+}
 
 
 @pytest.mark.parametrize("options", AUGMENTED.values(), ids=AUGMENTED)
@@ -153,7 +156,9 @@ def test_the_data_is_never_changed():
     np.testing.assert_array_equal(data.images, before)
 
 
-@pytest.mark.parametrize("batch_size, sizes", [(5, [5, 5, 5, 5, 3]), (23, [23]), (22, [22, 1]), (100, [23]), (1, [1] * 23)])
+@pytest.mark.parametrize(
+    "batch_size, sizes", [(5, [5, 5, 5, 5, 3]), (23, [23]), (22, [22, 1]), (100, [23]), (1, [1] * 23)]
+)
 def test_the_last_batch_may_be_shorter(batch_size, sizes):
     batches = Batches(make(), batch_size)
     assert len(batches) == len(sizes) and [len(x) for x, _ in batches] == sizes
@@ -178,14 +183,18 @@ def test_real_statistics_of_one_channel():
     np.testing.assert_allclose(x[:, 0], (batches.data.images[:8, ..., 0] / 255 - 0.5) / 0.25, atol=1e-6)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
-    ({"mixup": -0.1}, r"mixup must be 0 \(off\) or above, not -0.1"),
-    ({"mean": (0.5,)}, r"mean has shape \(1,\); the images have 3 channels, so \(3,\) is needed"),
-    ({"std": (0.5, 0.5, 0.5, 0.5)}, r"std has shape \(4,\); the images have 3 channels"),
-    ({"mean": 0.5}, r"mean has shape \(\)"),
-    ({"std": (0.5, 0.0, 0.5)}, "std must be above 0 in every channel, not .0.5 0.  0.5."),
-    ({"std": (0.5, float("nan"), 0.5)}, "std must be above 0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"mixup": -0.1}, r"mixup must be 0 \(off\) or above, not -0.1"),
+        ({"mean": (0.5,)}, r"mean has shape \(1,\); the images have 3 channels, so \(3,\) is needed"),
+        ({"std": (0.5, 0.5, 0.5, 0.5)}, r"std has shape \(4,\); the images have 3 channels"),
+        ({"mean": 0.5}, r"mean has shape \(\)"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be above 0 in every channel, not .0.5 0.  0.5."),
+        ({"std": (0.5, float("nan"), 0.5)}, "std must be above 0"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         Batches(make(), **options)
@@ -258,9 +267,17 @@ def bicubic_weights(before, after, a=-0.75):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7])
-@pytest.mark.parametrize("size, weights", [
-    ((20, 31), bicubic_weights), ((6, 12), bicubic_weights), ((3, 25), bicubic_weights),
-    ((4, 2), area_weights), ((3, 5), area_weights), ((6, 2), area_weights)])
+@pytest.mark.parametrize(
+    "size, weights",
+    [
+        ((20, 31), bicubic_weights),
+        ((6, 12), bicubic_weights),
+        ((3, 25), bicubic_weights),
+        ((4, 2), area_weights),
+        ((3, 5), area_weights),
+        ((6, 2), area_weights),
+    ],
+)
 def test_images_grow_by_bicubic_interpolation_and_shrink_by_averaging(size, weights, channels):
     data = make(channels=channels)  # 6 x 5 pixels
     expected = np.einsum("ih,nhwc,jw->nijc", weights(6, size[0]), data.images, weights(5, size[1]))
@@ -344,13 +361,17 @@ def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
     assert order(balanced, 0) != order(Batches(rare(), 50, shuffle=True, balanced=True, seed=2), 0)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"balanced": True}, "balanced draws its images at random: it needs shuffle=True"),
-    ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
-    ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
-    ({"size": 4.5}, "size must be .* not 4.5"),
-    ({"small_first": (6, 1)}, "small_first wants windows of 6 pixels of images of 6 x 5"),
-    ({"small_first": (3, 1), "size": 8}, "small_first and size exclude each other")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"balanced": True}, "balanced draws its images at random: it needs shuffle=True"),
+        ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
+        ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
+        ({"size": 4.5}, "size must be .* not 4.5"),
+        ({"small_first": (6, 1)}, "small_first wants windows of 6 pixels of images of 6 x 5"),
+        ({"small_first": (3, 1), "size": 8}, "small_first and size exclude each other"),
+    ],
+)
 def test_bad_size_or_balance(options, message):
     with pytest.raises(ValueError, match=message):
         Batches(make(), **options)
@@ -366,7 +387,9 @@ def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
         for x, labels in batches.epoch(number):
             flipped = expected[labels] != (number % 2 == 1)
             np.testing.assert_array_equal(
-                batches.denormalise(x), np.where(flipped[:, None, None, None], images[labels][:, :, ::-1], images[labels]))
+                batches.denormalise(x),
+                np.where(flipped[:, None, None, None], images[labels][:, :, ::-1], images[labels]),
+            )
 
 
 def test_small_first_shows_windows_and_then_whole_images():

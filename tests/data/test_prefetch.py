@@ -1,9 +1,9 @@
 import threading
 import time
 
-import pytest
-
 from d2lcls.data.prefetch import prefetch
+
+import pytest
 
 
 def threads():

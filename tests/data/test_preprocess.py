@@ -1,14 +1,14 @@
 import json
 from dataclasses import asdict
 
+from d2lcls.data import BrokenImage
+from d2lcls.data.batches import Batches
+from d2lcls.data.images import Images
+from d2lcls.data.preprocess import Preprocess
+
 import numpy as np
 import pytest
 from PIL import Image
-
-from d2lcls.data import BrokenImage
-from d2lcls.data.datasets import Images
-from d2lcls.data.loader import Batches
-from d2lcls.data.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STANDARD = Preprocess(256, 224, MEAN, STD, "bilinear")
@@ -22,22 +22,25 @@ def picture(path, width, height):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("width, height, scaled, corner", [  # corner: (left, top)
-    (500, 333, (384, 256), (80, 16)),   # 384.38 is cut off
-    (333, 500, (256, 384), (16, 80)),
-    (500, 375, (341, 256), (58, 16)),   # 341.33; 117 / 2 = 58.5 goes to the even 58
-    (512, 385, (340, 256), (58, 16)),
-    (300, 223, (344, 256), (60, 16)),   # 344.39; enlarged
-    (256, 259, (256, 259), (16, 18)),   # not scaled at all; 35 / 2 = 17.5 goes to the even 18
-    (300, 300, (256, 256), (16, 16)),
-])
+@pytest.mark.parametrize(
+    "width, height, scaled, corner",
+    [  # corner: (left, top)
+        (500, 333, (384, 256), (80, 16)),  # 384.38 is cut off
+        (333, 500, (256, 384), (16, 80)),
+        (500, 375, (341, 256), (58, 16)),  # 341.33; 117 / 2 = 58.5 goes to the even 58
+        (512, 385, (340, 256), (58, 16)),
+        (300, 223, (344, 256), (60, 16)),  # 344.39; enlarged
+        (256, 259, (256, 259), (16, 18)),  # not scaled at all; 35 / 2 = 17.5 goes to the even 18
+        (300, 300, (256, 256), (16, 16)),
+    ],
+)
 def test_sizes_and_corners_are_torchvisions(tmp_path, width, height, scaled, corner, interpolation):
     path = picture(tmp_path / "picture.png", width, height)
     image = Preprocess(256, 224, MEAN, STD, interpolation).image(path)
     with Image.open(path) as original:
         whole = np.asarray(original.resize(scaled, Image.Resampling[interpolation.upper()]))
     left, top = corner
-    np.testing.assert_array_equal(image, whole[top:top + 224, left:left + 224])
+    np.testing.assert_array_equal(image, whole[top : top + 224, left : left + 224])
     assert image.dtype == np.uint8 and image.flags.writeable
 
 
@@ -65,17 +68,20 @@ def test_json_brings_it_back_equal():
     assert made != STANDARD and len({made, STANDARD}) == 2
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(resize=0), "resize must be a whole number of pixels, 1 or more, not 0"),
-    (dict(crop=224.5), "crop must be a whole number of pixels.*224.5"),
-    (dict(crop=True), "crop must be a whole number of pixels.*True"),
-    (dict(crop=257), "crop=257 does not fit.*resize=256. Make crop 256 or less"),
-    (dict(mean=(0.5, 0.5)), "mean must be three numbers, one a colour"),
-    (dict(std=(0.2, float("nan"), 0.2)), "std must be three numbers"),
-    (dict(mean=(123.7, 116.3, 103.5)), "must be on the 0..1 scale.*Divide values"),
-    (dict(std=(0.2, 0.0, 0.2)), "std above 0"),
-    (dict(interpolation="lanczos"), "interpolation must be 'bilinear' or 'bicubic', not 'lanczos'"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(resize=0), "resize must be a whole number of pixels, 1 or more, not 0"),
+        (dict(crop=224.5), "crop must be a whole number of pixels.*224.5"),
+        (dict(crop=True), "crop must be a whole number of pixels.*True"),
+        (dict(crop=257), "crop=257 does not fit.*resize=256. Make crop 256 or less"),
+        (dict(mean=(0.5, 0.5)), "mean must be three numbers, one a colour"),
+        (dict(std=(0.2, float("nan"), 0.2)), "std must be three numbers"),
+        (dict(mean=(123.7, 116.3, 103.5)), "must be on the 0..1 scale.*Divide values"),
+        (dict(std=(0.2, 0.0, 0.2)), "std above 0"),
+        (dict(interpolation="lanczos"), "interpolation must be 'bilinear' or 'bicubic', not 'lanczos'"),
+    ],
+)
 def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         Preprocess(**{**asdict(STANDARD), **change})

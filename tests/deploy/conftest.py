@@ -1,12 +1,12 @@
 import shutil
 
+from d2lcls.data import Preprocess
+from d2lcls.deploy.exporting import export
+from d2lcls.models import get_model
+
 import mxnet as mx
 import numpy as np
 import pytest
-
-from d2lcls.data import Preprocess
-from d2lcls.deploy.export import export
-from d2lcls.models import get_model
 
 SIZE = 16
 
@@ -21,8 +21,12 @@ def examples(preprocess):
     """Inputs (64, 3, 16, 16) made of pictures, not of noise: waves of all directions."""
     y, x = np.mgrid[:SIZE, :SIZE]
     rng = np.random.default_rng(0)
-    waves = [np.sin(a * x + b * y + c)[..., None] * colour for a, b, c, colour in zip(
-        *rng.uniform(-1, 1, (2, 64)), rng.uniform(0, 6, 64), rng.uniform(0, 1, (64, 1, 1, 3)))]
+    waves = [
+        np.sin(a * x + b * y + c)[..., None] * colour
+        for a, b, c, colour in zip(
+            *rng.uniform(-1, 1, (2, 64)), rng.uniform(0, 6, 64), rng.uniform(0, 1, (64, 1, 1, 3))
+        )
+    ]
     return preprocess.normalise((127 + 127 * np.stack(waves)).astype(np.uint8))
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import psutil
 from PIL import Image
 
+
 def write_model(folder, seed=0):
     """Write a model of three classes that sees 8 x 8 pixels."""
+    from d2lcls.data.preprocess import Preprocess
+    from d2lcls.deploy.exporting import export
+
     import mxnet as mx
     from mxnet.gluon import nn
-
-    from d2lcls.data.preprocess import Preprocess
-    from d2lcls.deploy.export import export
 
     mx.random.seed(seed)
     net = nn.HybridSequential()
@@ -46,8 +47,23 @@ class Serving:
         self.log = log
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "d2lcls", "serve", str(model), "--port", "0", "--engines", "1",
-                 *map(str, options)], stderr=file, env=environment)
+                [
+                    sys.executable,
+                    "-W",
+                    "error",
+                    "-m",
+                    "d2lcls",
+                    "serve",
+                    str(model),
+                    "--port",
+                    "0",
+                    "--engines",
+                    "1",
+                    *map(str, options),
+                ],
+                stderr=file,
+                env=environment,
+            )
         try:
             self.port = self.wait_for("serving")["port"]
         except BaseException:

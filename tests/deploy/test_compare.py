@@ -2,14 +2,14 @@ import dataclasses
 import json
 import shutil
 
+from d2lcls.data import Images
+from d2lcls.deploy import comparison as module
+from d2lcls.deploy import load_model, read_manifest
+from d2lcls.deploy.comparison import Row, compare, measure_accuracy, table
+from d2lcls.deploy.quantization import quantize_model
+
 import numpy as np
 import pytest
-
-from d2lcls.data import Images
-from d2lcls.deploy import compare as module
-from d2lcls.deploy import load_model, read_manifest
-from d2lcls.deploy.compare import Row, compare, measure_accuracy, table
-from d2lcls.deploy.quantize import quantize_model
 
 CLASSES = ("top", "middle", "bottom")
 
@@ -55,11 +55,21 @@ def test_ties_agree_either_way(model, tmp_path, monkeypatch):
     answers = {"a": [[1.0, 1.0, 0.0], [2.0, 1.0, 0.0]], "b": [[0.9, 1.1, 0.0], [1.0, 2.0, 0.0]]}
 
     def fake(folder):
-        return type("Model", (), {"manifest": read_manifest(model), "compute": staticmethod(
-            lambda x: np.resize(np.array(answers[folder.name], dtype=np.float32), (len(x), 3)))})()
+        return type(
+            "Model",
+            (),
+            {
+                "manifest": read_manifest(model),
+                "compute": staticmethod(
+                    lambda x: np.resize(np.array(answers[folder.name], dtype=np.float32), (len(x), 3))
+                ),
+            },
+        )()
 
     monkeypatch.setattr(module, "load_model", fake)
-    monkeypatch.setattr(module, "in_turn", lambda commands, sizes, rounds: {size: {0: [1.0], 1: [1.0]} for size in sizes})
+    monkeypatch.setattr(
+        module, "in_turn", lambda commands, sizes, rounds: {size: {0: [1.0], 1: [1.0]} for size in sizes}
+    )
     for name in answers:
         (tmp_path / name).mkdir()
     rows = compare([tmp_path / "a", tmp_path / "b"], np.zeros((2, 3, 16, 16), np.float32), rounds=1)
@@ -67,8 +77,10 @@ def test_ties_agree_either_way(model, tmp_path, monkeypatch):
 
 
 def test_the_table_lines_up():
-    rows = [Row("cnn", "mxnet", 1.5, {1: 2.0, 64: 20.0}, 1.0, 0.0, 0.8), Row("cnn-int8", "mxnet-int8", 0.4, {1: 1.0, 64: 5.0},
-                                                                         0.99, 0.1, None)]
+    rows = [
+        Row("cnn", "mxnet", 1.5, {1: 2.0, 64: 20.0}, 1.0, 0.0, 0.8),
+        Row("cnn-int8", "mxnet-int8", 0.4, {1: 1.0, 64: 5.0}, 0.99, 0.1, None),
+    ]
     lines = table(rows).splitlines()
     assert len(lines) == 3 and lines[2].startswith("cnn-int8  mxnet-int8") and lines[1].endswith("20.00   1.0x")
     assert "  2.0x" in lines[2] and lines[2].endswith("5.00   4.0x") and "80.00%" in lines[1] and "%" in lines[2]

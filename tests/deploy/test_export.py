@@ -3,17 +3,17 @@ import shutil
 import subprocess
 import sys
 
+from d2lcls.data import BrokenImage
+from d2lcls.deploy import ModelError, load_model
+from d2lcls.deploy.exporting import export, load_graph, shrink
+from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants, nodes
+from d2lcls.models.fusion.fused import assemble, trace
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon, nd
 from PIL import Image
-
-from d2lcls.data import BrokenImage
-from d2lcls.deploy import ModelError, load_model
-from d2lcls.deploy.export import export, load_graph, shrink
-from d2lcls.models.folding import fold_batch_norm, fold_constants, nodes
-from d2lcls.models.fusion import assemble, trace
 
 NAMES = ("cnn", "cifar_resnet20_v1", "cifar_resnet20_v2", "mobilenet0.25", "mobilenetv2_0.25", "efficientnet_lite0")
 
@@ -23,8 +23,9 @@ def test_exported_networks_say_the_same(network, tmp_path, preprocess, examples,
     net = network(name)
     export(net, tmp_path / "m", name, ("a", "b", "c"), preprocess)
     expected = net(nd.array(examples)).asnumpy()
-    np.testing.assert_allclose(load_model(tmp_path / "m").compute(examples), expected, rtol=1e-3,
-                               atol=1e-5 * np.abs(expected).max())  # fused: rounded otherwise
+    np.testing.assert_allclose(
+        load_model(tmp_path / "m").compute(examples), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
+    )  # fused: rounded otherwise
 
 
 def test_others_can_read_it_without_this_package(model, examples):
@@ -84,6 +85,7 @@ def test_a_layer_that_is_random_is_found_out(network, tmp_path, preprocess):
 
 def test_a_graph_that_does_not_fit_its_manifest(model, tmp_path):
     import json
+
     copy = shutil.copytree(model, tmp_path / "copy")
     content = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**content, "classes": ["one", "two"]}))
@@ -136,7 +138,10 @@ def test_a_batch_norm_after_pooling_is_folded_where_it_turns_no_sign(network, ex
 def test_a_convolution_that_others_see_keeps_its_batch_norm(examples):
     x = mx.sym.var("data")
     convolution = mx.sym.Convolution(x, kernel=(1, 1), num_filter=3, name="c")
-    for head in (mx.sym.BatchNorm(convolution, name="n") + convolution, mx.sym.Group([mx.sym.BatchNorm(convolution), convolution])):
+    for head in (
+        mx.sym.BatchNorm(convolution, name="n") + convolution,
+        mx.sym.Group([mx.sym.BatchNorm(convolution), convolution]),
+    ):
         shapes, _, states = head.infer_shape(data=(2, 3, 4, 4))
         arguments = {n: nd.random.uniform(shape=s) for n, s in zip(head.list_arguments(), shapes) if n != "data"}
         statistics = {n: nd.ones(s) for n, s in zip(head.list_auxiliary_states(), states)}
@@ -157,6 +162,7 @@ def test_weights_are_rounded_once():
 
 def test_a_model_of_another_form_has_no_graph(model, tmp_path):
     import json
+
     copy = shutil.copytree(model, tmp_path / "copy")
     content = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**content, "form": "onnx"}))

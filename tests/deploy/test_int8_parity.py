@@ -12,16 +12,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from d2lcls.data import Preprocess
+from d2lcls.deploy.exporting import export
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.quantization import quantize_model
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet.gluon import nn
-
-from d2lcls.data import Preprocess
-from d2lcls.deploy.export import export
-from d2lcls.deploy.quantize import quantize_model
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.to_onnx import export_onnx
 
 ROOT = Path(__file__).parents[2]
 masked_cpu = runpy.run_path(str(ROOT / "tools/masked_cpu.py"))
@@ -50,11 +50,17 @@ numpy.savez(sys.argv[2], **found)
 def bright():
     """Weights and inputs of one sign, all of them nearly the largest: convolutions of each kind and dense layers."""
     net = nn.HybridSequential()
-    net.add(nn.Conv2D(32, 3, padding=1, in_channels=3, activation="relu"), nn.MaxPool2D(),
-            nn.Conv2D(32, 3, padding=1, in_channels=32, groups=2, activation="relu"),
-            nn.Conv2D(32, 3, padding=1, in_channels=32, groups=32, activation="relu"),
-            nn.Conv2D(24, 1, in_channels=32), nn.Conv2D(16, 3, in_channels=24, activation="relu"),
-            nn.Flatten(), nn.Dense(16, in_units=16 * 6 * 6, activation="relu"), nn.Dense(3, in_units=16))
+    net.add(
+        nn.Conv2D(32, 3, padding=1, in_channels=3, activation="relu"),
+        nn.MaxPool2D(),
+        nn.Conv2D(32, 3, padding=1, in_channels=32, groups=2, activation="relu"),
+        nn.Conv2D(32, 3, padding=1, in_channels=32, groups=32, activation="relu"),
+        nn.Conv2D(24, 1, in_channels=32),
+        nn.Conv2D(16, 3, in_channels=24, activation="relu"),
+        nn.Flatten(),
+        nn.Dense(16, in_units=16 * 6 * 6, activation="relu"),
+        nn.Dense(3, in_units=16),
+    )
     return net
 
 
@@ -95,18 +101,27 @@ def models(network, examples, tmp_path_factory):
 def errors(models, code, tmp_path, before=(), **environment):
     """Return how far each model is from its network in float, as a share of the largest logit, computed by a child."""
     command = [*before, sys.executable, "-W", "ignore", "-c", code, models, tmp_path / "found.npz"]
-    done = subprocess.run([str(word) for word in command], timeout=110, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+    done = subprocess.run(
+        [str(word) for word in command],
+        timeout=110,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "found.npz")
     expected = {path.name: np.load(path / "expected.npy") for path in models.iterdir()}
-    return {key: np.abs(value - expected[key.split()[0]]).max() / np.abs(expected[key.split()[0]]).max()
-            for key, value in found.items()}
+    return {
+        key: np.abs(value - expected[key.split()[0]]).max() / np.abs(expected[key.split()[0]]).max()
+        for key, value in found.items()
+    }
 
 
 def near(found, form):
-    return {name: found[f"{name} {form}"] < (0.03 if name in SATURATE else 0.15)
-            for name in (*SATURATE, "cifar_resnet20_v1", "mobilenetv2_0.25")}
+    return {
+        name: found[f"{name} {form}"] < (0.03 if name in SATURATE else 0.15)
+        for name in (*SATURATE, "cifar_resnet20_v1", "mobilenetv2_0.25")
+    }
 
 
 @pytest.mark.parametrize("limit", ["SSE41", "AVX2", "AVX512_CORE", "DEFAULT"])
@@ -122,8 +137,10 @@ def check_onnx(found):
     assert found["bright onnx-int8-vnni"] > 0.4, found
 
 
-@pytest.mark.skipif(not masked_cpu["possible"]() or not shutil.which("cc"),
-                    reason="this processor cannot be masked: see tools/masked_cpu.py")
+@pytest.mark.skipif(
+    not masked_cpu["possible"]() or not shutil.which("cc"),
+    reason="this processor cannot be masked: see tools/masked_cpu.py",
+)
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
 def test_onnx_runtime_computes_the_same_on_a_processor_without_vnni(models, tmp_path, level):
     check_onnx(errors(models, BY_ONNX_RUNTIME, tmp_path, **masked_cpu["environment"](level, tmp_path)))
@@ -140,14 +157,17 @@ def test_onnx_runtime_computes_the_same_here(models, tmp_path):
     assert all(near(found, "onnx-int8").values()), found
 
 
-@pytest.mark.skipif(not masked_cpu["possible"]() or not shutil.which("cc"),
-                    reason="this processor cannot be masked: see tools/masked_cpu.py")
+@pytest.mark.skipif(
+    not masked_cpu["possible"]() or not shutil.which("cc"),
+    reason="this processor cannot be masked: see tools/masked_cpu.py",
+)
 def test_a_model_for_vnni_warns_without_it(models, tmp_path):
     code = "import sys\nfrom d2lcls.deploy import load_model\nfor folder in sys.argv[1:]: load_model(folder)"
     folders = [models / "bright" / form for form in ("int8", "onnx-int8", "int8-vnni", "onnx-int8-vnni", "mxnet")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **masked_cpu["environment"]("avx2", tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True,
-                          timeout=110, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True, timeout=110, env=environment
+    )
     warned = [line for line in done.stderr.splitlines() if "UserWarning" in line]
     assert [line.split("UserWarning: ")[1].split(": an int8 model")[0] for line in warned] == [*map(str, folders[2:4])]
     assert all("Make it again with d2lcls quantize, without --vnni." in line for line in warned)

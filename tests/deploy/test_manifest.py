@@ -1,10 +1,10 @@
 import json
 import shutil
 
-import pytest
-
 from d2lcls.deploy import Accuracy, Manifest, ModelError, read_manifest
 from d2lcls.deploy.manifest import derive, write_manifest
+
+import pytest
 
 
 @pytest.fixture
@@ -57,9 +57,20 @@ def test_a_file_that_was_changed_or_lost(copy):
         read_manifest(copy)
 
 
-@pytest.mark.parametrize("entries", [
-    {"classes": None}, {"classes": []}, {"classes": [1]}, {"form": "caffe"}, {"preprocess": {"resize": 3}},
-    {"preprocess": None}, {"files": []}, {"accuracy": {"top1": 7, "images": 1, "data": ""}}, {"accuracy": 3}])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"classes": None},
+        {"classes": []},
+        {"classes": [1]},
+        {"form": "caffe"},
+        {"preprocess": {"resize": 3}},
+        {"preprocess": None},
+        {"files": []},
+        {"accuracy": {"top1": 7, "images": 1, "data": ""}},
+        {"accuracy": 3},
+    ],
+)
 def test_damaged_entries(copy, entries):
     change(copy, **entries)
     with pytest.raises(ModelError, match="manifest.json: damaged"):

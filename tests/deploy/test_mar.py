@@ -11,13 +11,13 @@ import time
 import types
 import zipfile
 
+from d2lcls import cli
+from d2lcls.deploy.archive import write_archive
+from d2lcls.deploy.predictor import load_model
+
 import psutil
 import pytest
 from serving import png, write_model
-
-from d2lcls import cli
-from d2lcls.deploy.mar import write_archive
-from d2lcls.deploy.predictor import load_model
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,11 @@ def archive(model, tmp_path_factory):
 
 def test_archive_holds_what_the_server_needs(archive, model):
     with zipfile.ZipFile(archive) as content:
-        assert set(content.namelist()) == {"MAR-INF/MANIFEST.json", "handler.py",
-                                           *(path.name for path in model.iterdir())}
+        assert set(content.namelist()) == {
+            "MAR-INF/MANIFEST.json",
+            "handler.py",
+            *(path.name for path in model.iterdir()),
+        }
         manifest = json.loads(content.read("MAR-INF/MANIFEST.json"))
     assert manifest["runtime"] == "python" and manifest["model"]["handler"] == "handler.py:handle"
 
@@ -43,8 +46,9 @@ def test_command_writes_the_same(archive, model, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"--model-store {tmp_path} --models small=small.mar" in printed and "token" in printed
     with zipfile.ZipFile(tmp_path / "small.mar") as made, zipfile.ZipFile(archive) as expected:
-        assert {name: made.read(name) for name in made.namelist()} \
-            == {name: expected.read(name) for name in expected.namelist()}
+        assert {name: made.read(name) for name in made.namelist()} == {
+            name: expected.read(name) for name in expected.namelist()
+        }
     assert cli.main(["archive", str(tmp_path), "--out", str(tmp_path / "other.mar")]) == 1
     assert "holds no manifest.json" in capsys.readouterr().err
     with pytest.raises(SystemExit) as wrong:
@@ -61,8 +65,10 @@ def test_handler_answers_each_picture(archive, model, tmp_path):
     shutil.unpack_archive(archive, tmp_path, "zip")
     space, wrong = {}, []
     exec((tmp_path / "handler.py").read_text(), space)
-    context = types.SimpleNamespace(system_properties={"model_dir": str(tmp_path)},
-                                    set_response_status=lambda code, phrase, idx: wrong.append((code, idx)))
+    context = types.SimpleNamespace(
+        system_properties={"model_dir": str(tmp_path)},
+        set_response_status=lambda code, phrase, idx: wrong.append((code, idx)),
+    )
     assert space["handle"](None, context) is None
     answers = space["handle"]([{"body": bytearray(png(0))}, {"body": b"no"}, {"data": png(1)}, {}], context)
     assert wrong == [(400, 1), (400, 3)]
@@ -105,13 +111,32 @@ def test_model_server_serves_the_archive(archive, model, tmp_path):
     ports = free_ports(2)
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{ports[0]}\nmanagement_address=http://127.0.0.1:{ports[1]}\n"
-        "default_workers_per_model=1\n")
-    environment = {**os.environ, "TMPDIR": str(tmp_path),
-                   "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        "default_workers_per_model=1\n"
+    )
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
     with open(tmp_path / "log", "wb") as log:
-        server = subprocess.Popen([program, "--start", "--foreground", "--mms-config", tmp_path / "config.properties",
-                                   "--model-store", archive.parent, "--models", f"small={archive.name}"],
-                                  cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [
+                program,
+                "--start",
+                "--foreground",
+                "--mms-config",
+                tmp_path / "config.properties",
+                "--model-store",
+                archive.parent,
+                "--models",
+                f"small={archive.name}",
+            ],
+            cwd=tmp_path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         until = time.monotonic() + 60
         while True:

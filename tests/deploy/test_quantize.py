@@ -1,16 +1,16 @@
 import shutil
 from dataclasses import replace
 
+from d2lcls.deploy import ModelError, load_model, read_manifest
+from d2lcls.deploy.exporting import export, load_graph
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.quantization import float_layers, quantizable, quantize_model, sensitivity
+from d2lcls.models.fusion.folding import fold_batch_norm
+
 import mxnet as mx
 import numpy as np
 import pytest
-
-from d2lcls.deploy import ModelError, load_model, read_manifest
-from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.quantize import float_layers, quantizable, quantize_model, sensitivity
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.models.folding import fold_batch_norm
 
 
 def error(found, expected):
@@ -21,9 +21,14 @@ def size(folder):
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("name, mode", [
-    *((name, "naive") for name in ("cnn", "cifar_resnet20_v1", "mobilenetv2_0.25")), ("cnn", "entropy"),
-    *(pytest.param(name, "entropy", marks=pytest.mark.slow) for name in ("cifar_resnet20_v1", "mobilenetv2_0.25"))])
+@pytest.mark.parametrize(
+    "name, mode",
+    [
+        *((name, "naive") for name in ("cnn", "cifar_resnet20_v1", "mobilenetv2_0.25")),
+        ("cnn", "entropy"),
+        *(pytest.param(name, "entropy", marks=pytest.mark.slow) for name in ("cifar_resnet20_v1", "mobilenetv2_0.25")),
+    ],
+)
 def test_int8_is_near_and_small(network, tmp_path, preprocess, examples, name, mode):
     export(network(name), tmp_path / "m", name, ("a", "b", "c"), preprocess)
     manifest, in_float = quantize_model(tmp_path / "m", tmp_path / "q", examples, mode)

@@ -1,9 +1,9 @@
 import sys
 
+from d2lcls.deploy.timing import Sleeper, command_of, in_turn
+
 import numpy as np
 import pytest
-
-from d2lcls.deploy.timing import Sleeper, command_of, in_turn
 
 SLOW = """
 import sys, time

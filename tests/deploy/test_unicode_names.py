@@ -2,25 +2,25 @@
 
 import zipfile
 
+from d2lcls.cli import main
+from d2lcls.deploy import load_model
+from d2lcls.deploy.archive import write_archive
+from d2lcls.deploy.exporting import export, load_graph
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
+from d2lcls.deploy.quantization import quantizable, quantize_model, sensitivity
+from d2lcls.deploy.rescue.gluon import load_gluon_parameters
+from d2lcls.deploy.rescue.load import load_old_model
+from d2lcls.deploy.rescue.report import describe
+from d2lcls.deploy.torch.export import export_torch
+from d2lcls.models import fuse, quantize, summarize
+from d2lcls.models.fusion.folding import nodes
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon, nd
 from serving import Serving, png
-
-from d2lcls.cli import main
-from d2lcls.deploy import load_model
-from d2lcls.deploy.export import export, load_graph
-from d2lcls.deploy.mar import write_archive
-from d2lcls.deploy.quantize import quantizable, quantize_model, sensitivity
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.rescue import load_old_model
-from d2lcls.deploy.rescue_gluon import load_gluon_parameters
-from d2lcls.deploy.rescue_report import describe
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.deploy.to_torch import export_torch
-from d2lcls.models import fuse, quantize, summarize
-from d2lcls.models.folding import nodes
 
 PREFIX = "分类器_Ελ_🐈_"
 CLASSES = ("猫", "σκύλος", "कुत्ता")
@@ -30,8 +30,13 @@ def make():
     mx.random.seed(0)
     net = gluon.nn.HybridSequential(prefix=PREFIX)
     with net.name_scope():
-        net.add(gluon.nn.Conv2D(8, 3, in_channels=3), gluon.nn.BatchNorm(in_channels=8), gluon.nn.Activation("relu"),
-                gluon.nn.GlobalAvgPool2D(), gluon.nn.Dense(3, in_units=8))
+        net.add(
+            gluon.nn.Conv2D(8, 3, in_channels=3),
+            gluon.nn.BatchNorm(in_channels=8),
+            gluon.nn.Activation("relu"),
+            gluon.nn.GlobalAvgPool2D(),
+            gluon.nn.Dense(3, in_units=8),
+        )
     net.initialize(mx.init.Normal(0.5))
     return net
 
@@ -58,7 +63,12 @@ def test_every_form_of_a_model_folder(made, tmp_path, capsys):
     quantize_model(folder, tmp_path / "int8", x)
     export_onnx(folder, tmp_path / "onnx")
     quantize_onnx(tmp_path / "onnx", tmp_path / "onnx-int8", x)
-    for form, near in ((folder, 1e-5), (tmp_path / "int8", 0.1), (tmp_path / "onnx", 1e-5), (tmp_path / "onnx-int8", 0.2)):
+    for form, near in (
+        (folder, 1e-5),
+        (tmp_path / "int8", 0.1),
+        (tmp_path / "onnx", 1e-5),
+        (tmp_path / "onnx-int8", 0.2),
+    ):
         model = load_model(form)
         assert model.manifest.classes == CLASSES
         np.testing.assert_allclose(model.compute(x), expected, atol=near)
@@ -89,7 +99,8 @@ def test_a_rescued_model(made, tmp_path, monkeypatch, capsys):
     assert f"{PREFIX}conv0_fwd" in [layer.name for layer in describe(model).layers.layers]
     again = load_old_model(*model.save(tmp_path / "新"), (3, 16, 16))
     np.testing.assert_allclose(list(again.run(x).values())[0], expected, atol=1e-5)
-    (tmp_path / "names.py").write_text(f"""
+    (tmp_path / "names.py").write_text(
+        f"""
 from mxnet import gluon
 def network():
     net = gluon.nn.HybridSequential(prefix={PREFIX!r})
@@ -97,12 +108,22 @@ def network():
         net.add(gluon.nn.Conv2D(8, 3, in_channels=3), gluon.nn.BatchNorm(in_channels=8), gluon.nn.Activation("relu"),
                 gluon.nn.GlobalAvgPool2D(), gluon.nn.Dense(3, in_units=8))
     return net
-""", "utf-8")
+""",
+        "utf-8",
+    )
     monkeypatch.chdir(tmp_path)
     net.save_parameters("net.params")
     found = load_gluon_parameters("net.params", "names:network", (3, 16, 16)).run(x)
     np.testing.assert_allclose(list(found.values())[0], expected, atol=1e-5)
-    options = ["--shape", "3,16,16", "--onnx", str(tmp_path / "旧.onnx"), "--torch", str(tmp_path / "torch"),
-               "--save", str(tmp_path / "三")]
+    options = [
+        "--shape",
+        "3,16,16",
+        "--onnx",
+        str(tmp_path / "旧.onnx"),
+        "--torch",
+        str(tmp_path / "torch"),
+        "--save",
+        str(tmp_path / "三"),
+    ]
     assert main(["rescue", *files, *options]) == 0
     assert "parity of" in capsys.readouterr().out and (tmp_path / "旧.onnx").is_file()

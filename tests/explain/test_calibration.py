@@ -1,7 +1,7 @@
+from d2lcls.explain import calibration_curve, fit_temperature
+
 import numpy as np
 import pytest
-
-from d2lcls.explain import calibration_curve, fit_temperature
 
 RNG = np.random.default_rng(0)
 
@@ -97,24 +97,32 @@ def test_one_error_by_a_hair():
         assert loss(logits, labels, factor * found) >= loss(logits, labels, found)
 
 
-@pytest.mark.parametrize("logits, labels, message", [
-    ([[2, 1], [0, 3]], [0, 1], "None of the 2 images has a logit above that of its true class"),
-    ([[2, 2], [0, 3]], [1, 1], "None of the 2 images"),
-    ([[2, 1], [0, 3]], [1, 0], "no higher than the others on average"),
-    ([[1, 1], [1, 1]], [1, 0], "no higher than the others on average")])
+@pytest.mark.parametrize(
+    "logits, labels, message",
+    [
+        ([[2, 1], [0, 3]], [0, 1], "None of the 2 images has a logit above that of its true class"),
+        ([[2, 2], [0, 3]], [1, 1], "None of the 2 images"),
+        ([[2, 1], [0, 3]], [1, 0], "no higher than the others on average"),
+        ([[1, 1], [1, 1]], [1, 0], "no higher than the others on average"),
+    ],
+)
 def test_no_temperature_is_best(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         fit_temperature(logits, labels)
 
 
 @pytest.mark.parametrize("call", [calibration_curve, fit_temperature])
-@pytest.mark.parametrize("logits, labels, message", [
-    ([1, 2], [0, 1], r"logits must be \(N, K\) and labels \(N,\), at least one, not \(2,\) and \(2,\)"),
-    (np.zeros((0, 3)), [], "at least one"),
-    ([[1, 2]], [0, 1], r"not \(1, 2\) and \(2,\)"),
-    ([[1, 2]], [2], "whole numbers from 0 to 1, one a column of logits; they lie between 2 and 2"),
-    ([[1, 2]], [0.5], "whole numbers"),
-    ([[1, np.nan]], [0], "finite")])
+@pytest.mark.parametrize(
+    "logits, labels, message",
+    [
+        ([1, 2], [0, 1], r"logits must be \(N, K\) and labels \(N,\), at least one, not \(2,\) and \(2,\)"),
+        (np.zeros((0, 3)), [], "at least one"),
+        ([[1, 2]], [0, 1], r"not \(1, 2\) and \(2,\)"),
+        ([[1, 2]], [2], "whole numbers from 0 to 1, one a column of logits; they lie between 2 and 2"),
+        ([[1, 2]], [0.5], "whole numbers"),
+        ([[1, np.nan]], [0], "finite"),
+    ],
+)
 def test_what_does_not_fit_is_named(call, logits, labels, message):
     with pytest.raises(ValueError, match=message):
         call(logits, labels)

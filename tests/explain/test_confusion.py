@@ -1,7 +1,7 @@
+from d2lcls.explain import confusion_matrix, most_confused
+
 import numpy as np
 import pytest
-
-from d2lcls.explain import confusion_matrix, most_confused
 
 
 def test_counted_like_a_loop():
@@ -33,13 +33,17 @@ def test_mxnets_floats_are_counted():
     assert confusion_matrix([0, 1], np.array([1, 1], dtype=np.float32), 2).tolist() == [[0, 1], [0, 1]]
 
 
-@pytest.mark.parametrize("labels, predicted, message", [
-    ([0, 1], [0], r"one shape \(N,\), not \(2,\) and \(1,\)"),
-    ([[0, 1]], [[0, 1]], r"one shape \(N,\)"),
-    ([0, 3], [0, 1], "labels must lie between 0 and 2; they lie between 0 and 3"),
-    ([0, 1], [-1, 1], "predicted must lie between 0 and 2; they lie between -1 and 1"),
-    ([0.5, 1.0], [0, 1], "labels must be whole numbers, not such as 0.5"),
-    ([0, 1], [float("nan"), 1], "predicted must lie between 0 and 2")])
+@pytest.mark.parametrize(
+    "labels, predicted, message",
+    [
+        ([0, 1], [0], r"one shape \(N,\), not \(2,\) and \(1,\)"),
+        ([[0, 1]], [[0, 1]], r"one shape \(N,\)"),
+        ([0, 3], [0, 1], "labels must lie between 0 and 2; they lie between 0 and 3"),
+        ([0, 1], [-1, 1], "predicted must lie between 0 and 2; they lie between -1 and 1"),
+        ([0.5, 1.0], [0, 1], "labels must be whole numbers, not such as 0.5"),
+        ([0, 1], [float("nan"), 1], "predicted must lie between 0 and 2"),
+    ],
+)
 def test_what_does_not_fit_is_named(labels, predicted, message):
     with pytest.raises(ValueError, match=message):
         confusion_matrix(labels, predicted, 3)

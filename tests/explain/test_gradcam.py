@@ -1,11 +1,11 @@
+from d2lcls.explain import grad_cam, overlay
+from d2lcls.models import SmallCNN, get_model
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-
-from d2lcls.explain import grad_cam, overlay
-from d2lcls.models import SmallCNN, get_model
 
 X = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
 
@@ -37,12 +37,12 @@ def by_finite_differences(net, at, classes, x=X, step=1e-3):
 
     def rest(maps):
         maps = nd.array(maps)
-        for block in blocks[at + 1:]:
+        for block in blocks[at + 1 :]:
             maps = block(maps)
         return net.output(maps).asnumpy().astype(np.float64)
 
     maps = nd.array(x)
-    for block in blocks[:at + 1]:
+    for block in blocks[: at + 1]:
         maps = block(maps)
     maps, images = maps.asnumpy(), np.arange(len(x))
     cam = np.zeros((len(x), *maps.shape[2:]))
@@ -91,7 +91,7 @@ def test_each_image_is_explained_by_itself_and_for_its_predicted_class():
     predicted = net(nd.array(X)).asnumpy().argmax(axis=1)
     np.testing.assert_array_equal(grad_cam(net, X, classes=predicted), maps)
     for image in range(3):
-        np.testing.assert_allclose(grad_cam(net, X[image:image + 1])[0], maps[image], atol=1e-4)
+        np.testing.assert_allclose(grad_cam(net, X[image : image + 1])[0], maps[image], atol=1e-4)
 
 
 def test_the_bright_half_speaks_for_the_class_that_looks_for_brightness():
@@ -115,8 +115,11 @@ def state(net):
 
 def flags(net):
     found = []
-    net.apply(lambda b: found.append((b.name, getattr(b, "_active", None), getattr(b, "_rate", None),
-                                      str(getattr(b, "_kwargs", None)))))
+    net.apply(
+        lambda b: found.append(
+            (b.name, getattr(b, "_active", None), getattr(b, "_rate", None), str(getattr(b, "_kwargs", None)))
+        )
+    )
     return found
 
 
@@ -197,7 +200,7 @@ def test_networks_of_gluoncv(name, size):
     x = np.random.default_rng(2).normal(size=(2, 3, size, size)).astype(np.float32)
     net = make(get_model(name, classes=3), x)
     maps = np.concatenate([grad_cam(net, x, classes=[c, c]) for c in range(3)])
-    assert maps.shape == (6, size, size) and 0 <= maps.min() and maps.max() == 1
+    assert maps.shape == (6, size, size) and maps.min() >= 0 and maps.max() == 1
     assert (maps.std(axis=(1, 2)) > 0.001).any()  # not the 1 x 1 maps of a global pooling
 
 
@@ -235,18 +238,22 @@ def test_what_cannot_be_followed_is_refused(build):
         grad_cam(make(build()), X)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"x": X[0]}, r"x must be .* \(N, C, H, W\), not float32 of shape \(3, 16, 16\)"),
-    ({"x": X[:0]}, "one image or more"),
-    ({"x": np.zeros((1, 16, 16, 3), np.uint8)}, r"not uint8 .*`Batches.normalise`"),
-    ({"x": X.transpose(0, 2, 3, 1)}, r"images of shape \(N, 3, H, W\)"),
-    ({"x": np.where(X > 2, np.nan, X)}, "finite numbers only"),
-    ({"classes": [0, 1]}, r"classes must have shape \(3,\), one an image, not \(2,\)"),
-    ({"classes": 1}, r"classes must have shape \(3,\)"),
-    ({"classes": [0, 1, 4]}, r"from 0 to 3, not \[0, 1, 4\]"),
-    ({"classes": [0, 1, 0.5]}, "whole numbers"),
-    ({"layer": nn.Dense(2)}, "layer must be a block that net.features runs, or None, not 'dense"),
-    ({"layer": 3}, "layer must be a block that net.features runs, or None, not 3")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"x": X[0]}, r"x must be .* \(N, C, H, W\), not float32 of shape \(3, 16, 16\)"),
+        ({"x": X[:0]}, "one image or more"),
+        ({"x": np.zeros((1, 16, 16, 3), np.uint8)}, r"not uint8 .*`Batches.normalise`"),
+        ({"x": X.transpose(0, 2, 3, 1)}, r"images of shape \(N, 3, H, W\)"),
+        ({"x": np.where(X > 2, np.nan, X)}, "finite numbers only"),
+        ({"classes": [0, 1]}, r"classes must have shape \(3,\), one an image, not \(2,\)"),
+        ({"classes": 1}, r"classes must have shape \(3,\)"),
+        ({"classes": [0, 1, 4]}, r"from 0 to 3, not \[0, 1, 4\]"),
+        ({"classes": [0, 1, 0.5]}, "whole numbers"),
+        ({"layer": nn.Dense(2)}, "layer must be a block that net.features runs, or None, not 'dense"),
+        ({"layer": 3}, "layer must be a block that net.features runs, or None, not 3"),
+    ],
+)
 def test_what_does_not_fit_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         grad_cam(small(), **{"x": X, **change})
@@ -295,12 +302,16 @@ def test_overlay_keeps_the_picture_visible_and_colours_in_rgb():
     np.testing.assert_array_equal(overlay(image[:, :, :1], np.full((8, 8), 0.6)), laid)
 
 
-@pytest.mark.parametrize("image, cam, message", [
-    (np.zeros((4, 4, 3)), np.zeros((4, 4)), r"uint8 of shape \(H, W, 3\) or \(H, W, 1\), not float64"),
-    (np.zeros((4, 4), np.uint8), np.zeros((4, 4)), r"not uint8 \(4, 4\)"),
-    (np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4)), r"height and width, \(4, 6\), not \(6, 4\)"),
-    (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 2), "between 0 and 1; it lies between 2 and 2"),
-    (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), np.nan), "between 0 and 1")])
+@pytest.mark.parametrize(
+    "image, cam, message",
+    [
+        (np.zeros((4, 4, 3)), np.zeros((4, 4)), r"uint8 of shape \(H, W, 3\) or \(H, W, 1\), not float64"),
+        (np.zeros((4, 4), np.uint8), np.zeros((4, 4)), r"not uint8 \(4, 4\)"),
+        (np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4)), r"height and width, \(4, 6\), not \(6, 4\)"),
+        (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 2), "between 0 and 1; it lies between 2 and 2"),
+        (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), np.nan), "between 0 and 1"),
+    ],
+)
 def test_overlay_names_what_does_not_fit(image, cam, message):
     with pytest.raises(ValueError, match=message):
         overlay(image, cam)

@@ -1,9 +1,9 @@
 import sys
 
+from d2lcls.explain import map_features
+
 import numpy as np
 import pytest
-
-from d2lcls.explain import map_features
 
 RNG = np.random.default_rng(0)
 GROUPS = np.arange(90) % 3
@@ -38,8 +38,9 @@ def test_points_in_a_plane_keep_their_distances():
     turn = np.linalg.qr(RNG.normal(size=(7, 7)))[0][:2]
     points = map_features(plane @ turn + 3)
     for i in range(20):
-        np.testing.assert_allclose(np.linalg.norm(points - points[i], axis=1),
-                                   np.linalg.norm(plane - plane[i], axis=1), atol=1e-5)
+        np.testing.assert_allclose(
+            np.linalg.norm(points - points[i], axis=1), np.linalg.norm(plane - plane[i], axis=1), atol=1e-5
+        )
 
 
 def test_equal_features_are_one_point():
@@ -68,13 +69,17 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     map_features(FEATURES, "pca")
 
 
-@pytest.mark.parametrize("features, method, message", [
-    (FEATURES, "umap", "method must be 'pca' or 'tsne', not 'umap'"),
-    (FEATURES[0], "pca", r"\(N, D\) with N of at least 2 and D of at least 2, not \(60,\)"),
-    (FEATURES[:1], "pca", "N of at least 2"),
-    (FEATURES[:, :1], "pca", "D of at least 2"),
-    (FEATURES[:3], "tsne", "N of at least 4"),
-    (np.full((5, 3), np.nan), "pca", "finite")])
+@pytest.mark.parametrize(
+    "features, method, message",
+    [
+        (FEATURES, "umap", "method must be 'pca' or 'tsne', not 'umap'"),
+        (FEATURES[0], "pca", r"\(N, D\) with N of at least 2 and D of at least 2, not \(60,\)"),
+        (FEATURES[:1], "pca", "N of at least 2"),
+        (FEATURES[:, :1], "pca", "D of at least 2"),
+        (FEATURES[:3], "tsne", "N of at least 4"),
+        (np.full((5, 3), np.nan), "pca", "finite"),
+    ],
+)
 def test_what_does_not_fit_is_named(features, method, message):
     with pytest.raises(ValueError, match=message):
         map_features(features, method)

@@ -1,7 +1,7 @@
+from d2lcls.explain import nearest_neighbours, neighbours
+
 import numpy as np
 import pytest
-
-from d2lcls.explain import nearest_neighbours, neighbours
 
 RNG = np.random.default_rng(0)
 
@@ -31,7 +31,7 @@ def test_length_does_not_count():
     features = np.array([[10, 0], [0, 0.1], [-1, 0]], np.float32)
     indices, similarities = nearest_neighbours(features, [[0.2, 0.1]], k=3)
     assert indices.tolist() == [[0, 1, 2]]
-    np.testing.assert_allclose(similarities, [[2 / 5 ** 0.5, 1 / 5 ** 0.5, -2 / 5 ** 0.5]], atol=1e-6)
+    np.testing.assert_allclose(similarities, [[2 / 5**0.5, 1 / 5**0.5, -2 / 5**0.5]], atol=1e-6)
 
 
 def test_ties_go_to_the_lower_index():
@@ -61,15 +61,19 @@ def test_inputs_are_left_alone():
     np.testing.assert_array_equal((features, queries), before)
 
 
-@pytest.mark.parametrize("features, queries, k, message", [
-    (np.ones((4, 3)), np.ones((2, 2)), 1, r"the same D, not \(4, 3\) and \(2, 2\)"),
-    (np.ones(3), np.ones((2, 3)), 1, r"not \(3,\) and \(2, 3\)"),
-    (np.ones((0, 3)), np.ones((2, 3)), 1, "at least one"),
-    (np.ones((4, 3)), np.ones((2, 3)), 5, "k must be a whole number from 1 to 4, the number of features, not 5"),
-    (np.ones((4, 3)), np.ones((2, 3)), 0, "from 1 to 4"),
-    (np.ones((4, 3)), np.ones((2, 3)), 1.5, "whole number"),
-    ([[1, 1], [np.nan, 1]], [[1, 1]], 1, "features must be finite numbers; row 1 is not"),
-    ([[1, 1]], [[np.inf, 1]], 1, "queries must be finite numbers; row 0")])
+@pytest.mark.parametrize(
+    "features, queries, k, message",
+    [
+        (np.ones((4, 3)), np.ones((2, 2)), 1, r"the same D, not \(4, 3\) and \(2, 2\)"),
+        (np.ones(3), np.ones((2, 3)), 1, r"not \(3,\) and \(2, 3\)"),
+        (np.ones((0, 3)), np.ones((2, 3)), 1, "at least one"),
+        (np.ones((4, 3)), np.ones((2, 3)), 5, "k must be a whole number from 1 to 4, the number of features, not 5"),
+        (np.ones((4, 3)), np.ones((2, 3)), 0, "from 1 to 4"),
+        (np.ones((4, 3)), np.ones((2, 3)), 1.5, "whole number"),
+        ([[1, 1], [np.nan, 1]], [[1, 1]], 1, "features must be finite numbers; row 1 is not"),
+        ([[1, 1]], [[np.inf, 1]], 1, "queries must be finite numbers; row 0"),
+    ],
+)
 def test_what_does_not_fit_is_named(features, queries, k, message):
     with pytest.raises(ValueError, match=message):
         nearest_neighbours(features, queries, k)

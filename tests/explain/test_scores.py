@@ -1,7 +1,7 @@
+from d2lcls.explain import balanced_accuracy, confusion_matrix, per_class_accuracy
+
 import numpy as np
 import pytest
-
-from d2lcls.explain import balanced_accuracy, confusion_matrix, per_class_accuracy
 
 MATRIX = np.array([[90, 10, 0], [5, 5, 0], [0, 0, 0]])
 
@@ -24,9 +24,16 @@ def test_always_the_common_class_is_chance():
     assert balanced_accuracy([[1000, 0], [10, 0]]) == 0.5
 
 
-@pytest.mark.parametrize("matrix, message", [
-    (np.zeros((2, 3)), r"shape \(K, K\), .* not \(2, 3\)"), (np.zeros((0, 0)), r"not \(0, 0\)"),
-    ([1, 2], r"not \(2,\)"), ([[1, -1], [0, 1]], "counts of 0 or more .* down to -1"), ([[np.nan]], "counts")])
+@pytest.mark.parametrize(
+    "matrix, message",
+    [
+        (np.zeros((2, 3)), r"shape \(K, K\), .* not \(2, 3\)"),
+        (np.zeros((0, 0)), r"not \(0, 0\)"),
+        ([1, 2], r"not \(2,\)"),
+        ([[1, -1], [0, 1]], "counts of 0 or more .* down to -1"),
+        ([[np.nan]], "counts"),
+    ],
+)
 @pytest.mark.parametrize("score", [per_class_accuracy, balanced_accuracy])
 def test_what_does_not_fit_is_named(score, matrix, message):
     with pytest.raises(ValueError, match=message):

@@ -1,15 +1,21 @@
 """Networks to operate on, and what can be seen of them."""
 
-import mxnet as mx
-import numpy as np
-from mxnet import nd
-
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.efficientnet_lite import make_efficientnet
 from d2lcls.models.surgery import head_name
 
-NETWORKS = {"cnn": 12, "cifar_resnet20_v1": 32, "resnet18_v1": 64, "resnet18_v1b": 64, "mobilenetv2_1.0": 64,
-            "efficientnet_lite0": 64}
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+
+NETWORKS = {
+    "cnn": 12,
+    "cifar_resnet20_v1": 32,
+    "resnet18_v1": 64,
+    "resnet18_v1b": 64,
+    "mobilenetv2_1.0": 64,
+    "efficientnet_lite0": 64,
+}
 TWO = [mx.cpu(0), mx.cpu(1)]
 
 
@@ -42,8 +48,7 @@ def values(net):
 
 def moved(before, after):
     """Return the names of the parameters that are another on any device."""
-    return {name for name, copies in before.items()
-            if any((a != b).any() for a, b in zip(copies, after[name]))}
+    return {name for name, copies in before.items() if any((a != b).any() for a, b in zip(copies, after[name]))}
 
 
 def names_of(net, groups):

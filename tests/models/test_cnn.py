@@ -1,10 +1,10 @@
+from d2lcls.models import GlobalMean, SmallCNN
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
-
-from d2lcls.models import GlobalMean, SmallCNN
 
 
 def made(*args, **kwargs):
@@ -27,7 +27,16 @@ def test_the_network_is_what_its_docstring_says():
     net = made(5, (4, 6))
     net(images(1, 3, 4, 4))
     kinds = [type(layer).__name__ for layer in net.features]
-    assert kinds == ["Conv2D", "MaxPool2D", "BatchNorm", "Activation", "Conv2D", "BatchNorm", "Activation", "GlobalMean"]
+    assert kinds == [
+        "Conv2D",
+        "MaxPool2D",
+        "BatchNorm",
+        "Activation",
+        "Conv2D",
+        "BatchNorm",
+        "Activation",
+        "GlobalMean",
+    ]
     shapes = [p.shape for p in net.collect_params().values() if p.grad_req != "null"]
     assert shapes == [(4, 3, 3, 3), (4,), (4,), (6, 4, 3, 3), (6,), (6,), (5, 6), (5,)]
 
@@ -49,7 +58,9 @@ def test_images_down_to_the_stated_size_work_and_smaller_ones_are_named(stages):
     net = made(2, (3,) * stages)
     assert net(images(1, 3, smallest, smallest)).shape == (1, 2)
     if stages > 1:
-        with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels, got {smallest} x {smallest - 1}"):
+        with pytest.raises(
+            ValueError, match=f"at least {smallest} x {smallest} pixels, got {smallest} x {smallest - 1}"
+        ):
             net(images(1, 3, smallest, smallest - 1))
 
 
@@ -104,8 +115,14 @@ def test_hybridized_is_imperative():
         loss.backward()
         nd.waitall()
         parameters = net._collect_params_with_prefix().values()
-        results.append([logits.asnumpy(), net(x).asnumpy(), *(p.data().asnumpy() for p in parameters),
-                        *(p.grad().asnumpy() for p in parameters if p.grad_req != "null")])
+        results.append(
+            [
+                logits.asnumpy(),
+                net(x).asnumpy(),
+                *(p.data().asnumpy() for p in parameters),
+                *(p.grad().asnumpy() for p in parameters if p.grad_req != "null"),
+            ]
+        )
     for one, other in zip(*results):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 

@@ -1,11 +1,11 @@
+from d2lcls.models import SmallCNN, get_model, summarize
+from d2lcls.models.costs import layer_costs, training_flop
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
 from mxnet.gluon import nn
-
-from d2lcls.models import SmallCNN, get_model, summarize
-from d2lcls.models.costs import layer_costs, training_flop
 
 
 def small(**kwargs):
@@ -26,7 +26,8 @@ def test_costs_counted_by_hand():
         ("Conv2D", 5 * 2 * INSIDE[1], 4 * (5 * 8 * 30 + 1152 + 5 * 16 * 30)),
         ("BatchNorm", 5 * 2 * 16 * 30, 4 * (2 * 5 * 16 * 30 + 4 * 16)),
         ("Activation", 5 * 16 * 30, 4 * 2 * 5 * 16 * 30),
-        ("Dense", 5 * 2 * 160, 4 * (5 * 16 + 170 + 5 * 10))]
+        ("Dense", 5 * 2 * 160, 4 * (5 * 16 + 170 + 5 * 10)),
+    ]
 
 
 def test_intensity_and_rate_belong_together():
@@ -55,10 +56,14 @@ def test_a_step_is_three_times_a_prediction_less_the_gradient_of_the_images():
     assert training_flop(net, (3, 12, 10), padding=False) == 2 * (2 * INSIDE[0] + 3 * INSIDE[1] + 3 * 160)
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Conv2D(4, (3, 5), strides=(2, 1), padding=(1, 2), in_channels=2),
-    nn.Conv2D(4, 3, padding=2, dilation=2, in_channels=2),
-    nn.Conv2D(4, 3, padding=1, groups=2, in_channels=2)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2D(4, (3, 5), strides=(2, 1), padding=(1, 2), in_channels=2),
+        nn.Conv2D(4, 3, padding=2, dilation=2, in_channels=2),
+        nn.Conv2D(4, 3, padding=1, groups=2, in_channels=2),
+    ],
+)
 def test_padding_is_found_by_a_convolution_of_ones(layer):
     """With weights and inputs of one, each output is the number of multiplications that made it."""
     layer.initialize(mx.init.One())

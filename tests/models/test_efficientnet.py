@@ -3,15 +3,15 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, blocks_of, round_channels
+from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
+from d2lcls.weights.files import load_weights
+from d2lcls.weights.store import find_weights
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
-
-from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, blocks_of, round_channels
-from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
-from d2lcls.models.weight_files import load_weights
-from d2lcls.models.weights import find_weights
 
 FOLDER = Path(__file__).parent / "reference"
 MAKER = runpy.run_path(str(FOLDER / "make_lite_reference.py"))
@@ -28,10 +28,19 @@ def images(height, width, n=1, seed=0):
     return nd.array(np.random.default_rng(seed).standard_normal((n, 3, height, width), dtype=np.float32))
 
 
-@pytest.mark.parametrize("name, count", [
-    ("efficientnet_b0", 5_288_548), ("efficientnet_b1", 7_794_184), ("efficientnet_b2", 9_109_994),
-    ("efficientnet_b3", 12_233_232), ("tf_efficientnet_b0", 5_288_548), ("efficientnet_lite0", 4_652_008),
-    ("efficientnet_lite1", 5_416_680), ("efficientnet_lite2", 6_092_072)])
+@pytest.mark.parametrize(
+    "name, count",
+    [
+        ("efficientnet_b0", 5_288_548),
+        ("efficientnet_b1", 7_794_184),
+        ("efficientnet_b2", 9_109_994),
+        ("efficientnet_b3", 12_233_232),
+        ("tf_efficientnet_b0", 5_288_548),
+        ("efficientnet_lite0", 4_652_008),
+        ("efficientnet_lite1", 5_416_680),
+        ("efficientnet_lite2", 6_092_072),
+    ],
+)
 def test_as_many_parameters_as_published(name, count):
     parameters = make_efficientnet(name).collect_params().values()
     assert sum(np.prod(p.shape) for p in parameters if p._differentiable) == count
@@ -158,8 +167,9 @@ def test_switching_sizes_makes_no_difference(tmp_path, same, flags):
         x = images(height, width, 2)
         fresh = EfficientNet(Scale(0.25, 0.5, 64, 0.2), 3, lite=True, same=same)
         fresh.load_parameters(str(tmp_path / "net.params"))
-        np.testing.assert_allclose(net(x).asnumpy(), fresh(x).asnumpy(), rtol=1e-4, atol=1e-5,
-                                   err_msg=f"{height} {width}")
+        np.testing.assert_allclose(
+            net(x).asnumpy(), fresh(x).asnumpy(), rtol=1e-4, atol=1e-5, err_msg=f"{height} {width}"
+        )
 
 
 def test_switching_sizes_in_training_makes_no_difference(tmp_path):
@@ -174,11 +184,17 @@ def test_switching_sizes_in_training_makes_no_difference(tmp_path):
             with autograd.record(train_mode=False):  # without dropout, whose draws differ
                 loss = (each(images(size, size, 2)) ** 2).sum()
             loss.backward()
-            gradients.append({name: p.grad().asnumpy() for name, p in each._collect_params_with_prefix().items()
-                              if p.grad_req != "null"})
+            gradients.append(
+                {
+                    name: p.grad().asnumpy()
+                    for name, p in each._collect_params_with_prefix().items()
+                    if p.grad_req != "null"
+                }
+            )
         for name, gradient in gradients[0].items():
-            np.testing.assert_allclose(gradient, gradients[1][name], rtol=1e-3, err_msg=name,
-                                       atol=1e-4 * np.abs(gradient).max() + 1e-7)
+            np.testing.assert_allclose(
+                gradient, gradients[1][name], rtol=1e-3, err_msg=name, atol=1e-4 * np.abs(gradient).max() + 1e-7
+            )
 
 
 def test_padding_matters():
@@ -228,6 +244,15 @@ def test_relu6_has_one_value_in_two_forms():
 
 
 def test_channels_are_rounded_as_in_tensorflow():
-    assert [round_channels(c, 1.1) for c in (32, 16, 24, 40, 80, 112, 192, 320, 1280)] == \
-        [32, 16, 24, 48, 88, 120, 208, 352, 1408]
+    assert [round_channels(c, 1.1) for c in (32, 16, 24, 40, 80, 112, 192, 320, 1280)] == [
+        32,
+        16,
+        24,
+        48,
+        88,
+        120,
+        208,
+        352,
+        1408,
+    ]
     assert round_channels(8, 0.1) == 8 and round_channels(24, 0.75) == 24  # 18: 16 would be over a tenth less

@@ -1,10 +1,10 @@
+from d2lcls.models import get_model
+from d2lcls.models.fast94 import FILTERS, Fast94, whiten
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
-
-from d2lcls.models import get_model
-from d2lcls.models.fast94 import FILTERS, Fast94, whiten
 
 
 def network():
@@ -22,7 +22,7 @@ def images(n=400):
 def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     net, x = network(), images()
     whiten(net, x)
-    seen = net.whitening(nd.array(x)).asnumpy().transpose(0, 2, 3, 1).reshape(-1, FILTERS)[:, :FILTERS // 2]
+    seen = net.whitening(nd.array(x)).asnumpy().transpose(0, 2, 3, 1).reshape(-1, FILTERS)[:, : FILTERS // 2]
     np.testing.assert_allclose(seen.T @ seen / len(seen), np.eye(FILTERS // 2), atol=0.02)
 
 

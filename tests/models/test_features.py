@@ -2,16 +2,16 @@ import os
 import subprocess
 import sys
 
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import nd
-
 from d2lcls.data import Batches, flip, pad_crop
 from d2lcls.models import SmallCNN
 from d2lcls.models.features import FeatureBatches, Features, extract_features
 from d2lcls.models.surgery import split
 from d2lcls.training import evaluate, fit
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import nd
 
 
 @pytest.fixture(autouse=True)
@@ -100,10 +100,17 @@ def test_other_features_under_the_same_name_are_refused(shapes):
     other_images = type(shapes)(changed, shapes.labels, shapes.classes, "shapes")
     other_labels = type(shapes)(shapes.images, shapes.labels[::-1].copy(), shapes.classes, "shapes")
     deeper = split(network(), 2)[0]
-    for case in ((split(network(1), 1)[0], batches(shapes)), (deeper, batches(shapes)), (front, batches(other_images)),
-                 (front, batches(other_labels)), (front, batches(shapes, mean=(0.5,) * 3)),
-                 (front, batches(shapes, std=(0.5,) * 3)), (front, batches(shapes, size=16)),
-                 (front, batches(shapes, seed=1)), (front, batches(shapes.subset(np.arange(100))))):
+    for case in (
+        (split(network(1), 1)[0], batches(shapes)),
+        (deeper, batches(shapes)),
+        (front, batches(other_images)),
+        (front, batches(other_labels)),
+        (front, batches(shapes, mean=(0.5,) * 3)),
+        (front, batches(shapes, std=(0.5,) * 3)),
+        (front, batches(shapes, size=16)),
+        (front, batches(shapes, seed=1)),
+        (front, batches(shapes.subset(np.arange(100)))),
+    ):
         with pytest.raises(ValueError, match="shapes.npz holds the features of other images or of another .*delete"):
             extract_features(*case, cache="shapes")
     with pytest.raises(ValueError, match="holds the features of other images"):
@@ -116,7 +123,7 @@ def test_a_damaged_cache_is_named(shapes, tmp_path):
     extract_features(front, batches(shapes), cache="shapes")
     path = tmp_path / "home/features/shapes.npz"
     content = path.read_bytes()
-    for damaged in (content[:len(content) // 2], b"", b"text", content[:2000] + b"\0" * 500 + content[2500:]):
+    for damaged in (content[: len(content) // 2], b"", b"text", content[:2000] + b"\0" * 500 + content[2500:]):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="shapes.npz.*elete it"):
             extract_features(front, batches(shapes), cache="shapes")
@@ -215,8 +222,17 @@ def test_training_on_features_repeats_bit_for_bit_and_resumes(shapes, tmp_path):
             if record.epoch == stop_after:
                 raise KeyboardInterrupt
 
-        records = fit(tail, train, FeatureBatches(data), num_epochs=num_epochs, lr=0.05, checkpoint_dir=folder,
-                      on_epoch=stop, resume=True, verbose=False)
+        records = fit(
+            tail,
+            train,
+            FeatureBatches(data),
+            num_epochs=num_epochs,
+            lr=0.05,
+            checkpoint_dir=folder,
+            on_epoch=stop,
+            resume=True,
+            verbose=False,
+        )
         nd.waitall()
         return [p.data().asnumpy() for p in net.collect_params().values()], [r.train_loss for r in records], net
 

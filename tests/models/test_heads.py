@@ -1,15 +1,15 @@
 """`surgery.replace_head`: a new last layer, and nothing else touched."""
 
+from d2lcls.data import Batches
+from d2lcls.models import SmallCNN, get_model
+from d2lcls.models.surgery import replace_head
+from d2lcls.training import fit
+
 import numpy as np
 import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
 from nets import NETWORKS, TWO, images, is_head, layer_inputs, make, moved, small, values
-
-from d2lcls.data import Batches
-from d2lcls.models import SmallCNN, get_model
-from d2lcls.models.surgery import replace_head
-from d2lcls.training import fit
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,9 +1,9 @@
+from d2lcls.models import get_model, without_shortcuts
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
-
-from d2lcls.models import get_model, without_shortcuts
 
 
 def test_what_remains_are_the_bodies_of_the_blocks_with_their_parameters():

@@ -1,3 +1,10 @@
+from d2lcls.models import get_model
+from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.fusion.fused import fuse
+from d2lcls.models.slow_layers import drop_bounds, freeze_depthwise, replace_global_pooling
+from d2lcls.models.surgery import train_last
+from d2lcls.training import make_trainer, train_step
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -5,16 +12,20 @@ from mxnet import gluon, nd
 from mxnet.gluon import nn
 from nets import NETWORKS, images, make, moved, values
 
-from d2lcls.models import get_model
-from d2lcls.models.efficientnet import ReLU6, blocks_of
-from d2lcls.models.fusion import fuse
-from d2lcls.models.slow_layers import drop_bounds, freeze_depthwise, replace_global_pooling
-from d2lcls.models.surgery import train_last
-from d2lcls.training import make_trainer, train_step
 
-
-@pytest.mark.parametrize("name", ["cifar_resnet20_v1", "cifar_resnet20_v2", "resnet18_v1", "resnet18_v1b", "mobilenet0.25",
-                                  "mobilenetv2_0.25", "se_resnet18_v1", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar_resnet20_v1",
+        "cifar_resnet20_v2",
+        "resnet18_v1",
+        "resnet18_v1b",
+        "mobilenet0.25",
+        "mobilenetv2_0.25",
+        "se_resnet18_v1",
+        "resnext50_32x4d",
+    ],
+)
 def test_networks_of_gluoncv_keep_outputs_and_gradients_without_global_pooling(name):
     from gluoncv.model_zoo import get_model as stock
 
@@ -34,7 +45,9 @@ def test_networks_of_gluoncv_keep_outputs_and_gradients_without_global_pooling(n
         with mx.autograd.record():
             loss = gluon.loss.SoftmaxCrossEntropyLoss()(net(x), nd.arange(16) % 10)
         loss.backward()
-        found.append([loss.asnumpy(), *(p.grad().asnumpy() for p in net.collect_params().values() if p.grad_req != "null")])
+        found.append(
+            [loss.asnumpy(), *(p.grad().asnumpy() for p in net.collect_params().values() if p.grad_req != "null")]
+        )
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-3)
     own, other = (np.concatenate([array.ravel() for array in arrays[1:]]) for arrays in found)
     assert 0 < np.linalg.norm(other) < 1e4 and np.linalg.norm(own - other) < 0.01 * np.linalg.norm(other)
@@ -75,8 +88,11 @@ def test_bounds_are_dropped_in_every_form():
 
 def test_depthwise_filters_are_frozen_for_good():
     net = make("mobilenetv2_1.0")
-    depthwise = {name for name, p in net._collect_params_with_prefix().items()
-                 if len(p.shape) == 4 and p.shape[1] == 1 < p.shape[0]}
+    depthwise = {
+        name
+        for name, p in net._collect_params_with_prefix().items()
+        if len(p.shape) == 4 and p.shape[1] == 1 < p.shape[0]
+    }
     freeze_depthwise(net)
     train_last(net, 10)  # which thaws what was frozen otherwise
     before = values(net)

@@ -1,13 +1,13 @@
 """`surgery.split`: a front and a tail that are the whole."""
 
+from d2lcls.models import SmallCNN, get_model
+from d2lcls.models.surgery import layer_groups, split
+from d2lcls.training import make_trainer, train_step
+
 import mxnet as mx
 import numpy as np
 import pytest
 from nets import NETWORKS, images, make, moved, names_of, small, values
-
-from d2lcls.models import SmallCNN, get_model
-from d2lcls.models.surgery import layer_groups, split
-from d2lcls.training import make_trainer, train_step
 
 
 @pytest.mark.parametrize("name", NETWORKS)

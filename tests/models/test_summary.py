@@ -1,10 +1,10 @@
+from d2lcls.models import GlobalMean, SmallCNN, get_model, summarize
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon, nd
 from mxnet.gluon import nn
-
-from d2lcls.models import GlobalMean, SmallCNN, get_model, summarize
 
 
 def initialised(net):
@@ -31,20 +31,25 @@ def test_a_small_network_counted_by_hand():
         ("BatchNorm", (16, 6, 5), 32, 0),
         ("Activation", (16, 6, 5), 0, 0),
         ("GlobalMean", (16,), 0, 0),
-        ("Dense", (10,), 170, 160)]
+        ("Dense", (10,), 170, 160),
+    ]
     assert summary.parameters == 216 + 16 + 1152 + 32 + 170
     assert summary.multiply_adds == 25920 + 34560 + 160
 
 
-@pytest.mark.parametrize("layer, shape, parameters, multiply_adds", [
-    (nn.Conv2D(6, 3, strides=2, padding=1), (4, 8, 8), 6 * 4 * 9 + 6, 6 * 4 * 9 * 16),
-    (nn.Conv2D(8, 3, groups=4, use_bias=False), (8, 6, 6), 8 * 2 * 9, 8 * 2 * 9 * 16),  # grouped
-    (nn.Conv2D(8, 3, padding=1, groups=8, use_bias=False), (8, 5, 5), 72, 72 * 25),  # depthwise
-    (nn.Conv2D(5, (1, 3), use_bias=False), (2, 4, 6), 30, 30 * 16),
-    (nn.Dense(7), (2, 3, 4), 24 * 7 + 7, 24 * 7),
-    (nn.Dense(7, flatten=False, use_bias=False), (2, 3, 4), 28, 28 * 6),
-    (nn.MaxPool2D(), (2, 4, 4), 0, 0),
-    (GlobalMean(), (2, 4, 4), 0, 0)])
+@pytest.mark.parametrize(
+    "layer, shape, parameters, multiply_adds",
+    [
+        (nn.Conv2D(6, 3, strides=2, padding=1), (4, 8, 8), 6 * 4 * 9 + 6, 6 * 4 * 9 * 16),
+        (nn.Conv2D(8, 3, groups=4, use_bias=False), (8, 6, 6), 8 * 2 * 9, 8 * 2 * 9 * 16),  # grouped
+        (nn.Conv2D(8, 3, padding=1, groups=8, use_bias=False), (8, 5, 5), 72, 72 * 25),  # depthwise
+        (nn.Conv2D(5, (1, 3), use_bias=False), (2, 4, 6), 30, 30 * 16),
+        (nn.Dense(7), (2, 3, 4), 24 * 7 + 7, 24 * 7),
+        (nn.Dense(7, flatten=False, use_bias=False), (2, 3, 4), 28, 28 * 6),
+        (nn.MaxPool2D(), (2, 4, 4), 0, 0),
+        (GlobalMean(), (2, 4, 4), 0, 0),
+    ],
+)
 def test_single_layers(layer, shape, parameters, multiply_adds):
     summary = summarize(initialised(layer), shape)
     assert (summary.parameters, summary.multiply_adds) == (parameters, multiply_adds)
@@ -66,7 +71,9 @@ def test_resnet20_counted_by_hand():
 def test_parameters_are_those_gluon_knows(name, shape):
     net = initialised(get_model(name))
     summary = summarize(net, shape)
-    assert summary.parameters == sum(int(np.prod(p.shape)) for p in net.collect_params().values() if p.grad_req != "null")
+    assert summary.parameters == sum(
+        int(np.prod(p.shape)) for p in net.collect_params().values() if p.grad_req != "null"
+    )
 
 
 def test_shared_parameters_count_once_and_their_work_twice():

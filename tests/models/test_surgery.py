@@ -1,14 +1,14 @@
 """Groups of layers: frozen, thawed, with rates of their own."""
 
+from d2lcls.data import Batches
+from d2lcls.models.surgery import forget_compiled, gradual, layer_groups, set_lr_multipliers, train_last
+from d2lcls.training import fit, make_trainer, train_step
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
-from nets import (NETWORKS, TWO, images, is_head, layer_inputs, learned, make, moved, names_of, small, values)
-
-from d2lcls.data import Batches
-from d2lcls.models.surgery import forget_compiled, gradual, layer_groups, set_lr_multipliers, train_last
-from d2lcls.training import fit, make_trainer, train_step
+from nets import NETWORKS, TWO, images, is_head, layer_inputs, learned, make, moved, names_of, small, values
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -52,8 +52,14 @@ def test_weight_decay_alone_spares_the_frozen():
     train_last(net, 1)
     before = values(net)
     trainer = make_trainer(net, "sgd", {"learning_rate": 1.0, "wd": 0.5})
-    train_step(net, trainer, images(12).asnumpy(), np.array([0, 1]), [mx.cpu()],
-               loss=lambda logits, labels: (logits * 0).sum(axis=1))
+    train_step(
+        net,
+        trainer,
+        images(12).asnumpy(),
+        np.array([0, 1]),
+        [mx.cpu()],
+        loss=lambda logits, labels: (logits * 0).sum(axis=1),
+    )
     after = values(net)
     assert moved(before, after) == {"output.weight"}
     np.testing.assert_allclose(after["output.weight"][0], before["output.weight"][0] / 2, rtol=1e-6)
@@ -93,8 +99,9 @@ def test_one_step_is_as_long_as_its_multiplier():
     for place, group in enumerate(groups):
         for name in learned(net, names_of(net, [group])):
             assert np.abs(steps[0][name]).max() > 1e-6, name
-            np.testing.assert_allclose(steps[1][name], steps[0][name] * 0.5 ** (3 - place), rtol=1e-2, atol=1e-7,
-                                       err_msg=name)
+            np.testing.assert_allclose(
+                steps[1][name], steps[0][name] * 0.5 ** (3 - place), rtol=1e-2, atol=1e-7, err_msg=name
+            )
 
 
 def test_multipliers_out_of_range():

@@ -83,8 +83,10 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("png") / "pictures"
     folder.mkdir()
     photographs = Path(skimage.__file__).parent / "data"
-    cat, coffee, rocket, woman = (Image.open(photographs / name).convert("RGB") for name in (
-        "chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"))
+    cat, coffee, rocket, woman = (
+        Image.open(photographs / name).convert("RGB")
+        for name in ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
+    )
     rng = np.random.default_rng(0)
     alpha = Image.fromarray(rng.integers(0, 256, (woman.height, woman.width)).astype(np.uint8))
     cut_out = Image.fromarray((np.asarray(cat.convert("L")) > 100).astype(np.uint8) * 255)
@@ -98,10 +100,18 @@ def pictures(tmp_path_factory):
     def with_alpha(picture, alpha):
         return Image.merge("RGBA", (*picture.split(), alpha))
 
-    made = {"landscape": cat, "portrait": crop(coffee, 97, 391), "tiny": crop(cat, 7, 5), "exact": crop(rocket, 32, 32),
-            "grey": crop(woman, 200, 201).convert("L"), "palette": crop(coffee, 301, 200).quantize(64),
-            "transparent": with_alpha(woman, alpha), "cut-out": with_alpha(cat, cut_out),
-            "large": woman.resize((2111, 1407)), "gamma": crop(woman, 150, 140)}
+    made = {
+        "landscape": cat,
+        "portrait": crop(coffee, 97, 391),
+        "tiny": crop(cat, 7, 5),
+        "exact": crop(rocket, 32, 32),
+        "grey": crop(woman, 200, 201).convert("L"),
+        "palette": crop(coffee, 301, 200).quantize(64),
+        "transparent": with_alpha(woman, alpha),
+        "cut-out": with_alpha(cat, cut_out),
+        "large": woman.resize((2111, 1407)),
+        "gamma": crop(woman, 150, 140),
+    }
     for name, picture in made.items():
         picture.save(folder / f"{name}.png", pnginfo=gamma if name == "gamma" else None)
     return [folder / f"{name}.png" for name in made]

@@ -3,13 +3,13 @@
 import base64
 import json
 
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.deploy import load_model
+
 import numpy as np
 import pytest
 from live_page import LIVE
 from PIL import Image
-
-from d2lcls.data.preprocess import Preprocess
-from d2lcls.deploy import load_model
 
 EXACT = 0  # levels of 255 by which the page's pixels may differ from Pillow's
 BLENDED = 1  # where a pixel is half transparent, the browser rounds twice
@@ -26,21 +26,26 @@ def status(page):
 
 def answer(page):
     """The top five as shown: list of (class, percentage)."""
-    page.wait("!document.querySelector('[data-part=answer]').hidden"
-              " && !document.querySelector('[data-part=run]').disabled")
-    rows = page.evaluate("[...document.querySelectorAll('[data-part=top] li')].map((row) =>"
-                         " [row.children[0].textContent, row.children[2].textContent])")
+    page.wait(
+        "!document.querySelector('[data-part=answer]').hidden && !document.querySelector('[data-part=run]').disabled"
+    )
+    rows = page.evaluate(
+        "[...document.querySelectorAll('[data-part=top] li')].map((row) =>"
+        " [row.children[0].textContent, row.children[2].textContent])"
+    )
     return [(name, float(number.removesuffix(" %"))) for name, number in rows]
 
 
 def modules(page, code):
     """Evaluate code that uses the page's modules `model` and `preprocess`."""
-    return page.evaluate("(async () => {"
-                         "const model = await import('/_static/live/model.js');"
-                         "const preprocess = await import('/_static/live/preprocess.js');"
-                         "const section = document.getElementById('live-classifier').dataset;"
-                         "const address = (name) => new URL(section[name], document.baseURI).href;"
-                         f"{code} }})()")
+    return page.evaluate(
+        "(async () => {"
+        "const model = await import('/_static/live/model.js');"
+        "const preprocess = await import('/_static/live/preprocess.js');"
+        "const section = document.getElementById('live-classifier').dataset;"
+        "const address = (name) => new URL(section[name], document.baseURI).href;"
+        f"{code} }})()"
+    )
 
 
 def choose(page, path):
@@ -54,19 +59,23 @@ def test_ten_pictures_chosen_on_the_page_get_python_s_top_five(live, pictures, m
         choose(live, path)
         shown, expected = answer(live), model.predict(path)
         assert [name for name, _ in shown] == [name for name, _ in expected], path.name
-        np.testing.assert_allclose([share for _, share in shown], [100 * share for _, share in expected], atol=0.06,
-                                   err_msg=path.name)
+        np.testing.assert_allclose(
+            [share for _, share in shown], [100 * share for _, share in expected], atol=0.06, err_msg=path.name
+        )
         assert status(live).startswith(f"{path.name}: {expected[0][0]}, ") and " ms" in status(live)
 
 
 def test_ten_pictures_get_python_s_logits(live, pictures, model, record_property):
-    found = modules(live, "const loaded = await model.loadModel(address('model'), address('runtime'));"
-                    "const all = [];"
-                    f"for (const name of {json.dumps([path.name for path in pictures])}) {{"
-                    "  const blob = await (await fetch(`/pictures/${name}`)).blob();"
-                    "  const { logits, seen } = await loaded.classify(blob);"
-                    "  all.push([Array.from(logits), Array.from(seen.data)]);"
-                    "} return all;")
+    found = modules(
+        live,
+        "const loaded = await model.loadModel(address('model'), address('runtime'));"
+        "const all = [];"
+        f"for (const name of {json.dumps([path.name for path in pictures])}) {{"
+        "  const blob = await (await fetch(`/pictures/${name}`)).blob();"
+        "  const { logits, seen } = await loaded.classify(blob);"
+        "  all.push([Array.from(logits), Array.from(seen.data)]);"
+        "} return all;",
+    )
     largest = 0
     for path, (logits, seen) in zip(pictures, found):
         expected = model.manifest.preprocess.image(path)
@@ -85,9 +94,12 @@ def test_pictures_are_scaled_as_pillow_does(live, interpolation):
         height, width, new_height, new_width = (int(side) for side in rng.integers(1, 90, 4))
         pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         text = base64.b64encode(pixels.tobytes()).decode()
-        found = modules(live, f"const data = Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0));"
-                        f"return Array.from(preprocess.resize({{ data, width: {width}, height: {height} }},"
-                        f" {new_width}, {new_height}, '{interpolation}').data);")
+        found = modules(
+            live,
+            f"const data = Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0));"
+            f"return Array.from(preprocess.resize({{ data, width: {width}, height: {height} }},"
+            f" {new_width}, {new_height}, '{interpolation}').data);",
+        )
         expected = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling[interpolation.upper()])
         assert np.array_equal(np.reshape(found, (new_height, new_width, 3)), np.asarray(expected)), pixels.shape
 
@@ -98,9 +110,12 @@ def test_the_crop_is_python_s_to_the_pixel(live, size):
     steps = Preprocess(37, 32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bicubic")
     manifest = json.dumps({"resize": 37, "crop": 32, "mean": steps.mean, "std": steps.std, "interpolation": "bicubic"})
     text = base64.b64encode(pixels.tobytes()).decode()
-    found = modules(live, f"const data = Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0));"
-                    f"const steps = {manifest}, picture = {{ data, width: {size[1]}, height: {size[0]} }};"
-                    "return Array.from(preprocess.normalise(preprocess.scaleAndCrop(picture, steps), steps));")
+    found = modules(
+        live,
+        f"const data = Uint8Array.from(atob('{text}'), (letter) => letter.charCodeAt(0));"
+        f"const steps = {manifest}, picture = {{ data, width: {size[1]}, height: {size[0]} }};"
+        "return Array.from(preprocess.normalise(preprocess.scaleAndCrop(picture, steps), steps));",
+    )
     assert np.array_equal(np.float32(found).reshape(1, 3, 32, 32), steps.batch([pixels]))
 
 

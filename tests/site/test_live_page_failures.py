@@ -7,12 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from d2lcls.data.download.transfer import file_checksum
+from d2lcls.deploy import read_manifest
+
 import chromium
 import live_page
 import pytest
-
-from d2lcls.data.download import file_checksum
-from d2lcls.deploy import read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +24,7 @@ def status(page):
 @pytest.fixture
 def broken(site, tmp_path, browser):
     """A function that damages a copy of the site, asks the live page, and returns what it says."""
+
     def ask(damage, picture="document.querySelector('[data-sample]').click()"):
         copy = tmp_path / "html"
         shutil.copytree(site, copy)
@@ -34,6 +35,7 @@ def broken(site, tmp_path, browser):
             browser.wait("document.querySelector('.live-failed')")
             assert browser.evaluate("document.querySelector('[data-part=answer]').hidden")
             return status(browser)
+
     return ask
 
 
@@ -68,8 +70,11 @@ def test_a_damaged_manifest(broken):
 @pytest.mark.parametrize("name", live_page.FILES)
 def test_a_part_of_the_runtime_is_missing(broken, name):
     said = broken(lambda static: (static / live_page.RUNTIME / name).unlink())
-    assert said.startswith(f"{name} did not arrive (404 File not found)." if name.endswith(".wasm")
-                           else "ONNX Runtime Web could not be loaded (")
+    assert said.startswith(
+        f"{name} did not arrive (404 File not found)."
+        if name.endswith(".wasm")
+        else "ONNX Runtime Web could not be loaded ("
+    )
 
 
 def test_a_browser_without_webassembly(broken):
@@ -88,8 +93,9 @@ def test_a_text_file_instead_of_a_picture_and_then_a_picture(browser, server, tm
     browser.open(f"{server}/chapter/live.html")
     browser.choose_file("#live-file", path)
     browser.wait("document.querySelector('.live-failed')")
-    assert status(browser) == ("poem.txt cannot be used: your browser cannot read it as a picture. "
-                               "Choose a PNG or a JPEG.")
+    assert status(browser) == (
+        "poem.txt cannot be used: your browser cannot read it as a picture. Choose a PNG or a JPEG."
+    )
     browser.choose_file("#live-file", pictures[0])
     browser.wait("!document.querySelector('[data-part=answer]').hidden")
     assert not browser.evaluate("document.querySelector('.live-failed')")
@@ -117,8 +123,12 @@ def test_without_npm_the_book_is_built_and_the_page_says_so(build, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
 def test_without_a_network_the_book_is_built_and_the_page_says_so(build, tmp_path):
-    nowhere = {"npm_config_registry": "http://127.0.0.1:9/", "npm_config_cache": str(tmp_path / "cache"),
-               "npm_config_fetch_retry_mintimeout": "10", "npm_config_fetch_retry_maxtimeout": "10"}
+    nowhere = {
+        "npm_config_registry": "http://127.0.0.1:9/",
+        "npm_config_cache": str(tmp_path / "cache"),
+        "npm_config_fetch_retry_mintimeout": "10",
+        "npm_config_fetch_retry_maxtimeout": "10",
+    }
     html = build(tmp_path, {**os.environ, **nowhere})
     assert "npm could not fetch onnxruntime-web (ECONNREFUSED)." in sentence(html)
     assert not list((tmp_path / "_build/browser").iterdir())

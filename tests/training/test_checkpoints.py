@@ -5,18 +5,17 @@ import subprocess
 import sys
 import time
 
+from d2lcls.data import Batches, flip, pad_crop
+from d2lcls.machine.cores import has_bfloat16
+from d2lcls.models import SmallCNN
+from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
+from d2lcls.training.checkpoints import parameters_to_arrays
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import gluon
 from mxnet.gluon import nn
-
-from d2lcls.cores import has_bfloat16
-from d2lcls.data import Batches, flip, pad_crop
-from d2lcls.models import SmallCNN
-from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
-from d2lcls.training.checkpoints import parameters_to_arrays
-
 
 needs_bf16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no instructions for bfloat16")
 
@@ -36,11 +35,20 @@ class Net(gluon.HybridBlock):
 def train(data, folder=None, devices=1, optimizer="nag", batches=None, **kwargs):
     net = Net()
     net.initialize()
-    batches = Batches(data, **{"batch_size": 16, "shuffle": True, "augment": (pad_crop(1), flip()), "seed": 3,
-                               **(batches or {})})
+    batches = Batches(
+        data, **{"batch_size": 16, "shuffle": True, "augment": (pad_crop(1), flip()), "seed": 3, **(batches or {})}
+    )
     options = {"num_epochs": 3, "lr": 0.02, "seed": 5, **kwargs}
-    records = fit(net, batches, Batches(data, 64), optimizer=optimizer, ctx=[mx.cpu(i) for i in range(devices)],
-                  checkpoint_dir=folder, verbose=False, **options)
+    records = fit(
+        net,
+        batches,
+        Batches(data, 64),
+        optimizer=optimizer,
+        ctx=[mx.cpu(i) for i in range(devices)],
+        checkpoint_dir=folder,
+        verbose=False,
+        **options,
+    )
     return parameters_to_arrays(net), records
 
 
@@ -72,10 +80,22 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("optimizer, devices, options", [
-    ("sgd", 1, {}), ("sgd", 2, {}), ("nag", 1, {}), ("nag", 2, {}), ("adam", 1, {}), ("adam", 2, {}), ("nadam", 1, {}),
-    ("rmsprop", 1, {}), ("nag", 1, {"lookahead": 5}), ("nag", 2, {"lookahead": 7}),
-    pytest.param("nag", 1, {"precision": "bfloat16"}, marks=needs_bf16)])
+@pytest.mark.parametrize(
+    "optimizer, devices, options",
+    [
+        ("sgd", 1, {}),
+        ("sgd", 2, {}),
+        ("nag", 1, {}),
+        ("nag", 2, {}),
+        ("adam", 1, {}),
+        ("adam", 2, {}),
+        ("nadam", 1, {}),
+        ("rmsprop", 1, {}),
+        ("nag", 1, {"lookahead": 5}),
+        ("nag", 2, {"lookahead": 7}),
+        pytest.param("nag", 1, {"precision": "bfloat16"}, marks=needs_bf16),
+    ],
+)
 def test_resume_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices, options):
     whole, records = train(shapes, tmp_path / "whole", devices, optimizer, **options)
     update, steps = gluon.Trainer.update, []
@@ -157,14 +177,16 @@ def test_float16_resumes_in_the_middle_with_the_same_bits(shapes, tmp_path):
     np.savez(tmp_path / "data.npz", images=shapes.images, labels=shapes.labels)
 
     def run(how):
-        return subprocess.run([sys.executable, "-W", "ignore", "-c", HALF, tmp_path / "data.npz", how, tmp_path],
-                              env={**os.environ, "MXNET_MKLDNN_ENABLED": "0",
-                                   "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0"}, timeout=120).returncode
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", HALF, tmp_path / "data.npz", how, tmp_path],
+            env={**os.environ, "MXNET_MKLDNN_ENABLED": "0", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0"},
+            timeout=120,
+        ).returncode
 
     assert run("begin") == -signal.SIGKILL
     standing = progress(tmp_path / "cut/last.npz")
     scale, good = standing["loss_scale"]
-    assert standing["step"] == 16 and scale != 2 ** 16 and good > 0
+    assert standing["step"] == 16 and scale != 2**16 and good > 0
     assert run("resume") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert progress(tmp_path / "cut/last.npz")["loss_scale"][0] != scale  # it went on changing
@@ -185,8 +207,12 @@ train(data, {folder!r}, checkpoint_steps=1, resume=True)
 def test_kill_9_in_the_middle_and_resume(shapes, tmp_path):
     np.save(tmp_path / "images.npy", shapes.images)
     np.save(tmp_path / "labels.npy", shapes.labels)
-    code = CHILD.format(tests=os.path.dirname(__file__), images=str(tmp_path / "images.npy"),
-                        labels=str(tmp_path / "labels.npy"), folder=str(tmp_path / "cut"))
+    code = CHILD.format(
+        tests=os.path.dirname(__file__),
+        images=str(tmp_path / "images.npy"),
+        labels=str(tmp_path / "labels.npy"),
+        folder=str(tmp_path / "cut"),
+    )
     last = tmp_path / "cut/last.npz"
     for wanted in (3, 14):  # once in the first epoch, once in the second
         with subprocess.Popen([sys.executable, "-c", code]) as child:
@@ -255,13 +281,24 @@ def test_another_recipe_is_named(shapes, tmp_path):
     train(shapes, tmp_path / "plain", num_epochs=1)
     with pytest.raises(CheckpointError, match="another recipe: wd is 0.0005 there and 0.1 here"):
         train(shapes, tmp_path / "plain", num_epochs=1, resume=True, wd=0.1)
-    changes = {"seed": 6, "lr": 0.03, "num_epochs": 2, "schedule": "linear", "warmup_epochs": 0.5, "clip_norm": 1.0,
-               "optimizer": "sgd", "optimizer_params": {"momentum": 0.8}, "lookahead": 5,
-               "decay_biases": True, "devices": 2}
+    changes = {
+        "seed": 6,
+        "lr": 0.03,
+        "num_epochs": 2,
+        "schedule": "linear",
+        "warmup_epochs": 0.5,
+        "clip_norm": 1.0,
+        "optimizer": "sgd",
+        "optimizer_params": {"momentum": 0.8},
+        "lookahead": 5,
+        "decay_biases": True,
+        "devices": 2,
+    }
     of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "balanced": True, "alternating_flip": True}
-    for name, options in [*((name, {name: value}) for name, value in changes.items()),
-                          *(("data_seed" if name == "seed" else name, {"batches": {name: value}})
-                            for name, value in of_batches.items())]:
+    for name, options in [
+        *((name, {name: value}) for name, value in changes.items()),
+        *(("data_seed" if name == "seed" else name, {"batches": {name: value}}) for name, value in of_batches.items()),
+    ]:
         with pytest.raises(CheckpointError, match=f"another recipe: {name} is .* there and .* here"):
             train(shapes, tmp_path / "plain", resume=True, **{"num_epochs": 1, **options})
     with pytest.raises(CheckpointError, match="another recipe: images is 150 there and 149 here"):
@@ -294,7 +331,9 @@ def test_another_network_is_named_and_left_alone(tmp_path):
     save_checkpoint(path, initialised(Net(8)))
     other = initialised(Net(9))
     before = parameters_to_arrays(other)
-    with pytest.raises(CheckpointError, match=r"another network: 'layers.0.bias' has the shape \(8,\) there and \(9,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another network: 'layers.0.bias' has the shape \(8,\) there and \(9,\)"
+    ):
         load_checkpoint(path, other)
     assert_same(before, parameters_to_arrays(other))
     dense = nn.HybridSequential()
@@ -309,7 +348,7 @@ def test_damaged_files_are_named(tmp_path, damage):
     save_checkpoint(path, initialised(Net()))
     content = bytearray(path.read_bytes())
     if damage == "truncated":
-        content = content[:len(content) // 2]
+        content = content[: len(content) // 2]
     elif damage == "flipped":
         content[len(content) // 2] ^= 1
     path.write_bytes({"empty": b"", "text": b"not a checkpoint"}.get(damage, bytes(content)))

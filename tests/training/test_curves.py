@@ -7,14 +7,14 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from d2lcls.data import Batches
+from d2lcls.machine import compat
+from d2lcls.models import SmallCNN
+from d2lcls.training import fit
+
 import mxnet as mx
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from d2lcls import compat
-from d2lcls.data import Batches
-from d2lcls.models import SmallCNN
-from d2lcls.training import fit
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def run(shapes, tmp_path):
     """The folder of a short training, and what `fit` returned."""
     net = SmallCNN(3, widths=(8,))
     net.initialize()
-    return tmp_path, fit(net, Batches(shapes), Batches(shapes), num_epochs=3, lr=0.01, tensorboard=tmp_path,
-                         verbose=False)
+    return tmp_path, fit(
+        net, Batches(shapes), Batches(shapes), num_epochs=3, lr=0.01, tensorboard=tmp_path, verbose=False
+    )
 
 
 def test_tensorboard_reads_back_what_fit_returned(run):
@@ -65,7 +66,7 @@ def test_tensorboard_starts_and_shows_the_curves(run):
 
 
 def test_mxboard_writes_every_kind_of_summary(tmp_path):
-    """Its messages are built by `d2lcls.compat`, so each of its protobuf files has to work."""
+    """Its messages are built by `d2lcls.machine.compat`, so each of its protobuf files has to work."""
     net = mx.gluon.nn.Dense(3)
     net.initialize()
     net.hybridize()
@@ -81,5 +82,11 @@ def test_mxboard_writes_every_kind_of_summary(tmp_path):
     writer.close()
     tags = EventAccumulator(str(tmp_path)).Reload().Tags()
     assert {kind: names for kind, names in tags.items() if names} == {
-        "graph": True, "tensors": ["text", "curve"], "scalars": ["scalar"], "histograms": ["histogram"],
-        "distributions": ["histogram"], "images": ["image"], "audio": ["audio"]}
+        "graph": True,
+        "tensors": ["text", "curve"],
+        "scalars": ["scalar"],
+        "histograms": ["histogram"],
+        "distributions": ["histogram"],
+        "images": ["image"],
+        "audio": ["audio"],
+    }

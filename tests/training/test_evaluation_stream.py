@@ -8,6 +8,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from d2lcls.data import Batches, Images
+from d2lcls.data.download.sample import read_sample
+from d2lcls.data.formats.imagenet import open_imagenet
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.models import SmallCNN
+from d2lcls.training.evaluation import evaluate, evaluate_classes, predict
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -15,24 +22,30 @@ from mxnet import recordio
 from mxnet.gluon import nn
 from PIL import Image
 
-from d2lcls.data import Batches, Images
-from d2lcls.data.imagenet import open_imagenet
-from d2lcls.data.preprocess import Preprocess
-from d2lcls.data.sample import read_sample
-from d2lcls.models import SmallCNN
-from d2lcls.training.evaluation import evaluate, evaluate_classes, predict
-
 SMALL = Preprocess(32, 28, (0.45, 0.45, 0.45), (0.25, 0.25, 0.25), "bicubic")
 PHOTOGRAPHS = os.environ.get("D2LCLS_PHOTOGRAPHS", "")  # a folder of ImageNet photographs with a labels.csv
 
 
 def garments(root):
     images, labels = read_sample("test", (28, 28, 3))
-    wnids = [f"n{wnid}" for wnid in ("01440764", "01443537", "01484850", "01491361", "01494475", "01496331", "01498041",
-                                     "01514668", "01514859", "15075141")]  # positions 0 to 8 and 999
+    wnids = [
+        f"n{wnid}"
+        for wnid in (
+            "01440764",
+            "01443537",
+            "01484850",
+            "01491361",
+            "01494475",
+            "01496331",
+            "01498041",
+            "01514668",
+            "01514859",
+            "15075141",
+        )
+    ]  # positions 0 to 8 and 999
     for k, wnid in enumerate(wnids):
         (root / "val" / wnid).mkdir(parents=True)
-        for i in np.flatnonzero(labels == k)[:7 + k]:
+        for i in np.flatnonzero(labels == k)[: 7 + k]:
             Image.fromarray(images[i]).resize((33 + k, 40)).save(root / "val" / wnid / f"{i:04d}.png")
 
 
@@ -43,8 +56,17 @@ def photographs(root):
             (root / "val" / row["wnid"] / "1.jpg").symlink_to(Path(PHOTOGRAPHS, row["file"]).resolve())
 
 
-@pytest.fixture(params=[garments, pytest.param(photographs, marks=pytest.mark.skipif(
-    not PHOTOGRAPHS, reason="D2LCLS_PHOTOGRAPHS names no folder of ImageNet photographs"))])
+@pytest.fixture(
+    params=[
+        garments,
+        pytest.param(
+            photographs,
+            marks=pytest.mark.skipif(
+                not PHOTOGRAPHS, reason="D2LCLS_PHOTOGRAPHS names no folder of ImageNet photographs"
+            ),
+        ),
+    ]
+)
 def root(tmp_path, request):
     request.param(tmp_path)
     return tmp_path
@@ -84,7 +106,8 @@ def test_streamed_scores_are_those_of_a_naive_loop(root):
     expected = [np.mean(per_class[k]) if k in per_class else np.nan for k in range(1000)]
     np.testing.assert_allclose(accuracies, expected)
     assert np.average(accuracies[data.counts() > 0], weights=data.counts()[data.counts() > 0]) == pytest.approx(
-        score.accuracy)
+        score.accuracy
+    )
 
 
 def test_folder_records_and_memory_score_the_same(root):
@@ -164,7 +187,7 @@ import sys
 import psutil
 from d2lcls.data import Batches  # before MXNet
 from mxnet.gluon import nn
-from d2lcls.data.imagenet import open_imagenet
+from d2lcls.data.formats.imagenet import open_imagenet
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.training import evaluate
 
@@ -201,8 +224,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, layout):
             writer.write(recordio.pack(recordio.IRHeader(0, 0.0, i, 0), (tmp_path / "one.jpg").read_bytes()))
         writer.close()
         place = folder.parent if layout == "folder" else tmp_path / f"{number}.rec"
-        child = subprocess.run([sys.executable, "-W", "ignore", "-c", PEAK, place], capture_output=True, text=True,
-                               timeout=120)
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PEAK, place], capture_output=True, text=True, timeout=120
+        )
         assert child.returncode == 0, child.stderr
         images, peak = map(int, child.stdout.split())
         assert images == number

@@ -1,12 +1,12 @@
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon, nd
-
 from d2lcls.data import Batches
 from d2lcls.models import SmallCNN
 from d2lcls.models.surgery import gradual, layer_groups, set_lr_multipliers, train_last
 from d2lcls.training import CheckpointError, fit, make_trainer, train_step
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon, nd
 
 PLAN = {0: 1, 1: 2, 2: 4}
 
@@ -38,7 +38,9 @@ def moved(before, after):
 
 
 def in_last(net, groups):
-    wanted = {id(p) for group in layer_groups(net)[-groups:] for block in group for p in block.collect_params().values()}
+    wanted = {
+        id(p) for group in layer_groups(net)[-groups:] for block in group for p in block.collect_params().values()
+    }
     return {name for name, p in net._collect_params_with_prefix().items() if id(p) in wanted}
 
 
@@ -60,8 +62,17 @@ def train(data, folder=None, devices=1, net=None, **kwargs):
 def test_the_plan_is_followed(shapes, devices):
     net = network(contexts(devices))
     seen = [values(net)]
-    fit(net, batches(shapes), num_epochs=4, lr=0.02, wd=0.01, unfreeze=PLAN, ctx=contexts(devices), verbose=False,
-        on_epoch=lambda record: seen.append(values(net)))
+    fit(
+        net,
+        batches(shapes),
+        num_epochs=4,
+        lr=0.02,
+        wd=0.01,
+        unfreeze=PLAN,
+        ctx=contexts(devices),
+        verbose=False,
+        on_epoch=lambda record: seen.append(values(net)),
+    )
     for groups, before, after in zip((1, 2, 4, 4), seen, seen[1:]):
         assert moved(before, after) == in_last(net, groups)
 
@@ -91,7 +102,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("optimizer, devices", [("sgd", 1), ("sgd", 2), ("adam", 1)])
 @pytest.mark.parametrize("step", [7, 12, 25])  # an epoch has 10 steps: before the first boundary, after it, after both
-def test_a_run_killed_around_a_boundary_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, optimizer, devices, step):
+def test_a_run_killed_around_a_boundary_ends_with_the_same_bits(
+    shapes, tmp_path, monkeypatch, optimizer, devices, step
+):
     options = {"optimizer": optimizer, "devices": devices, "checkpoint_steps": 5}
     whole, records = train(shapes, tmp_path / "whole", **options)
     update, steps = gluon.Trainer.update, []
@@ -220,18 +233,29 @@ def test_what_on_epoch_raises_ends_a_run_that_can_go_on(shapes, tmp_path):
     assert [record.epoch for record in seen] == [3] and [record.epoch for record in records] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name, change", [
-    ("unfreeze", {"unfreeze": {0: 1, 2: 4}}), ("unfreeze", {"unfreeze": None}), ("l1", {"l1": 0.1}),
-    ("frozen", {"unfreeze": {0: 2, 1: 2, 2: 4}})])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("unfreeze", {"unfreeze": {0: 1, 2: 4}}),
+        ("unfreeze", {"unfreeze": None}),
+        ("l1", {"l1": 0.1}),
+        ("frozen", {"unfreeze": {0: 2, 1: 2, 2: 4}}),
+    ],
+)
 def test_another_way_to_fine_tune_is_another_recipe(shapes, tmp_path, name, change):
     train(shapes, tmp_path, num_epochs=1)
     with pytest.raises(CheckpointError, match=f"another recipe: ({name}|unfreeze) is .* there and .* here"):
         train(shapes, tmp_path, num_epochs=1, resume=True, **change)
 
 
-@pytest.mark.parametrize("name, change", [
-    ("frozen", lambda net: train_last(net, 2)), ("frozen", lambda net: train_last(net, 4)),
-    ("lr_multipliers", lambda net: set_lr_multipliers(net, 0.5))])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("frozen", lambda net: train_last(net, 2)),
+        ("frozen", lambda net: train_last(net, 4)),
+        ("lr_multipliers", lambda net: set_lr_multipliers(net, 0.5)),
+    ],
+)
 def test_other_frozen_layers_or_rates_are_another_recipe(shapes, tmp_path, name, change):
     nets = [network(), network()]
     for net in nets:
@@ -256,6 +280,7 @@ def test_the_same_way_to_fine_tune_goes_on(shapes, tmp_path):
 
 def test_a_record_of_before_these_options_existed_goes_on(shapes, tmp_path):
     import json
+
     train(shapes, tmp_path, unfreeze=None)
     with np.load(tmp_path / "last.npz") as file:
         recipe = json.loads(str(file["progress"]))["recipe"]

@@ -1,16 +1,16 @@
 import time
 
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import gluon
-from mxnet.gluon import nn
-
 from d2lcls.data import Batches, Images, channel_statistics, flip, pad_crop
 from d2lcls.models import SmallCNN, set_bias_multiplier
 from d2lcls.training import TrainingDiverged, evaluate, fit, make_trainer, predict, train_step
 from d2lcls.training.evaluation import split_and_load
 from d2lcls.training.steps import average_running_statistics, check_training_memory, is_finite
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+from mxnet.gluon import nn
 
 
 def batches(data, batch_size=32, **kwargs):
@@ -25,6 +25,7 @@ def network(classes=3, widths=(8, 16)):
 
 def alexnet():
     from d2lcls.models import get_model
+
     net = get_model("alexnet", classes=3)
     net.initialize()
     return net
@@ -71,8 +72,15 @@ def test_several_devices_make_the_same_step_as_one(shapes, devices):
     def run(count):
         net = Plain()
         net.initialize()
-        fit(net, batches(shapes, 32, shuffle=True), num_epochs=2, lr=0.05, clip_norm=0.5, verbose=False,
-            ctx=[mx.cpu(i) for i in range(count)])
+        fit(
+            net,
+            batches(shapes, 32, shuffle=True),
+            num_epochs=2,
+            lr=0.05,
+            clip_norm=0.5,
+            verbose=False,
+            ctx=[mx.cpu(i) for i in range(count)],
+        )
         for parameter in net.collect_params().values():
             for copy in parameter.list_data():  # every device holds the same
                 np.testing.assert_array_equal(copy.asnumpy(), parameter.list_data()[0].asnumpy())
@@ -122,6 +130,7 @@ def test_metrics_weigh_images_not_batches(shapes):
     assert score.accuracy == pytest.approx((logits.argmax(axis=1) == part.labels).mean())
     # In training mode BatchNorm uses the batch's own statistics, so check the tally against hand-made batches.
     from mxnet import autograd
+
     losses, hits = [], 0
     for x, y in batches(part, 16):
         with autograd.train_mode():
@@ -149,7 +158,9 @@ def test_schedule_reaches_the_trainer(shapes, monkeypatch):
         step(trainer, batch_size)
 
     monkeypatch.setattr(gluon.Trainer, "update", spy)
-    records = fit(network(), batches(shapes, 50), num_epochs=3, lr=0.3, warmup_epochs=1, schedule="cosine", verbose=False)
+    records = fit(
+        network(), batches(shapes, 50), num_epochs=3, lr=0.3, warmup_epochs=1, schedule="cosine", verbose=False
+    )
     assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3] + [0.3 * (1 + np.cos(np.pi * i / 6)) / 2 for i in range(1, 6)])
     assert [record.lr for record in records] == seen[2::3]  # of the epoch's last step
 
@@ -231,16 +242,34 @@ def test_nan_stops_with_step_rate_and_checkpoint(shapes, tmp_path):
         return value * (float("nan") if poison["step"] == 8 else 1.0)
 
     with pytest.raises(TrainingDiverged, match=rf"step 8 .* rate of 0\.05.*{tmp_path}/last.npz") as caught:
-        fit(network(), batches(shapes, 32), num_epochs=3, lr=0.05, warmup_epochs=0, schedule="constant", loss=loss,
-            checkpoint_dir=tmp_path, verbose=False)
+        fit(
+            network(),
+            batches(shapes, 32),
+            num_epochs=3,
+            lr=0.05,
+            warmup_epochs=0,
+            schedule="constant",
+            loss=loss,
+            checkpoint_dir=tmp_path,
+            verbose=False,
+        )
     assert "clip_norm" in str(caught.value)
 
 
 def test_infinite_parameters_never_reach_a_checkpoint(shapes, tmp_path):
     with pytest.raises(TrainingDiverged, match="No checkpoint was written"):
         # The first step's loss is fine; its update is not, and there is no second step to show it.
-        fit(network(), batches(shapes, 150), batches(shapes), num_epochs=1, lr=1e38, warmup_epochs=0, wd=100, verbose=False,
-            checkpoint_dir=tmp_path)
+        fit(
+            network(),
+            batches(shapes, 150),
+            batches(shapes),
+            num_epochs=1,
+            lr=1e38,
+            warmup_epochs=0,
+            wd=100,
+            verbose=False,
+            checkpoint_dir=tmp_path,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -296,8 +325,15 @@ def test_small_first_needs_a_network_that_takes_both_sizes(shapes):
 
 
 def test_numpy_numbers_are_numbers(shapes, tmp_path):
-    records = fit(network(), batches(shapes), num_epochs=np.int64(1), lr=np.float32(0.01), seed=np.int64(3),
-                  checkpoint_dir=tmp_path, verbose=False)
+    records = fit(
+        network(),
+        batches(shapes),
+        num_epochs=np.int64(1),
+        lr=np.float32(0.01),
+        seed=np.int64(3),
+        checkpoint_dir=tmp_path,
+        verbose=False,
+    )
     assert len(records) == 1 and (tmp_path / "last.npz").exists()
 
 
@@ -328,21 +364,35 @@ def test_the_share_of_the_time_that_data_are_waited_for_is_recorded(shapes, monk
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr("d2lcls.training.loop.prefetch", lambda batches: batches)  # one after the other
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss()
-    record = fit(network(), batches(shapes, augment=(lambda images, rng: takes(1, images),)), num_epochs=1, lr=0.05,
-                 loss=lambda logits, labels: takes(3, cross_entropy(logits, labels)), verbose=False)[0]
+    record = fit(
+        network(),
+        batches(shapes, augment=(lambda images, rng: takes(1, images),)),
+        num_epochs=1,
+        lr=0.05,
+        loss=lambda logits, labels: takes(3, cross_entropy(logits, labels)),
+        verbose=False,
+    )[0]
     assert (record.waiting, record.seconds, record.images_per_second) == (0.25, 20, 7.5)  # 5 steps, 150 images
     assert "25.0% waiting for data" in str(record)
 
 
-@pytest.mark.parametrize("options, error, message", [
-    ({"optimizer": "sdg"}, ValueError, "Cannot find optimizer sdg"),
-    ({"wd": -1}, ValueError, "wd and l1 must be 0 .off. or above, not -1 and 0.0"),
-    ({"unfreeze": {1: 1}}, ValueError, "unfreeze must map epochs"),
-    ({"checkpoint_dir": "file"}, NotADirectoryError, "last.npz: cannot be written, because .*file is not a folder"),
-    ({"tensorboard": "file"}, NotADirectoryError, "events: cannot be written, because .*file is not a folder"),
-    ({"checkpoint_dir": "run"}, FileExistsError, "run holds a training run already"),
-    ({}, MemoryError, "Training on batches of 32 images of 3 x 12 x 12 needs at least 0.0 GB of memory; 0.0 GB are available. "
-                      "Use a smaller batch size or smaller images")])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"optimizer": "sdg"}, ValueError, "Cannot find optimizer sdg"),
+        ({"wd": -1}, ValueError, "wd and l1 must be 0 .off. or above, not -1 and 0.0"),
+        ({"unfreeze": {1: 1}}, ValueError, "unfreeze must map epochs"),
+        ({"checkpoint_dir": "file"}, NotADirectoryError, "last.npz: cannot be written, because .*file is not a folder"),
+        ({"tensorboard": "file"}, NotADirectoryError, "events: cannot be written, because .*file is not a folder"),
+        ({"checkpoint_dir": "run"}, FileExistsError, "run holds a training run already"),
+        (
+            {},
+            MemoryError,
+            "Training on batches of 32 images of 3 x 12 x 12 needs at least 0.0 GB of memory; 0.0 GB are available. "
+            "Use a smaller batch size or smaller images",
+        ),
+    ],
+)
 def test_a_refused_training_changes_nothing(shapes, tmp_path, monkeypatch, options, error, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
@@ -350,7 +400,7 @@ def test_a_refused_training_changes_nothing(shapes, tmp_path, monkeypatch, optio
     (tmp_path / "run" / "last.npz").write_text("a run")
     before = sorted(tmp_path.rglob("*"))
     if error is MemoryError:
-        monkeypatch.setattr("d2lcls.memory.available_memory", lambda: 1e5)
+        monkeypatch.setattr("d2lcls.machine.memory.available_memory", lambda: 1e5)
     net = network()
     with pytest.raises(error, match=message):
         fit(net, batches(shapes), num_epochs=1, on_begin=lambda: pytest.fail("begun"), verbose=False, **options)
@@ -371,8 +421,14 @@ def test_a_run_of_another_recipe_is_refused_before_its_parameters_are_read(shape
 
 def test_on_begin_is_called_once_before_the_first_step(shapes):
     calls = []
-    fit(network(), batches(shapes), num_epochs=2, verbose=False, on_begin=lambda: calls.append("begin"),
-        on_epoch=lambda record: calls.append(record.epoch))
+    fit(
+        network(),
+        batches(shapes),
+        num_epochs=2,
+        verbose=False,
+        on_begin=lambda: calls.append("begin"),
+        on_epoch=lambda record: calls.append(record.epoch),
+    )
     assert calls == ["begin", 1, 2]
 
 
@@ -387,8 +443,8 @@ def test_the_estimate_of_memory_is_what_the_layers_return():
 
     net, needed = Two(), 4 * 2 * 100 * (3 + 4 + 4) + 4 * (4 * 27 + 4)  # images, two layers, weights
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("d2lcls.memory.available_memory", lambda: needed)
+        patch.setattr("d2lcls.machine.memory.available_memory", lambda: needed)
         check_training_memory(net, (2, 3, 10, 10))
-        patch.setattr("d2lcls.memory.available_memory", lambda: needed - 1)
+        patch.setattr("d2lcls.machine.memory.available_memory", lambda: needed - 1)
         with pytest.raises(MemoryError, match="batches of 2 images of 3 x 10 x 10"):
             check_training_memory(net, (2, 3, 10, 10))

@@ -1,9 +1,9 @@
+from d2lcls.models import SmallCNN
+from d2lcls.training.gradients import check_gradients
+
 import mxnet as mx
 import numpy as np
 import pytest
-
-from d2lcls.models import SmallCNN
-from d2lcls.training.gradients import check_gradients
 
 
 def prepared(dtype="float64"):

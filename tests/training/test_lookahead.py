@@ -1,10 +1,10 @@
+from d2lcls.training.lookahead import Lookahead
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import nd
 from mxnet.gluon import nn
-
-from d2lcls.training.lookahead import Lookahead
 
 
 def test_slow_weights_follow_and_replace_the_quick_ones():
@@ -22,7 +22,7 @@ def test_slow_weights_follow_and_replace_the_quick_ones():
         net.weight.set_data(nd.array([[quick]]))
         lookahead.after(step)
         if step == 5:
-            decay = 0.95 ** 5 * 0.5 ** 3
+            decay = 0.95**5 * 0.5**3
             slow = decay * slow + (1 - decay) * quick
             np.testing.assert_allclose(weight(), slow, rtol=1e-6)
     np.testing.assert_allclose(weight(), slow, rtol=1e-6)  # at the end the slow ones are kept

@@ -1,19 +1,23 @@
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon, nd
-from mxnet.gluon import nn
-
 from d2lcls.data import Batches, channel_statistics
 from d2lcls.models import SmallCNN
 from d2lcls.training import fit
 from d2lcls.training.gradients import check_gradients
 from d2lcls.training.losses import cross_entropy, focal
 
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon, nd
+from mxnet.gluon import nn
+
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.5])
 EVERY = {
-    "plain": cross_entropy(), "smoothed": cross_entropy(0.1), "weighted": cross_entropy(0.1, WEIGHTS),
-    "focal": focal(), "focal 0.5": focal(0.5), "focal weighted": focal(2, WEIGHTS),
+    "plain": cross_entropy(),
+    "smoothed": cross_entropy(0.1),
+    "weighted": cross_entropy(0.1, WEIGHTS),
+    "focal": focal(),
+    "focal 0.5": focal(0.5),
+    "focal weighted": focal(2, WEIGHTS),
 }
 
 
@@ -24,8 +28,11 @@ def loss(request):
 
 def examples(images=7, classes=4, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.normal(scale=3, size=(images, classes)), np.arange(images) % classes,
-            rng.dirichlet(np.ones(classes), size=images))
+    return (
+        rng.normal(scale=3, size=(images, classes)),
+        np.arange(images) % classes,
+        rng.dirichlet(np.ones(classes), size=images),
+    )
 
 
 def array(x):
@@ -68,10 +75,16 @@ def test_cross_entropy_against_loops(smoothing, weights):
     logits, labels, shares = examples()
     loss = cross_entropy(smoothing, weights)
     by_class = np.ones(4) if weights is None else weights
-    np.testing.assert_allclose(loss(array(logits), array(labels)).asnumpy(),
-                               naive_cross_entropy(logits, np.eye(4)[labels], smoothing, by_class), rtol=1e-10)
-    np.testing.assert_allclose(loss(array(logits), array(shares)).asnumpy(),
-                               naive_cross_entropy(logits, shares, smoothing, by_class), rtol=1e-10)
+    np.testing.assert_allclose(
+        loss(array(logits), array(labels)).asnumpy(),
+        naive_cross_entropy(logits, np.eye(4)[labels], smoothing, by_class),
+        rtol=1e-10,
+    )
+    np.testing.assert_allclose(
+        loss(array(logits), array(shares)).asnumpy(),
+        naive_cross_entropy(logits, shares, smoothing, by_class),
+        rtol=1e-10,
+    )
 
 
 @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
@@ -80,10 +93,12 @@ def test_focal_against_loops(gamma, weights):
     logits, labels, shares = examples()
     loss = focal(gamma, weights)
     by_class = np.ones(4) if weights is None else weights
-    np.testing.assert_allclose(loss(array(logits), array(labels)).asnumpy(),
-                               naive_focal(logits, np.eye(4)[labels], gamma, by_class), rtol=1e-8)
-    np.testing.assert_allclose(loss(array(logits), array(shares)).asnumpy(),
-                               naive_focal(logits, shares, gamma, by_class), rtol=1e-8)
+    np.testing.assert_allclose(
+        loss(array(logits), array(labels)).asnumpy(), naive_focal(logits, np.eye(4)[labels], gamma, by_class), rtol=1e-8
+    )
+    np.testing.assert_allclose(
+        loss(array(logits), array(shares)).asnumpy(), naive_focal(logits, shares, gamma, by_class), rtol=1e-8
+    )
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -142,10 +157,10 @@ def test_focal_where_the_network_is_sure(gamma, dtype, rel, tiny):
         miss = 1 / (1 + np.exp(logit))
         p = 1 - miss if logit < 0 else 1 / (1 + np.exp(-logit))
         log_p = -np.log1p(np.exp(-logit))
-        slope = (gamma * p * log_p - miss) * miss ** gamma  # of the loss, by the logit
+        slope = (gamma * p * log_p - miss) * miss**gamma  # of the loss, by the logit
         value, found = gradient(focal(gamma), np.array([[logit, 0]], dtype=dtype), nd.array([0]))
         assert value[0] >= 0
-        assert value[0] == pytest.approx(-miss ** gamma * log_p, rel=rel, abs=tiny)
+        assert value[0] == pytest.approx(-(miss**gamma) * log_p, rel=rel, abs=tiny)
         np.testing.assert_allclose(found, [[slope, -slope]], rtol=rel, atol=tiny)
 
 
@@ -171,8 +186,9 @@ def test_changing_the_weights_later_changes_nothing():
     weights = np.ones(4)
     loss, (logits, labels, _) = cross_entropy(class_weights=weights), examples()
     weights[:] = 7
-    np.testing.assert_array_equal(loss(array(logits), array(labels)).asnumpy(),
-                                  cross_entropy()(array(logits), array(labels)).asnumpy())
+    np.testing.assert_array_equal(
+        loss(array(logits), array(labels)).asnumpy(), cross_entropy()(array(logits), array(labels)).asnumpy()
+    )
 
 
 @pytest.mark.parametrize("make", [lambda w: cross_entropy(0.1, w), lambda w: focal(2, w)])
@@ -226,9 +242,18 @@ def test_bad_gamma(value):
 
 
 @pytest.mark.parametrize("make", [lambda w: cross_entropy(0, w), lambda w: focal(2, w)])
-@pytest.mark.parametrize("weights, message", [
-    ([1, -1], "0 or above"), ([1, np.nan], "finite"), ([1, np.inf], "finite"), ([0, 0], "not all 0"),
-    ([[1, 2]], r"shape \(K,\)"), ([], r"shape \(K,\)"), (1.0, r"shape \(K,\)")])
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ([1, -1], "0 or above"),
+        ([1, np.nan], "finite"),
+        ([1, np.inf], "finite"),
+        ([0, 0], "not all 0"),
+        ([[1, 2]], r"shape \(K,\)"),
+        ([], r"shape \(K,\)"),
+        (1.0, r"shape \(K,\)"),
+    ],
+)
 def test_bad_weights(make, weights, message):
     with pytest.raises(ValueError, match=message):
         make(weights)

@@ -1,16 +1,16 @@
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon, nd
-
-from d2lcls.cores import has_bfloat16, onednn_flags
 from d2lcls.data import Batches, channel_statistics
+from d2lcls.machine.cores import has_bfloat16, onednn_flags
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.training import CheckpointError, fit, make_trainer, precision, train_step
 from d2lcls.training.checkpoints import parameters_to_arrays
 from d2lcls.training.evaluation import staging
 from d2lcls.training.precision import LossScale, candidate, choose, lower
 from d2lcls.training.steps import is_finite, settle_shapes
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon, nd
 
 needs_bf16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no instructions for bfloat16")
 # With AVX-512 alone oneDNN computes bfloat16 too, slowly; without, it has no kernels for it.
@@ -87,9 +87,13 @@ def test_auto_takes_what_is_quicker_and_leaves_the_parameters_alone(monkeypatch,
 def test_what_may_be_quicker_depends_on_the_device(monkeypatch):
     assert candidate([mx.gpu(0)]) == "float16"  # a context is but a name: no GPU is asked
     for flags, limit, expected in (
-            (set(), "", "float32"), ({"avx512_bf16"}, "", "bfloat16"), ({"avx512_bf16"}, "AVX2", "float32"),
-            ({"amx_bf16"}, "AVX512_CORE_AMX", "bfloat16"), ({"avx512bw", "avx512_vnni"}, "", "float32")):
-        monkeypatch.setattr("d2lcls.cores.cpu_flags", lambda: flags)
+        (set(), "", "float32"),
+        ({"avx512_bf16"}, "", "bfloat16"),
+        ({"avx512_bf16"}, "AVX2", "float32"),
+        ({"amx_bf16"}, "AVX512_CORE_AMX", "bfloat16"),
+        ({"avx512bw", "avx512_vnni"}, "", "float32"),
+    ):
+        monkeypatch.setattr("d2lcls.machine.cores.cpu_flags", lambda: flags)
         monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
         assert candidate([mx.cpu()]) == expected
 
@@ -114,16 +118,34 @@ def test_gpus_fetch_from_pinned_memory():
     assert x.context == mx.cpu(1) and x.asnumpy().tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("wanted, ctx, message", [
-    ("float16", mx.cpu(), "cannot train in float16 on a CPU. Use float32, or auto"),
-    ("bfloat16", mx.gpu(0), "cannot train in bfloat16 on a GPU. Use float32, or auto"),
-    ("bfloat16", mx.cpu(), r"no instructions for it \(avx512_bf16\), or DNNL_MAX_CPU_ISA=AVX2 hides them. Use float32, or"),
-    ("int8", mx.cpu(), "precision must be auto or one of float32, bfloat16, float16, not 'int8'")])
-def test_a_precision_that_a_device_has_no_instructions_for_is_refused(shapes, tmp_path, monkeypatch, wanted, ctx, message):
+@pytest.mark.parametrize(
+    "wanted, ctx, message",
+    [
+        ("float16", mx.cpu(), "cannot train in float16 on a CPU. Use float32, or auto"),
+        ("bfloat16", mx.gpu(0), "cannot train in bfloat16 on a GPU. Use float32, or auto"),
+        (
+            "bfloat16",
+            mx.cpu(),
+            r"no instructions for it \(avx512_bf16\), or DNNL_MAX_CPU_ISA=AVX2 hides them. Use float32, or",
+        ),
+        ("int8", mx.cpu(), "precision must be auto or one of float32, bfloat16, float16, not 'int8'"),
+    ],
+)
+def test_a_precision_that_a_device_has_no_instructions_for_is_refused(
+    shapes, tmp_path, monkeypatch, wanted, ctx, message
+):
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")  # oneDNN has read it long ago, the check reads it now
     net = network()
     with pytest.raises(ValueError, match=message):
-        fit(net, batches(shapes), num_epochs=1, precision=wanted, ctx=ctx, checkpoint_dir=tmp_path / "run", verbose=False)
+        fit(
+            net,
+            batches(shapes),
+            num_epochs=1,
+            precision=wanted,
+            ctx=ctx,
+            checkpoint_dir=tmp_path / "run",
+            verbose=False,
+        )
     assert not list(tmp_path.iterdir())
     assert any(parameter._deferred_init for parameter in net.collect_params().values())  # the network is as it was
 
@@ -131,11 +153,11 @@ def test_a_precision_that_a_device_has_no_instructions_for_is_refused(shapes, tm
 def test_a_run_whose_measured_precision_is_not_here_does_not_go_on(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr("d2lcls.training.loop.choose", lambda *arguments: "bfloat16")
     monkeypatch.setattr("d2lcls.training.loop.lower", lambda net, precision: net)
-    monkeypatch.setattr("d2lcls.cores.cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr("d2lcls.machine.cores.cpu_flags", lambda: {"avx512_bf16"})
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     options = dict(num_epochs=1, precision="auto", checkpoint_dir=tmp_path, verbose=False)
     fit(network(), batches(shapes), **options)
-    monkeypatch.setattr("d2lcls.cores.cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr("d2lcls.machine.cores.cpu_flags", lambda: {"avx2"})
     with pytest.raises(ValueError, match="cannot train in bfloat16 here"):
         fit(network(), batches(shapes), resume=True, **options)
 
@@ -149,12 +171,20 @@ def overflowing(logits, labels):
 def test_the_scale_of_the_loss_changes_no_step(devices, clip_norm, l1):
     x, y = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype("float32"), np.arange(8) % 3
     ctx, found = [mx.cpu(i) for i in range(devices)], []
-    for scale in (None, LossScale(2.0 ** 10)):
+    for scale in (None, LossScale(2.0**10)):
         mx.random.seed(0)
         net = network()
         settle_shapes(net, x, ctx, 0)
-        train_step(net, make_trainer(net, "sgd", {"learning_rate": 0.1}), x, y, ctx, clip_norm=clip_norm, l1=l1,
-                   loss_scale=scale)
+        train_step(
+            net,
+            make_trainer(net, "sgd", {"learning_rate": 0.1}),
+            x,
+            y,
+            ctx,
+            clip_norm=clip_norm,
+            l1=l1,
+            loss_scale=scale,
+        )
         found.append(parameters_to_arrays(net))
     for name in found[0]:
         np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -162,16 +192,16 @@ def test_the_scale_of_the_loss_changes_no_step(devices, clip_norm, l1):
 
 def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     x, y = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype("float32"), np.arange(8) % 3
-    net, scale = network(), LossScale(2.0 ** 30, patience=2)
+    net, scale = network(), LossScale(2.0**30, patience=2)
     settle_shapes(net, x, [mx.cpu()], 0)
     trainer = make_trainer(net, "sgd", {"learning_rate": 0.01})
     before = [p.data().asnumpy() for p in net.collect_params().values() if p.grad_req != "null"]
     train_step(net, trainer, x, y, [mx.cpu()], loss=overflowing, loss_scale=scale)
     after = [p.data().asnumpy() for p in net.collect_params().values() if p.grad_req != "null"]
-    assert all((a == b).all() for a, b in zip(before, after)) and scale.scale == 2.0 ** 29
+    assert all((a == b).all() for a, b in zip(before, after)) and scale.scale == 2.0**29
     for _ in range(2):  # two good steps in a row double it again
         train_step(net, trainer, x, y, [mx.cpu()], loss_scale=scale)
-    assert scale.scale == 2.0 ** 30 and scale.good == 0
+    assert scale.scale == 2.0**30 and scale.good == 0
 
 
 def test_one_gradient_that_overflows_is_enough():
@@ -180,8 +210,15 @@ def test_one_gradient_that_overflows_is_enough():
     net.add(gluon.nn.Dense(4), gluon.nn.Dense(3, weight_initializer="zeros"))  # the first layer's gradient is 0
     net.initialize()
     net(nd.array(x))
-    train_step(net, make_trainer(net, "sgd", {"learning_rate": 0.01}), x, y, [mx.cpu()], loss_scale=scale,
-               loss=lambda logits, labels: gluon.loss.SoftmaxCrossEntropyLoss()(logits, labels) * 1.5e38)
+    train_step(
+        net,
+        make_trainer(net, "sgd", {"learning_rate": 0.01}),
+        x,
+        y,
+        [mx.cpu()],
+        loss_scale=scale,
+        loss=lambda logits, labels: gluon.loss.SoftmaxCrossEntropyLoss()(logits, labels) * 1.5e38,
+    )
     assert scale.scale == 1 and is_finite(net)
 
 

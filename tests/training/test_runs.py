@@ -1,14 +1,14 @@
 import json
 
-import mxnet as mx
-import numpy as np
-import pytest
-from PIL import Image
-
 from d2lcls.data import Images, channel_statistics
 from d2lcls.models import SmallCNN
 from d2lcls.training import evaluate, fit
 from d2lcls.training.runs import Run, classify, load_run, make_network, read_run
+
+import mxnet as mx
+import numpy as np
+import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -18,8 +18,15 @@ def trained(shapes, tmp_path):
     run.save(tmp_path / "run")
     net = SmallCNN(3)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    fit(net, run.batches(shapes, 32, shuffle=True), run.batches(shapes), num_epochs=3, lr=0.05, verbose=False,
-        checkpoint_dir=tmp_path / "run")
+    fit(
+        net,
+        run.batches(shapes, 32, shuffle=True),
+        run.batches(shapes),
+        num_epochs=3,
+        lr=0.05,
+        verbose=False,
+        checkpoint_dir=tmp_path / "run",
+    )
     return tmp_path / "run", run, net
 
 
@@ -40,7 +47,10 @@ def test_pictures_are_classified_like_the_arrays_they_hold(trained, shapes, tmp_
     assert probabilities.shape == (4, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     from d2lcls.training import predict, softmax
-    np.testing.assert_allclose(probabilities, softmax(predict(net, run.batches(shapes.subset(np.arange(4))))), rtol=1e-5)
+
+    np.testing.assert_allclose(
+        probabilities, softmax(predict(net, run.batches(shapes.subset(np.arange(4))))), rtol=1e-5
+    )
 
 
 def test_what_does_not_fit_is_named(trained, shapes, tmp_path):
@@ -78,11 +88,12 @@ def test_a_size_is_remembered_and_pictures_are_scaled_to_it(shapes, tmp_path):
     net = make_network(run)
     Image.fromarray(shapes.images[0]).save(tmp_path / "0.png")
     from d2lcls.training import softmax
-    np.testing.assert_allclose(classify(run, net, [tmp_path / "0.png"]), softmax(net(mx.nd.array(x[:1])).asnumpy()),
-                               rtol=1e-4)
+
+    np.testing.assert_allclose(
+        classify(run, net, [tmp_path / "0.png"]), softmax(net(mx.nd.array(x[:1])).asnumpy()), rtol=1e-4
+    )
 
 
 def test_a_pretrained_network_is_rebuilt_with_its_new_head(shapes):
-    run = Run("mobilenet0.25", "shapes", shapes.classes, (32, 32, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0,
-              pretrained=True)
+    run = Run("mobilenet0.25", "shapes", shapes.classes, (32, 32, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0, pretrained=True)
     assert make_network(run)(mx.nd.zeros((2, 3, 32, 32))).shape == (2, 3)

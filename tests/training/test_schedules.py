@@ -1,8 +1,8 @@
 import math
 
-import pytest
-
 from d2lcls.training.schedules import SCHEDULES, constant, cosine, exponential, step
+
+import pytest
 
 
 def test_warm_up_climbs_in_a_line_to_the_full_rate():

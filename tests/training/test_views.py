@@ -1,8 +1,8 @@
-import numpy as np
-
 from d2lcls.data import Batches
 from d2lcls.training import evaluate
 from d2lcls.training.views import six_views
+
+import numpy as np
 
 
 def test_six_views_are_the_image_shifted_and_mirrored():
@@ -18,7 +18,7 @@ def test_six_views_are_the_image_shifted_and_mirrored():
 
 def test_an_evaluation_with_views_averages_their_logits(shapes):
     def net(x):  # sees only the left half, of which mirrored views show it the other
-        return x[:, :, :, :x.shape[3] // 2].mean(axis=(2, 3))
+        return x[:, :, :, : x.shape[3] // 2].mean(axis=(2, 3))
 
     class Net:
         def __call__(self, x):
@@ -28,6 +28,7 @@ def test_an_evaluation_with_views_averages_their_logits(shapes):
             return {}
 
     import mxnet as mx
+
     batches = Batches(shapes, 32)
     both = evaluate(Net(), batches, ctx=mx.cpu(), views=lambda x: [(0.5, x), (0.5, x[..., ::-1])])
     whole = evaluate(Whole(), batches, ctx=mx.cpu())

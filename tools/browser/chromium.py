@@ -75,8 +75,17 @@ class Page:
 def browse(*options):
     """Start a browser with a profile of its own, hand out a `Page`, and end the browser."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                   "--remote-debugging-port=0", f"--user-data-dir={profile}", *options, "about:blank"]
+        command = [
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+            *options,
+            "about:blank",
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             port = _port(Path(profile, "DevToolsActivePort"), process)

@@ -51,8 +51,16 @@ def fetch_runtime(folder):
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / name, work)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1",
-                   "--fetch-timeout=180000"]
+        command = [
+            npm,
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--prefer-offline",
+            "--fetch-retries=1",
+            "--fetch-timeout=180000",
+        ]
         try:
             run = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=600)
         except subprocess.TimeoutExpired as error:
@@ -84,15 +92,22 @@ class LiveClassifier(SphinxDirective):
         static = posixpath.relpath("_static", posixpath.dirname(page) or ".")
         runtime = sum((_folder(self.env.app) / RUNTIME / name).stat().st_size for name in FILES)
         return Template((HERE / "live.html").read_text()).substitute(
-            static=static, runtime=RUNTIME, page=page, samples="\n".join(_samples(static)), credits=_credits(),
-            bytes=runtime + (LIVE / "model/model.onnx").stat().st_size)
+            static=static,
+            runtime=RUNTIME,
+            page=page,
+            samples="\n".join(_samples(static)),
+            credits=_credits(),
+            bytes=runtime + (LIVE / "model/model.onnx").stat().st_size,
+        )
 
 
 def _samples(static):
     for sample in _listed():
         source = html.escape(f"{static}/live/samples/{sample['file']}")
-        yield (f'<li><button type="button" data-sample><img src="{source}" alt="{html.escape(sample["alt"])}">'
-               "</button></li>")
+        yield (
+            f'<li><button type="button" data-sample><img src="{source}" alt="{html.escape(sample["alt"])}">'
+            "</button></li>"
+        )
 
 
 def _credits():
@@ -111,7 +126,7 @@ def _prepare(app, config):
     try:
         fetch_runtime(_folder(app) / RUNTIME)
     except RuntimeMissing as reason:
-        print(f"The page \"In your browser\" goes without its network: {reason}.")
+        print(f'The page "In your browser" goes without its network: {reason}.')
         config.live_classifier_missing = str(reason)
     else:
         config.html_static_path.append(str(_folder(app)))

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 from d2lcls import data
-from d2lcls.deploy.compare import measure_accuracy
+from d2lcls.book.notebook import example_model, scale
+from d2lcls.deploy.comparison import measure_accuracy
 from d2lcls.deploy.manifest import read_manifest
-from d2lcls.deploy.quantize_onnx import quantize_onnx
-from d2lcls.deploy.to_onnx import export_onnx
-from d2lcls.notebook import example_model, scale
+from d2lcls.deploy.onnx.export import export_onnx
+from d2lcls.deploy.onnx.quantize import quantize_onnx
 
 FOLDER = Path(__file__).resolve().parents[2] / "book/_static/live/model"
 

@@ -13,12 +13,23 @@ from PIL import Image, ImageDraw
 
 FOLDER = Path(__file__).resolve().parents[2] / "book/_static/live/samples"
 PHOTOGRAPHS = (
-    ("cat", "chelsea.png", (75, 0, 375, 300), "Photograph of a cat",
-     "Stéfan van der Walt, from scikit-image", "CC0"),
-    ("rocket", "rocket.jpg", (140, 0, 567, 427), "Photograph of a rocket",
-     "SpaceX, from scikit-image", "public domain"),
-    ("coffee", "coffee.png", (80, 0, 480, 400), "Photograph of a cup of coffee",
-     "Rachel Michetti, from scikit-image", "CC0"),
+    ("cat", "chelsea.png", (75, 0, 375, 300), "Photograph of a cat", "Stéfan van der Walt, from scikit-image", "CC0"),
+    (
+        "rocket",
+        "rocket.jpg",
+        (140, 0, 567, 427),
+        "Photograph of a rocket",
+        "SpaceX, from scikit-image",
+        "public domain",
+    ),
+    (
+        "coffee",
+        "coffee.png",
+        (80, 0, 480, 400),
+        "Photograph of a cup of coffee",
+        "Rachel Michetti, from scikit-image",
+        "CC0",
+    ),
 )
 SIDE = 160
 BLUE, SEA, GREY, DARK, RED = (150, 190, 225), (40, 80, 110), (120, 125, 130), (60, 60, 70), (150, 40, 40)
@@ -54,10 +65,14 @@ def truck():
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     photographs = Path(skimage.__file__).parent / "data"
-    made = [(name, Image.open(photographs / file).convert("RGB").crop(box), alt, credit, licence)
-            for name, file, box, alt, credit, licence in PHOTOGRAPHS]
-    made += [(drawing.__name__, drawing(), alt, "drawn for this book", "Apache License 2.0")
-             for drawing, alt in ((ship, "Drawing of a ship"), (truck, "Drawing of a truck on transparent ground"))]
+    made = [
+        (name, Image.open(photographs / file).convert("RGB").crop(box), alt, credit, licence)
+        for name, file, box, alt, credit, licence in PHOTOGRAPHS
+    ]
+    made += [
+        (drawing.__name__, drawing(), alt, "drawn for this book", "Apache License 2.0")
+        for drawing, alt in ((ship, "Drawing of a ship"), (truck, "Drawing of a truck on transparent ground"))
+    ]
     entries = []
     for name, picture, alt, credit, licence in made:
         path = FOLDER / f"{name}.png"

@@ -25,7 +25,11 @@ def predictions(name, labels, ranked, top):
     """
     pictures = []
     for order, probabilities in ranked:
-        classes = ", ".join([f'{{"class": {labels[place]}, "probability": {probability:.6g}}}' for place, probability
-                             in zip(order[:top].tolist(), probabilities[:top].tolist())])
+        classes = ", ".join(
+            [
+                f'{{"class": {labels[place]}, "probability": {probability:.6g}}}'
+                for place, probability in zip(order[:top].tolist(), probabilities[:top].tolist())
+            ]
+        )
         pictures.append(f"[{classes}]")
     return f'{{"model": {name}, "predictions": [{", ".join(pictures)}]}}'.encode()

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections import deque
 
-import numpy as np
-
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.serve import engine
 from d2lcls.deploy.serve.limits import Refused, busy
 from d2lcls.deploy.serve.worker import batch_sizes
+
+import numpy as np
 
 IN_FLIGHT = 2  # batches sent to a process: one that it computes, one that it begins without a pause
 
@@ -46,8 +46,8 @@ class Batcher:
         self.folder, self.limits, self.metrics, self.log = folder, limits, metrics, log
         self.wanted, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
         self.engines, self.queue, self.tickets = [], deque(), deque()
-        self.waiting = 0   # pictures admitted and not done with
-        self.pace = 0.0    # seconds a picture, averaged over the last batches
+        self.waiting = 0  # pictures admitted and not done with
+        self.pace = 0.0  # seconds a picture, averaged over the last batches
         self.closing, self.timer, self.content, self.preprocess = False, None, None, None
 
     async def open(self):

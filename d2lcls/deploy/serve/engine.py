@@ -44,13 +44,16 @@ class Engine(asyncio.Protocol):
                 self.ready.set_exception(ModelError(content.decode()))
             else:
                 batch = self.batches.popleft()
-                self.on_answers(self, batch,
-                                content if kind == frames.ANSWERS else ArithmeticError(content.decode()))
+                self.on_answers(self, batch, content if kind == frames.ANSWERS else ArithmeticError(content.decode()))
 
     def connection_lost(self, error):
         if not self.ready.done():
-            self.ready.set_exception(ModelError("The process that loads the model ended before it was ready; its last "
-                                                "words are above. Is there enough memory?"))
+            self.ready.set_exception(
+                ModelError(
+                    "The process that loads the model ended before it was ready; its last "
+                    "words are above. Is there enough memory?"
+                )
+            )
             self.ready.exception()  # seen, should nobody wait any more
         batches, self.batches = list(self.batches), deque()
         self.on_end(self, batches)
@@ -86,16 +89,25 @@ async def start(folder, limits, threads, on_answers, on_end):
     loop = asyncio.get_running_loop()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "d2lcls.deploy.serve.worker", str(folder), str(theirs.fileno()),
-             str(limits.batch_size)],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=sys.stderr,
+            [
+                sys.executable,
+                "-m",
+                "d2lcls.deploy.serve.worker",
+                str(folder),
+                str(theirs.fileno()),
+                str(limits.batch_size),
+            ],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
             # No threads of MXNet's between a call and its computation: handing over takes half the time of one picture.
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "MXNET_ENGINE_TYPE": "NaiveEngine"})
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "MXNET_ENGINE_TYPE": "NaiveEngine"},
+        )
     _, engine = await loop.create_connection(lambda: Engine(on_answers, on_end), sock=ours)
     engine.process = process
     try:
         return engine, await asyncio.wait_for(asyncio.shield(engine.ready), limits.load)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         process.kill()
         raise ModelError(f"{folder}: was not ready within {limits.load:g} s. Allow it more time: --load.") from None
     finally:

@@ -22,8 +22,8 @@ def unpack(buffer):
     kind, length = HEAD.unpack_from(buffer)
     if len(buffer) < HEAD.size + length:
         return None
-    content = bytes(memoryview(buffer)[HEAD.size:HEAD.size + length])
-    del buffer[:HEAD.size + length]
+    content = bytes(memoryview(buffer)[HEAD.size : HEAD.size + length])
+    del buffer[: HEAD.size + length]
     return kind, content
 
 

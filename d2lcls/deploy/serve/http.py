@@ -10,14 +10,14 @@ from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
 
-import httptools
-
 from d2lcls.deploy.serve.answers import problem
 from d2lcls.deploy.serve.limits import Refused, busy
 
+import httptools
+
 PIPELINED = 16  # requests of one connection that may wait for the one before them
-HEADERS = 64    # lines of one request
-LINGER = 2.0    # seconds in which a client may read the last answer before the connection is torn down
+HEADERS = 64  # lines of one request
+LINGER = 2.0  # seconds in which a client may read the last answer before the connection is torn down
 STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _ONCE = {b"host", b"content-length", b"content-type", b"authorization", b"transfer-encoding", b"expect"}
 
@@ -55,14 +55,14 @@ class Connection(asyncio.Protocol):
         self.front, self.limits = front, front.limits
         self.parser = httptools.HttpRequestParser(self)
         self.in_headers, self.lines, self.url, self.size = True, 0, b"", 0
-        self.overhead = 0        # bytes that came since there was a whole header or a piece of a body
-        self.reading = None      # the request that is arriving
-        self.active = None       # the request that is being answered
+        self.overhead = 0  # bytes that came since there was a whole header or a piece of a body
+        self.reading = None  # the request that is arriving
+        self.active = None  # the request that is being answered
         self.complete = deque()  # requests that wait for it
-        self.last = False        # nothing more is read
+        self.last = False  # nothing more is read
         self.paused = False
-        self.unread = False      # the client does not read its answers, so it gets no more of them
-        self.until = 0.0         # when the connection's time is up, 0 for never
+        self.unread = False  # the client does not read its answers, so it gets no more of them
+        self.until = 0.0  # when the connection's time is up, 0 for never
 
     def connection_made(self, transport):
         self.transport = transport
@@ -211,8 +211,14 @@ class Connection(asyncio.Protocol):
         if self.active is not request or self.transport.is_closing():
             return
         keep = request.keep and (bool(self.complete) or not (self.last or self.front.closing))
-        head = [STATUS[status], b"Content-Type: ", kind, b"\r\nContent-Length: %d\r\nDate: " % len(body),
-                self.front.date, b"\r\nX-Content-Type-Options: nosniff\r\n"]
+        head = [
+            STATUS[status],
+            b"Content-Type: ",
+            kind,
+            b"\r\nContent-Length: %d\r\nDate: " % len(body),
+            self.front.date,
+            b"\r\nX-Content-Type-Options: nosniff\r\n",
+        ]
         for name, value in (headers or {}).items():
             head.append(f"{name}: {value}\r\n".encode("latin-1"))
         head.append(b"\r\n" if keep else b"Connection: close\r\n\r\n")

@@ -45,11 +45,14 @@ class Limits:
             if not value > 0 and not (entry.name == "batch_wait" and value == 0):
                 raise ValueError(f"{entry.name} must be above 0, not {value!r}.")
         if self.pictures > self.waiting:
-            raise ValueError(f"pictures={self.pictures} in a request never fit where waiting={self.waiting} are "
-                             "accepted. Raise waiting, or lower pictures.")
+            raise ValueError(
+                f"pictures={self.pictures} in a request never fit where waiting={self.waiting} are "
+                "accepted. Raise waiting, or lower pictures."
+            )
         if self.body > self.held:
-            raise ValueError(f"body={self.body} bytes never fit where held={self.held} are held. Raise held, or lower "
-                             "body.")
+            raise ValueError(
+                f"body={self.body} bytes never fit where held={self.held} are held. Raise held, or lower body."
+            )
 
 
 class Refused(Exception):

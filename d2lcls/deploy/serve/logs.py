@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _EXPECTED = "MXNet start using engine: NaiveEngine"  # said by each process that computes, which was told to
@@ -19,7 +19,7 @@ def make_log(level="info", stream=None):
     def log(level, event, **details):
         if LEVELS[level] < least:
             return
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "level": level, "event": event, **details}, default=repr)
         try:
             print(line, file=stream or sys.stderr, flush=True)

@@ -1,7 +1,14 @@
 """What the service counts, for Prometheus."""
 
-from prometheus_client import (CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics,
-                               generate_latest)
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -14,12 +21,19 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter("d2lcls_requests", "Requests answered.", ["route", "status"], registry=registry)
-        self._seconds = Histogram("d2lcls_request_seconds", "From a request's first byte to its answer.",
-                                  ["route", "status"], buckets=_SECONDS, registry=registry)
-        self._pictures = Histogram("d2lcls_batch_pictures", "Pictures computed at once.",
-                                   buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry)
-        self._batch_seconds = Histogram("d2lcls_batch_seconds", "Time that a batch took.", buckets=_SECONDS,
-                                        registry=registry)
+        self._seconds = Histogram(
+            "d2lcls_request_seconds",
+            "From a request's first byte to its answer.",
+            ["route", "status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._pictures = Histogram(
+            "d2lcls_batch_pictures", "Pictures computed at once.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self._batch_seconds = Histogram(
+            "d2lcls_batch_seconds", "Time that a batch took.", buckets=_SECONDS, registry=registry
+        )
         self.waiting = Gauge("d2lcls_waiting_pictures", "Pictures accepted and not yet answered.", registry=registry)
         self.held = Gauge("d2lcls_held_bytes", "Bytes of bodies in memory.", registry=registry)
         self.connections = Gauge("d2lcls_connections", "Open connections.", registry=registry)
@@ -31,8 +45,10 @@ class Metrics:
         """Count an answer."""
         known = self._known.get((route, status))
         if known is None:
-            known = self._known[route, status] = self._requests.labels(route, status), \
-                self._seconds.labels(route, status)
+            known = self._known[route, status] = (
+                self._requests.labels(route, status),
+                self._seconds.labels(route, status),
+            )
         known[0].inc()
         known[1].observe(seconds)
 

@@ -10,26 +10,61 @@ def document(limits, forms, token):
         token: whether a bearer token is needed.
     """
     picture = {"type": "string", "format": "byte", "description": "an image file in base64"}
-    prediction = {"type": "object", "required": ["class", "probability"], "properties": {
-        "class": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}}}
-    bodies = {form: {"schema": {"type": "string", "contentMediaType": form}} for form in forms
-              if form not in ("application/json", "multipart/form-data")}
-    bodies["application/json"] = {"schema": {"type": "object", "additionalProperties": False, "properties": {
-        "image": picture, "images": {"type": "array", "items": picture, "maxItems": limits.pictures}, "top": _TOP}}}
-    bodies["multipart/form-data"] = {"schema": {"type": "object", "properties": {
-        "image": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": limits.pictures},
-        "top": _TOP}}}
+    prediction = {
+        "type": "object",
+        "required": ["class", "probability"],
+        "properties": {"class": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}},
+    }
+    bodies = {
+        form: {"schema": {"type": "string", "contentMediaType": form}}
+        for form in forms
+        if form not in ("application/json", "multipart/form-data")
+    }
+    bodies["application/json"] = {
+        "schema": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "image": picture,
+                "images": {"type": "array", "items": picture, "maxItems": limits.pictures},
+                "top": _TOP,
+            },
+        }
+    }
+    bodies["multipart/form-data"] = {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "image": {
+                    "type": "array",
+                    "items": {"type": "string", "format": "binary"},
+                    "maxItems": limits.pictures,
+                },
+                "top": _TOP,
+            },
+        }
+    }
     predict = {
         "summary": "Name what pictures show, the likeliest classes first.",
         "description": f"Up to {limits.pictures} pictures of {limits.pixels} pixels, {limits.body} bytes in all, "
-                       f"within {limits.seconds:g} s.",
+        f"within {limits.seconds:g} s.",
         "parameters": [{"name": "top", "in": "query", "schema": _TOP, "description": "how many classes"}],
         "requestBody": {"required": True, "content": bodies},
-        "responses": {"200": _json("The classes of each picture, in the order sent.", {
-            "type": "object", "required": ["model", "predictions"], "properties": {
-                "model": {"type": "string"},
-                "predictions": {"type": "array", "items": {"type": "array", "items": prediction}}}}),
-            **_problems(400, 408, 413, 415, 500, 503, 504)}}
+        "responses": {
+            "200": _json(
+                "The classes of each picture, in the order sent.",
+                {
+                    "type": "object",
+                    "required": ["model", "predictions"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "predictions": {"type": "array", "items": {"type": "array", "items": prediction}},
+                    },
+                },
+            ),
+            **_problems(400, 408, 413, 415, 500, 503, 504),
+        },
+    }
     secured = {"security": [{"token": []}]} if token else {}
     denied = _problems(401) if token else {}
 
@@ -41,29 +76,65 @@ def document(limits, forms, token):
         "info": {"title": "d2lcls: an image classifier", "version": "1"},
         "paths": {
             "/v1/predict": {"post": operation(predict)},
-            "/v1/models": {"get": operation({
-                "summary": "What is served, with its accuracy and checksums.",
-                "responses": {"200": _json("The models.", {"type": "object"})}})},
-            "/v1/reload": {"post": operation({"summary": "Load the model's folder anew; needs a token.", "responses": {
-                "200": _json("The new model serves.", {"type": "object"}), **_problems(403),
-                "409": _json("A reload is going on.", {"type": "object"}),
-                "422": _json("The new model cannot be used; the old one stays.", {"type": "object"})}})},
-            "/healthz": {"get": {"summary": "Whether requests are taken.", "responses": {
-                "200": _json("They are.", {"type": "object"}), **_problems(503)}}},
-            "/metrics": {"get": operation({"summary": "Counters for Prometheus.", "responses": {
-                "200": {"description": "Prometheus' text format.", "content": {"text/plain": {}}}}})},
-            "/openapi.json": {"get": {"summary": "This document.", "responses": {
-                "200": _json("OpenAPI 3.1.", {"type": "object"})}}},
-        }}
+            "/v1/models": {
+                "get": operation(
+                    {
+                        "summary": "What is served, with its accuracy and checksums.",
+                        "responses": {"200": _json("The models.", {"type": "object"})},
+                    }
+                )
+            },
+            "/v1/reload": {
+                "post": operation(
+                    {
+                        "summary": "Load the model's folder anew; needs a token.",
+                        "responses": {
+                            "200": _json("The new model serves.", {"type": "object"}),
+                            **_problems(403),
+                            "409": _json("A reload is going on.", {"type": "object"}),
+                            "422": _json("The new model cannot be used; the old one stays.", {"type": "object"}),
+                        },
+                    }
+                )
+            },
+            "/healthz": {
+                "get": {
+                    "summary": "Whether requests are taken.",
+                    "responses": {"200": _json("They are.", {"type": "object"}), **_problems(503)},
+                }
+            },
+            "/metrics": {
+                "get": operation(
+                    {
+                        "summary": "Counters for Prometheus.",
+                        "responses": {
+                            "200": {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
+                        },
+                    }
+                )
+            },
+            "/openapi.json": {
+                "get": {"summary": "This document.", "responses": {"200": _json("OpenAPI 3.1.", {"type": "object"})}}
+            },
+        },
+    }
     if token:
         content["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return content
 
 
 _TOP = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
-_TITLES = {400: "The request is not understood.", 401: "The token is missing or wrong.", 403: "Not allowed.",
-           408: "The request arrived too slowly.", 413: "Too much in one request.", 415: "Not a kind that is read.",
-           500: "A fault of the service.", 503: "Busy; see Retry-After.", 504: "Not done in time."}
+_TITLES = {
+    400: "The request is not understood.",
+    401: "The token is missing or wrong.",
+    403: "Not allowed.",
+    408: "The request arrived too slowly.",
+    413: "Too much in one request.",
+    415: "Not a kind that is read.",
+    500: "A fault of the service.",
+    503: "Busy; see Retry-After.",
+    504: "Not done in time.",
+}
 
 
 def _json(description, schema):
@@ -71,6 +142,21 @@ def _json(description, schema):
 
 
 def _problems(*statuses):
-    return {str(status): {"description": _TITLES[status], "content": {"application/problem+json": {"schema": {
-        "type": "object", "properties": {"status": {"type": "integer"}, "title": {"type": "string"},
-                                         "detail": {"type": "string"}}}}}} for status in statuses}
+    return {
+        str(status): {
+            "description": _TITLES[status],
+            "content": {
+                "application/problem+json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "status": {"type": "integer"},
+                            "title": {"type": "string"},
+                            "detail": {"type": "string"},
+                        },
+                    }
+                }
+            },
+        }
+        for status in statuses
+    }

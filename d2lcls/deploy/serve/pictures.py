@@ -7,22 +7,27 @@ import struct
 import warnings
 from base64 import b64decode
 
-from PIL import Image
-
-from d2lcls.data.images import BrokenImage
+from d2lcls.data.decode import BrokenImage
 from d2lcls.deploy.serve import plain_png
 from d2lcls.deploy.serve.limits import Refused
 
+from PIL import Image
+
 # Only what people send, told by its first bytes: each further decoder is one more that strangers may try to break.
-_STARTS = {"image/png": (b"\x89PNG\r\n\x1a\n",), "image/jpeg": (b"\xff\xd8\xff",), "image/gif": (b"GIF87a", b"GIF89a"),
-           "image/bmp": (b"BM",), "image/webp": (b"RIFF",)}
+_STARTS = {
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "image/gif": (b"GIF87a", b"GIF89a"),
+    "image/bmp": (b"BM",),
+    "image/webp": (b"RIFF",),
+}
 KINDS = tuple(_STARTS)
 FORMS = (*KINDS, "application/octet-stream", "multipart/form-data", "application/json")
 _UNNAMED = ("application/octet-stream", "application/x-www-form-urlencoded")  # which is what curl --data-binary says
 _ALL_STARTS = tuple(start for starts in _STARTS.values() for start in starts)
 _PNG = struct.Struct(">II")
 PARTS = 5000  # of one PNG or JPEG: Pillow takes them one by one, in Python, seconds for 10 MB of empty ones
-SCANS = 100   # of one JPEG, which may draw its pixels over and over: 300 kB were seen to keep a core busy for 40 s
+SCANS = 100  # of one JPEG, which may draw its pixels over and over: 300 kB were seen to keep a core busy for 40 s
 _SIMPLE = 16_384  # bytes in which neither can be many enough to matter
 
 
@@ -62,8 +67,11 @@ def _json(body, limits):
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
         raise Refused(400, f"The body is not JSON. Send {example}.") from None
-    if not isinstance(content, dict) or not content.keys() <= {"image", "images", "top"} \
-            or ("image" in content) == ("images" in content):
+    if (
+        not isinstance(content, dict)
+        or not content.keys() <= {"image", "images", "top"}
+        or ("image" in content) == ("images" in content)
+    ):
         raise Refused(400, f"The body must be {example}.")
     texts = [content["image"]] if "image" in content else content["images"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -81,8 +89,9 @@ def _multipart(kind, body, limits):
     options = parse_options_header(kind)[1]
     found, top, name, part = [], None, None, []
     try:
-        with PushMultipartParser(options.get("boundary", ""), max_segment_count=limits.pictures + 1,
-                                 strict=True) as parser:
+        with PushMultipartParser(
+            options.get("boundary", ""), max_segment_count=limits.pictures + 1, strict=True
+        ) as parser:
             for event in (*parser.parse(body), *parser.parse(b"")):
                 if isinstance(event, (bytes, bytearray)):
                     part.append(event)
@@ -95,8 +104,11 @@ def _multipart(kind, body, limits):
                 else:
                     raise Refused(400, "A part of the form is called neither image, images nor top.")
     except MultipartError as error:
-        raise Refused(400, f"The body is not the multipart/form-data it says ({error}). "
-                           f"It holds parts called image, {limits.pictures} at most.") from None
+        raise Refused(
+            400,
+            f"The body is not the multipart/form-data it says ({error}). "
+            f"It holds parts called image, {limits.pictures} at most.",
+        ) from None
     _count(len(found), limits)
     return found, top
 
@@ -138,15 +150,15 @@ def _in_pieces(picture):
     if picture.startswith(_STARTS["image/png"]):
         place = 8
         while place < len(picture) and parts <= PARTS:
-            place += 12 + int.from_bytes(picture[place:place + 4], "big")
+            place += 12 + int.from_bytes(picture[place : place + 4], "big")
             parts += 1
     elif picture.startswith(_STARTS["image/jpeg"]):
         if picture.count(b"\xff\xda") > SCANS:
             return True
         place = 2
-        while place < len(picture) - 4 and picture[place:place + 2] != b"\xff\xda" and parts <= PARTS:
-            named = picture[place] == 0xff and 0 < picture[place + 1] < 0xff
-            place += 2 + int.from_bytes(picture[place + 2:place + 4], "big") if named else 1
+        while place < len(picture) - 4 and picture[place : place + 2] != b"\xff\xda" and parts <= PARTS:
+            named = picture[place] == 0xFF and 0 < picture[place + 1] < 0xFF
+            place += 2 + int.from_bytes(picture[place + 2 : place + 4], "big") if named else 1
             parts += 1
     return parts > PARTS
 
@@ -173,12 +185,16 @@ def decode(pictures, preprocess, limits, given_up=lambda: False):
         if given_up():
             raise Refused(504, "Not decoded in time.")
         if len(picture) > _SIMPLE and _in_pieces(picture):
-            raise Refused(413, f"Picture {place} is made of more than {PARTS} parts, or drawn over more than {SCANS} "
-                               "times. Save it anew.")
+            raise Refused(
+                413,
+                f"Picture {place} is made of more than {PARTS} parts, or drawn over more than {SCANS} "
+                "times. Save it anew.",
+            )
         claimed = pixels(picture)
         if claimed > limits.pixels:
-            raise Refused(413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it "
-                               "smaller.")
+            raise Refused(
+                413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it smaller."
+            )
         try:
             image = plain_png.read(picture, start) if start else None
             images.append(preprocess.image(picture) if image is None else image)

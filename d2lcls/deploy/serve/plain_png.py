@@ -30,8 +30,12 @@ def read(picture, start):
     Returns:
         uint8 array (H, W, 3), RGB; None if it is no plain PNG of this size, or cannot be read.
     """
-    if not picture.startswith(start) or picture[37:41] != b"IDAT" or not picture.endswith(_END) \
-            or int.from_bytes(picture[33:37], "big") != len(picture) - _LENGTH_OF_HEAD - 24 \
-            or zlib.crc32(picture[37:-16]) != int.from_bytes(picture[-16:-12], "big"):
+    if (
+        not picture.startswith(start)
+        or picture[37:41] != b"IDAT"
+        or not picture.endswith(_END)
+        or int.from_bytes(picture[33:37], "big") != len(picture) - _LENGTH_OF_HEAD - 24
+        or zlib.crc32(picture[37:-16]) != int.from_bytes(picture[-16:-12], "big")
+    ):
         return None
     return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)

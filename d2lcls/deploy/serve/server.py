@@ -8,13 +8,13 @@ import socket
 import sys
 from pathlib import Path
 
-import uvloop
-
 from d2lcls.deploy.manifest import ModelError, read_manifest
 from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.http import Connection
 from d2lcls.deploy.serve.metrics import Metrics
 from d2lcls.deploy.serve.service import Service
+
+import uvloop
 
 
 def run(folder, log, limits, host="127.0.0.1", port=8080, token=None, engines=1, threads=1, access=False):
@@ -70,8 +70,15 @@ class Server:
             self.service.use(opening.result())
             server = await loop.create_server(lambda: Connection(self.service), sock=listening, backlog=1024)
             host, port = listening.getsockname()[:2]
-            self.log("info", "serving", model=self.service.batcher.content["name"], host=host, port=port,
-                     process=os.getpid(), token=bool(self.service.token))
+            self.log(
+                "info",
+                "serving",
+                model=self.service.batcher.content["name"],
+                host=host,
+                port=port,
+                process=os.getpid(),
+                token=bool(self.service.token),
+            )
             if not self.service.token and not host.startswith("127.") and host != "::1":
                 self.log("warning", "anyone who can reach this address can use the service: give it a token")
             await self.stopped.wait()
@@ -163,14 +170,19 @@ def _listen(host, port):
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise OSError(error.errno, f"{host} is no address of this machine ({error.strerror}). Name one, such as "
-                                   "127.0.0.1 or 0.0.0.0") from error
+        raise OSError(
+            error.errno,
+            f"{host} is no address of this machine ({error.strerror}). Name one, such as 127.0.0.1 or 0.0.0.0",
+        ) from error
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as error:
         listening.close()
-        raise OSError(error.errno, f"{host}:{port} cannot be listened at ({error.strerror}). Choose another address "
-                                   "or port, or stop what listens there") from error
+        raise OSError(
+            error.errno,
+            f"{host}:{port} cannot be listened at ({error.strerror}). Choose another address "
+            "or port, or stop what listens there",
+        ) from error
     return listening

@@ -37,9 +37,14 @@ class Service:
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self.decoding, self.decoding_pace = 0, 0.0  # pictures that are with them, and seconds for one of these
         self.batcher, self.since, self.name, self.labels = None, None, None, None
-        self.routes = {("POST", "/v1/predict"): self._predict, ("GET", "/v1/models"): self._models,
-                       ("POST", "/v1/reload"): self._reload, ("GET", "/healthz"): self._health,
-                       ("GET", "/metrics"): self._metrics, ("GET", "/openapi.json"): self._openapi}
+        self.routes = {
+            ("POST", "/v1/predict"): self._predict,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/v1/reload"): self._reload,
+            ("GET", "/healthz"): self._health,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/openapi.json"): self._openapi,
+        }
         self.paths = {path for _, path in self.routes}
         metrics.waiting.set_function(lambda: self.batcher.waiting if self.batcher else 0)
         metrics.held.set_function(lambda: self.held)
@@ -64,8 +69,11 @@ class Service:
         if self.token and request.path not in ("/healthz", "/openapi.json"):
             scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
-                raise Refused(401, "Send the header Authorization: Bearer TOKEN with the service's token.",
-                              {"WWW-Authenticate": "Bearer"})
+                raise Refused(
+                    401,
+                    "Send the header Authorization: Bearer TOKEN with the service's token.",
+                    {"WWW-Authenticate": "Bearer"},
+                )
         if request.path == "/v1/predict":
             if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise Refused(415, "Content-Encoding is not understood. Send the body as it is.")
@@ -87,16 +95,29 @@ class Service:
         seconds = time.monotonic() - request.begun
         self.metrics.request(route, str(status), seconds)
         if self.access:
-            self.log("info", "request", method=request.method, path=request.path[:200], status=status,
-                     ms=round(1000 * seconds, 2))
+            self.log(
+                "info",
+                "request",
+                method=request.method,
+                path=request.path[:200],
+                status=status,
+                ms=round(1000 * seconds, 2),
+            )
         elif status >= 400:
-            self.often("info" if status < 500 else "warning", "refused" if status != 500 else "failed", status=status,
-                       method=request.method, path=route)
+            self.often(
+                "info" if status < 500 else "warning",
+                "refused" if status != 500 else "failed",
+                status=status,
+                method=request.method,
+                path=route,
+            )
 
     def failed(self, request, error):
         """Log an error that nobody foresaw, without its message, which may hold a picture; return the `Refused`."""
-        where = [f"{frame.name} in {frame.filename.rpartition('/')[2]}:{frame.lineno}"
-                 for frame in traceback.extract_tb(error.__traceback__)]
+        where = [
+            f"{frame.name} in {frame.filename.rpartition('/')[2]}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
         self.log("error", "unforeseen", error=type(error).__name__, where=where, path=request.path if request else None)
         return Refused(500, "Something went wrong here; the service's log says where.")
 
@@ -176,9 +197,16 @@ class Service:
     def _models(self, request):
         content = self.batcher.content
         side = content["preprocess"]["crop"]
-        model = {"name": content["name"], "form": content["form"], "classes": content["classes"],
-                 "input": {"height": side, "width": side, **content["preprocess"]}, "accuracy": content["accuracy"],
-                 "files": content["files"], "made_from": content["made_from"], "since": round(self.since, 3)}
+        model = {
+            "name": content["name"],
+            "form": content["form"],
+            "classes": content["classes"],
+            "input": {"height": side, "width": side, **content["preprocess"]},
+            "accuracy": content["accuracy"],
+            "files": content["files"],
+            "made_from": content["made_from"],
+            "since": round(self.since, 3),
+        }
         request.answer(200, answers.as_json({"models": [model]}))
 
     def _reload(self, request):

@@ -11,14 +11,14 @@ import socket
 import sys
 from dataclasses import asdict
 
-import numpy as np
-
 from d2lcls.deploy.serve import frames
+
+import numpy as np
 
 
 def batch_sizes(largest):
     """Return the sizes of batches: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... `largest`."""
-    powers = [2 ** power for power in range(largest.bit_length() + 1)]
+    powers = [2**power for power in range(largest.bit_length() + 1)]
     return sorted({min(size, largest) for power in powers for size in (power, power + power // 2)})
 
 
@@ -48,11 +48,11 @@ def compute(predictor, images, sizes):
         sizes = [predictor.manifest.batch]
     logits, largest = [], max(sizes)
     for first in range(0, len(images), largest):
-        part = images[first:first + largest]
+        part = images[first : first + largest]
         size = next(size for size in sizes if size >= len(part))
         if len(part) < size:
             part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), dtype=np.uint8)])
-        logits.append(predictor.compute(predictor.manifest.preprocess.normalise(part))[:len(images) - first])
+        logits.append(predictor.compute(predictor.manifest.preprocess.normalise(part))[: len(images) - first])
     return rank(np.concatenate(logits))
 
 

@@ -136,13 +136,20 @@ def main():
         net.load_state_dict({key: torch.from_numpy(draw(key, shape)) for key, shape in shapes.items()}, strict=True)
         with torch.no_grad():
             logits = net.eval()(torch.from_numpy(images(size))).numpy()
-        record = {"network": name, "dialect": dialect, "size": size,
-                  "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm)},
-                  "logits": [[float(f"{value:.8g}") for value in row] for row in logits], "shapes": shapes}
+        record = {
+            "network": name,
+            "dialect": dialect,
+            "size": size,
+            "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm)},
+            "logits": [[float(f"{value:.8g}") for value in row] for row in logits],
+            "shapes": shapes,
+        }
         path = Path(__file__).with_name(f"{name}.{dialect}.json")
         path.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-        print(f"{path.name}: logits of standard deviation {logits.std():.2g}, "
-              f"{np.abs(logits[0] - logits[1]).max():.2g} apart")
+        print(
+            f"{path.name}: logits of standard deviation {logits.std():.2g}, "
+            f"{np.abs(logits[0] - logits[1]).max():.2g} apart"
+        )
 
 
 if __name__ == "__main__":

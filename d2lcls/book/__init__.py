@@ -1,0 +1,5 @@
+"""What the notebooks need besides the package: scales and checks, figures, measured results."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

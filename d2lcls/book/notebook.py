@@ -1,0 +1,124 @@
+"""What the book's notebooks need besides the subject: their scale, source code shown, exercises checked."""
+
+import inspect
+import os
+import tempfile
+import textwrap
+from pathlib import Path
+
+SCALES = ("smoke", "lesson", "full")
+
+
+def scale():
+    """Return how much work a notebook should do, from the environment variable `D2LCLS_SCALE`.
+
+    "smoke" takes seconds and only shows that the code runs; "lesson", the default, takes minutes on two cores;
+    "full" is the recipe at its real length.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    found = os.environ.get("D2LCLS_SCALE", "lesson")
+    if found not in SCALES:
+        raise ValueError(f"D2LCLS_SCALE must be one of {', '.join(SCALES)}, not {found!r}.")
+    return found
+
+
+def by_scale(smoke, lesson, full):
+    """Return the argument that is named like the present `scale`."""
+    return {"smoke": smoke, "lesson": lesson, "full": full}[scale()]
+
+
+def example_model(network="cnn"):
+    """Return the folder of a model trained on CIFAR-10 as the chapter on the training loop does it.
+
+    It is trained at the present `scale` if the cache does not hold it yet, for 1, 4 or 12 epochs; the full training of
+    the book's CNN takes a few minutes on two cores.
+
+    Args:
+        network: name for `models.get_model`, of a network for images of 32 x 32 pixels.
+
+    Returns:
+        `Path` of a model folder of form "mxnet", as `deploy.export` writes it, with its accuracy on the test images.
+    """
+    from d2lcls import data, models, training
+    from d2lcls.data.preprocess import Preprocess
+    from d2lcls.deploy.comparison import measure_accuracy
+    from d2lcls.deploy.exporting import export
+    from d2lcls.machine.files import cache_folder
+
+    import mxnet as mx
+
+    images, test = data.load("cifar10"), data.load("cifar10", "test")
+    name = f"{network}-{'sample' if data.is_sample(images) else 'cifar10'}-{scale()}"
+    folder = cache_folder() / "models" / name
+    if folder.is_dir():
+        return folder
+    if scale() == "smoke":
+        images, test = images.subset(slice(300)), test.subset(slice(300))
+    train, valid = data.split_validation(images, 0.1)
+    mean, std = data.channel_statistics(train.images)
+    mx.random.seed(0)
+    net = models.get_model(network, classes=len(images.classes))
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        training.fit(
+            net,
+            data.Batches(train, 128, mean, std, shuffle=True, augment=data.STANDARD),
+            data.Batches(valid, 256, mean, std),
+            num_epochs=by_scale(1, 4, 12),
+            lr=0.1,
+            checkpoint_dir=work,
+        )
+        training.load_checkpoint(Path(work, "best.npz"), net)
+        made = Path(work, "model")
+        export(net, made, network, images.classes, Preprocess(32, 32, mean, std, "bilinear"), "cifar10")
+        measure_accuracy(made, test)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
+    return folder
+
+
+class Source:
+    """Source code that a notebook displays as such."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def __repr__(self):
+        return self.code
+
+    def _repr_markdown_(self):
+        return f"```python\n{self.code}\n```"
+
+
+def show_source(thing):
+    """Return the source of a function or class of the package, to be displayed: what you read is what runs."""
+    return Source(textwrap.dedent(inspect.getsource(thing)).rstrip())
+
+
+def check(answer, test, hint):
+    """Check an answer to an exercise and print the verdict.
+
+    Args:
+        answer: what the reader made: a value or a function; None or ... while it is not there.
+        test: function that gets the answer and returns whether it is right; may raise, which counts as wrong.
+        hint: a sentence for those who are not there yet.
+
+    Returns:
+        bool, whether the answer is right.
+    """
+    if answer is None or answer is ...:
+        print("Not answered yet.")
+        return False
+    try:
+        right = bool(test(answer))
+    except Exception as error:  # whatever the reader's code raises is part of the verdict
+        print(f"Not yet: it raises {type(error).__name__}: {error}. {hint}")
+        return False
+    print("Right." if right else f"Not yet. {hint}")
+    return right

@@ -1,0 +1,118 @@
+"""Measured numbers: written by benchmarks with all that is needed to make them again, read by the book."""
+
+import json
+import os
+import platform
+import statistics
+from importlib import metadata
+from pathlib import Path
+
+from d2lcls.machine.cores import cpu_flags
+
+import psutil
+
+_INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimddp",
+    "bf16",
+    "i8mm",
+)
+FOLDER = Path(__file__).resolve().parents[2] / "results"
+
+
+def write(name, command, values, data=()):
+    """Write `results/NAME.json`: what was measured, how, and on what.
+
+    Args:
+        name: file name without ending.
+        command: the command line that makes the file again.
+        values: dict of numbers, texts, lists and dicts that JSON can hold; see `spread`.
+        data: names of the data sets used; their checksums are written too.
+
+    Returns:
+        Path of the file.
+    """
+    from d2lcls.data.download.catalog import DATASETS
+
+    content = {
+        "command": command,
+        **values,
+        "versions": {
+            "python": platform.python_version(),
+            **{p: metadata.version(p) for p in ("mxnet", "gluoncv", "numpy")},
+        },
+        "machine": {
+            "processor": _processor(),
+            "instructions": instructions(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30),
+            "system": platform.system(),
+        },
+        "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
+    }
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read(name):
+    """Return the content of `results/NAME.json` as a dict.
+
+    Raises:
+        FileNotFoundError: there is no such result; lists those there are.
+    """
+    path = FOLDER / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"No result is called {name!r} in {FOLDER}. There are: {there}.")
+    return json.loads(path.read_text())
+
+
+def value(address):
+    """Return one number by its address, such as "cnn_cifar10.test_accuracy.mean".
+
+    Raises:
+        KeyError: the result has no such entry; says which part is missing.
+    """
+    name, *keys = address.split(".")
+    found = read(name)
+    for key in keys:
+        try:
+            found = found[int(key) if isinstance(found, list) else key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(f"results/{name}.json has no entry {'.'.join(keys)!r}: {key!r} is missing.") from None
+    return found
+
+
+def spread(values):
+    """Sum up repeated measurements: mean, sample standard deviation, extremes and the values themselves."""
+    values = [float(v) for v in values]
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values),
+        "median": statistics.median(values),
+        "max": max(values),
+        "values": values,
+    }
+
+
+def instructions():
+    """Return the processor's instruction sets on which speed and rounding depend, in one text such as "avx2 avx512f"."""
+    flags = cpu_flags()
+    return " ".join(name for name in _INSTRUCTIONS if name in flags) or platform.machine()
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

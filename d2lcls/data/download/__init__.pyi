@@ -1,0 +1,9 @@
+from . import cache as cache
+from . import catalog as catalog
+from . import sample as sample
+from . import sources as sources
+from . import transfer as transfer
+from .cache import DataUnavailable as DataUnavailable
+from .cache import fetch as fetch
+from .cache import verify as verify
+from .catalog import DATASETS as DATASETS

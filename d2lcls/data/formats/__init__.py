@@ -1,0 +1,5 @@
+"""The forms in which people hold pictures: folders, RecordIO files, ImageNet."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

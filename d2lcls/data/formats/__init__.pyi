@@ -1,0 +1,11 @@
+from . import folders as folders
+from . import imagenet as imagenet
+from . import records as records
+from .folders import list_folder as list_folder
+from .folders import load_folder as load_folder
+from .folders import open_folder as open_folder
+from .imagenet import imagenet_classes as imagenet_classes
+from .imagenet import open_imagenet as open_imagenet
+from .records import open_records as open_records
+from .records import read_records as read_records
+from .records import write_records as write_records

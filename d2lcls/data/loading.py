@@ -1,0 +1,113 @@
+"""`load`: a data set by its name, from a folder of pictures, or from a RecordIO file."""
+
+import hashlib
+from pathlib import Path
+
+from d2lcls.data.download import catalog
+from d2lcls.data.download.cache import DataUnavailable, fetch
+from d2lcls.data.download.sample import SAMPLE_NAME, read_sample
+from d2lcls.data.formats.folders import load_folder
+from d2lcls.data.formats.records import read_records
+from d2lcls.data.images import Images
+from d2lcls.machine.files import cache_folder
+
+import numpy as np
+
+
+def load(name, split="train", fallback=True, size=None):
+    """Load one split of a data set, fetching it first if it is not in the cache.
+
+    Args:
+        name: a name in `DATASETS`; or a folder that holds `train/<class>/*.jpg` and perhaps `test/...` (one that
+            is called like a data set: as `./cifar10`); or the `.rec` file of a record set. A folder without
+            `test` may hold `val` instead.
+        split: "train" or "test".
+        fallback: where no source can be reached, print a line and return the sample of Fashion-MNIST that
+            comes with the package, in the data set's image shape; `is_sample` tells. False raises instead.
+        size: side or (height, width) in pixels that the pictures of a folder or record set are cropped to;
+            None is 32. Data sets by name have a size of their own.
+
+    Returns:
+        `Images`.
+
+    Raises:
+        ValueError: there is no such data set or split.
+        FileNotFoundError, BrokenImage: as `load_folder` and `read_records`.
+        DataUnavailable: no source can be reached and `fallback` is False.
+        OSError: a file in the cache is damaged, or the cache cannot be written.
+    """
+    path = Path(name)
+    if path.suffix == ".rec":
+        return read_records(path, size or 32)
+    if path.is_dir() and name not in catalog.DATASETS:
+        return load_folder(_split_folder(path, split), size or 32)
+    if path.parent != Path(".") and str(name) not in catalog.DATASETS:
+        raise FileNotFoundError(
+            f"{name}: no such folder. Expected one that holds train/CLASS/*.jpg, a .rec file, "
+            f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}."
+        )
+    dataset = catalog.find(name)
+    if split not in dataset.splits:
+        raise ValueError(f"{dataset.title} has no split {split!r}, only {' and '.join(dataset.splits)}.")
+    folder, files = cache_folder() / name, [file for file in dataset.files if file.split == split]
+    try:
+        if not all((folder / file.name).is_file() for file in files):
+            fetch(name)
+    except DataUnavailable:
+        if not fallback:
+            raise
+        images, labels = read_sample(split, dataset.image_shape)
+        print(
+            f"{dataset.title} cannot be reached: a sample of Fashion-MNIST ({len(images):,} {split} "
+            f"images) stands in. For the real data: `d2lcls data get {name}`."
+        )
+        return Images(images, labels, catalog.DATASETS["fashion_mnist"].classes, SAMPLE_NAME)
+    contents = [_read(folder / file.name, file, name) for file in files]
+    images, labels = {"cifar": _from_cifar, "idx": _from_idx}[dataset.layout](contents, dataset.image_shape)
+    return Images(images, labels, dataset.classes, name)
+
+
+def _split_folder(root, split):
+    """Many sets for download call the pictures kept apart from training `val`, and have no `test`."""
+    if split != "test" or (root / "test").is_dir():
+        return root / split
+    if (root / "val").is_dir():
+        return root / "val"
+    raise FileNotFoundError(
+        f"{root}: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures to `test`."
+    )
+
+
+def is_sample(data):
+    """Whether these `Images` are the sample that stands in for data that could not be fetched."""
+    return data.name == SAMPLE_NAME
+
+
+def _read(path, file, name):
+    """Read a file once, both to check and to use it."""
+    content = path.read_bytes()
+    if (found := hashlib.sha1(content).hexdigest()) != file.sha1:
+        raise OSError(
+            f"{path} is damaged: {len(content)} bytes with sha1 {found}, expected {file.size} "
+            f"bytes with {file.sha1}. Fetch it anew: `d2lcls data get {name} --force`."
+        )
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _from_cifar(contents, image_shape):
+    """Read records of a label byte and the image's colour planes; see `sources.cifar_from_png`."""
+    height, width, channels = image_shape
+    contents = [content.reshape(-1, 1 + height * width * channels) for content in contents]
+    images = np.empty((sum(map(len, contents)), height, width, channels), dtype=np.uint8)
+    begin = 0
+    for records in contents:
+        planes = records[:, 1:].reshape(-1, channels, height, width)
+        images[begin : begin + len(records)] = planes.transpose(0, 2, 3, 1)
+        begin += len(records)
+    return images, np.concatenate([records[:, 0] for records in contents]).astype(np.int64)
+
+
+def _from_idx(contents, image_shape):
+    """Read a file of images (16 bytes of header) and one of labels (8 bytes)."""
+    pixels, labels = contents
+    return pixels[16:].reshape(-1, *image_shape).copy(), labels[8:].astype(np.int64)

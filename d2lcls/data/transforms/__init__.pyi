@@ -1,0 +1,9 @@
+from . import augment as augment
+from .augment import STANDARD as STANDARD
+from .augment import colour_jitter as colour_jitter
+from .augment import cutout as cutout
+from .augment import flip as flip
+from .augment import mixup as mixup
+from .augment import pad_crop as pad_crop
+from .augment import reflect_crop as reflect_crop
+from .randaugment import randaugment as randaugment

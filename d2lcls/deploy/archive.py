@@ -1,0 +1,60 @@
+"""A model folder as an archive for the MXNet Model Server (multi-model-server), for those who run one.
+
+That server was last released in 2023, with the Netty of that year. It has no authentication, and its management port
+runs the code of any archive it is told to load: keep it behind something that knows who may ask what. `d2lcls serve`
+does not need it.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from d2lcls.deploy import archive_handler as mar_handler
+from d2lcls.deploy.manifest import read_manifest
+from d2lcls.machine.files import write_atomically
+
+
+def write_archive(folder, path):
+    """Write a model folder as a .mar archive.
+
+    The server's Python needs d2lcls, so that pictures are prepared there as they are here. Start it with:
+    multi-model-server --start --model-store FOLDER --models NAME=FILE.mar
+
+    Args:
+        folder: a model folder of any form.
+        path: of the archive; its ending has to be .mar.
+
+    Returns:
+        `Path` of the archive.
+
+    Raises:
+        FileNotFoundError, ModelError: as `read_manifest`.
+        ValueError: the path has another ending.
+    """
+    folder, path = Path(folder), Path(path)
+    if path.suffix != ".mar":
+        raise ValueError(f"{path}: the server reads files whose name ends in .mar. Name it {path.stem}.mar.")
+    manifest = read_manifest(folder)
+    content = {
+        "runtime": "python",
+        "specificationVersion": "1.0",
+        "implementationVersion": "1.0",
+        "modelServerVersion": "1.0",
+        "engine": {"engineName": "MXNet", "engineVersion": "1.9.1"},
+        "model": {
+            "modelName": manifest.name,
+            "modelVersion": "1.0",
+            "handler": "handler.py:handle",
+            "description": f"{manifest.form}, {len(manifest.classes)} classes",
+        },
+    }
+
+    def write(file):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(content, indent=1))
+            archive.write(mar_handler.__file__, "handler.py")
+            for name in ("manifest.json", *manifest.files):
+                archive.write(folder / name, name)
+
+    write_atomically(path, write)
+    return path

@@ -1,0 +1,13 @@
+from . import arm as arm
+from . import arm_plan as arm_plan
+from . import graph as graph
+from . import host as host
+from . import schedule as schedule
+from . import target as target
+from . import tuning as tuning
+from .arm import compile_arm as compile_arm
+from .arm import run_program as run_program
+from .host import compile_host as compile_host
+from .host import open_library as open_library
+from .tuning import gain as gain
+from .tuning import tune as tune

@@ -1,0 +1,102 @@
+"""From an ONNX file to TVM's intermediate languages: Relax for the graph, TIR for the loops of each operator."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from d2lcls.deploy.manifest import ModelError, read_manifest
+
+_MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
+
+
+def import_tvm():
+    """Import and return TVM; ImportError names the extra it comes with."""
+    os.environ.setdefault("TVM_BIND_THREADS", "0")  # pinned to a core that another process uses, a thread waits for it
+    # By default a thread that has nothing to do looks for work 300,000 times before it sleeps: a tenth of a second.
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "3000")
+    try:
+        import tvm
+        import tvm.relax
+        import tvm.s_tir
+    except ImportError as error:
+        raise ImportError(_MISSING.format("apache-tvm")) from error
+    return tvm
+
+
+def read_onnx_model(folder):
+    """Return the `Manifest` of a model folder that must be of form "onnx".
+
+    Raises:
+        FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
+    """
+    manifest = read_manifest(folder)
+    if manifest.form != "onnx":
+        raise ModelError(f"{folder}: a model of form {manifest.form}; TVM compiles one of form onnx.")
+    return manifest
+
+
+def read_relax(folder, manifest, batch=1):
+    """Read a model as loops: one function of TIR for each group of operators that can run as one.
+
+    ONNX Runtime first fixes the batch, computes what is constant and folds normalisation into convolutions. Then the
+    arrays are laid out with the channels last, so that the channels of one pixel, which all convolutions treat alike,
+    lie side by side in memory and fill a vector register.
+
+    Args:
+        folder: model folder of form "onnx".
+        manifest: its `Manifest`.
+        batch: number of pictures that the compiled model will take, always.
+
+    Returns:
+        `tvm.IRModule`; its function "main" takes float32 (batch, 3, H, W) and returns logits (batch, K).
+
+    Raises:
+        ModelError: an operator that TVM does not know; names it.
+        ImportError: apache-tvm, onnx or onnxruntime is not installed; names the extra.
+    """
+    tvm = import_tvm()
+    from tvm.relax import transform as passes
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model = simplify(Path(folder, "model.onnx"), manifest.input_shape(batch))
+    try:
+        module = from_onnx(model, keep_params_in_input=False)
+    except Exception as error:  # TVM's frontend raises what it likes
+        raise ModelError(f"{folder}: TVM cannot read this model ({str(error).strip().splitlines()[-1]}).") from error
+    last = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
+    return tvm.transform.Sequential(
+        [
+            passes.DecomposeOpsForInference(),
+            passes.CanonicalizeBindings(),
+            passes.FoldConstant(),
+            passes.ConvertLayout(last),
+            passes.LegalizeOps(),
+            passes.AnnotateTIROpPattern(),
+            passes.FoldConstant(),
+            passes.FuseOps(),
+            passes.FuseTIR(),
+            passes.DeadCodeElimination(),
+        ]
+    )(module)
+
+
+def simplify(path, shape):
+    """Return an ONNX file as an `onnx.ModelProto` for inputs of one shape, with constants computed and normalisations
+    folded into convolutions."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(_MISSING.format(error.name)) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    model = onnx.load(path)
+    for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape):
+        axis.dim_value = size
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
+    del model.graph.value_info[:]  # shapes of the old batch
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder, "simple.onnx"))
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)

@@ -1,0 +1,91 @@
+"""What code TVM writes for this machine: its instructions are chosen by the flags that Linux reports.
+
+The name of the processor would not do. Many clouds hide instructions from their virtual machines, and the code that LLVM
+writes for the processor of that name is then killed with SIGILL.
+"""
+
+import platform
+
+from d2lcls.deploy.edge.graph import import_tvm
+from d2lcls.deploy.edge.schedule import TILE
+from d2lcls.deploy.manifest import ModelError
+from d2lcls.machine.cores import cpu_flags, usable_cores
+
+# Linux's name of each set of instructions, beyond SSE2, that loops over float32 may use, and LLVM's name of it.
+_X86 = {
+    "pni": "sse3",
+    "ssse3": "ssse3",
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "popcnt": "popcnt",
+    "abm": "lzcnt",
+    "bmi1": "bmi",
+    "bmi2": "bmi2",
+    "movbe": "movbe",
+    "f16c": "f16c",
+    "fma": "fma",
+    "avx": "avx",
+    "avx2": "avx2",
+    "avx512f": "avx512f",
+    "avx512dq": "avx512dq",
+    "avx512bw": "avx512bw",
+    "avx512vl": "avx512vl",
+}
+
+
+def host_target():
+    """Return the `tvm.target.Target` of this machine.
+
+    Raises:
+        ModelError: the processor is neither x86-64 nor 64-bit Arm.
+        ImportError: apache-tvm is not installed; names the extra.
+    """
+    tvm, machine, flags = import_tvm(), platform.machine(), cpu_flags()
+    common = {"kind": "llvm", "num-cores": usable_cores()}
+    if machine in ("aarch64", "arm64"):
+        return tvm.target.Target({**common, "mcpu": "generic"})  # with NEON, which every 64-bit Arm core has
+    if machine != "x86_64":
+        raise ModelError(f"TVM compiles here for x86-64 and 64-bit Arm, not for {machine}. Use the ONNX model instead.")
+    # The minuses come last: without fma, LLVM would take it to be part of avx512f.
+    has = [f"+{name}" for flag, name in _X86.items() if flag in flags]
+    lacks = [f"-{name}" for flag, name in _X86.items() if flag not in flags]
+    return tvm.target.Target({**common, "mcpu": "x86-64", "mattr": has + lacks})
+
+
+def host_tile():
+    """Return how many pixels the rule sums at once: registers of 512 bits hold all channels of a tile in one."""
+    return 4 * TILE if "avx512f" in cpu_flags() else TILE
+
+
+def needs():
+    """Return what code for `host_target` needs to run: {"machine": "x86_64", "instructions": ["avx2", ...]}.
+
+    The names of the instruction sets are those in /proc/cpuinfo.
+    """
+    instructions = sorted(cpu_flags() & set(_X86)) if platform.machine() == "x86_64" else []
+    return {"machine": platform.machine(), "instructions": instructions}
+
+
+def check_needs(folder, made_from):
+    """Raise `ModelError` for machine code that would stop this process.
+
+    Args:
+        folder: model folder, for the message.
+        made_from: of its manifest, with what `needs` returned where it was compiled.
+    """
+    if not {"machine", "instructions"} <= set(made_from or {}):
+        raise ModelError(
+            f"{folder}: does not say which instructions it needs, as it was compiled by an earlier version "
+            "of d2lcls. Compile it again with: d2lcls compile"
+        )
+    machine, missing = made_from["machine"], sorted(set(made_from["instructions"]) - cpu_flags())
+    if machine != platform.machine():
+        raise ModelError(
+            f"{folder}: was compiled for {machine}, and this machine is {platform.machine()}. "
+            "Compile it here with: d2lcls compile"
+        )
+    if missing:
+        raise ModelError(
+            f"{folder}: was compiled for a processor with {', '.join(missing)}, which this one does not "
+            "have, or which its host hides. Compile it here with: d2lcls compile"
+        )

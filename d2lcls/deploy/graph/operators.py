@@ -1,0 +1,192 @@
+"""What became of MXNet's operators: new names, words for what is deprecated or gone, and attributes of old forms."""
+
+import re
+
+# Operators that MXNet 1.9 knows under another name only; it resolves its own aliases (`_Plus`, `ElementWiseSum`) itself.
+RENAMED = {
+    "CuDNNBatchNorm": "BatchNorm",
+    "Convolution_v1": "Convolution",
+    "Pooling_v1": "Pooling",
+    "BatchNorm_v1": "BatchNorm",
+    "SoftmaxOutput_v1": "SoftmaxOutput",
+    "_crop": "slice",
+    "_smooth_l1": "smooth_l1",
+    "element_0index": "choose_element_0index",
+}
+# Which were in a fork or in examples first, and are now called `_contrib_` and so on.
+CONTRIBUTED = (
+    "MultiBoxPrior",
+    "MultiBoxTarget",
+    "MultiBoxDetection",
+    "Proposal",
+    "MultiProposal",
+    "PSROIPooling",
+    "DeformableConvolution",
+    "DeformablePSROIPooling",
+    "AdaptiveAvgPooling2D",
+    "BilinearResize2D",
+    "SyncBatchNorm",
+    "ROIAlign",
+    "box_nms",
+    "CTCLoss",
+)
+RENAMED.update({name: f"_contrib_{name}" for name in CONTRIBUTED})
+
+DEPRECATED = {
+    "SoftmaxActivation": "softmax",
+    "Softmax": "SoftmaxOutput",
+    "Convolution_v1": "Convolution",
+    "Pooling_v1": "Pooling",
+    "BatchNorm_v1": "BatchNorm",
+    "CuDNNBatchNorm": "BatchNorm",
+    "Crop": "slice_like or slice_axis",
+    "_crop": "slice",
+    "crop": "slice",
+    "MakeLoss": "make_loss",
+    "choose_element_0index": "pick",
+    "ElementWiseSum": "add_n",
+    "SwapAxis": "swapaxes or transpose",
+    "BlockGrad": "stop_gradient",
+    "SliceChannel": "split",
+    "SVMOutput": "a loss of Gluon",
+    "SoftmaxOutput": "softmax, and SoftmaxCrossEntropyLoss to train",
+    "LinearRegressionOutput": "the network's output, and L2Loss to train",
+    "MAERegressionOutput": "the network's output, and L1Loss to train",
+    "LogisticRegressionOutput": "sigmoid, and SigmoidBinaryCrossEntropyLoss to train",
+    "_Plus": "elemwise_add",
+    "_Minus": "elemwise_sub",
+    "_Mul": "elemwise_mul",
+    "_Div": "elemwise_div",
+    "broadcast_plus": "broadcast_add",
+    "broadcast_minus": "broadcast_sub",
+    "_Native": "CustomOp",
+    "_NDArray": "CustomOp",
+    "sum_axis": "sum",
+    "max_axis": "max",
+    "min_axis": "min",
+}
+# The slot of a loss that takes the label: of no meaning in a network that only predicts.
+LABEL_SLOT = {
+    "SoftmaxOutput": 1,
+    "Softmax": 1,
+    "LinearRegressionOutput": 1,
+    "MAERegressionOutput": 1,
+    "LogisticRegressionOutput": 1,
+    "SVMOutput": 1,
+}
+# Operators that learn, and the first of their inputs that is learned.
+LEARNED = {
+    "Convolution": 1,
+    "Deconvolution": 1,
+    "FullyConnected": 1,
+    "BatchNorm": 1,
+    "LeakyReLU": 1,
+    "InstanceNorm": 1,
+    "LayerNorm": 1,
+    "GroupNorm": 1,
+    "Embedding": 1,
+    "_contrib_SyncBatchNorm": 1,
+    "_contrib_DeformableConvolution": 2,
+}
+
+BOOLEANS = (
+    "no_bias",
+    "flatten",
+    "global_pool",
+    "fix_gamma",
+    "use_global_stats",
+    "output_mean_var",
+    "multi_output",
+    "preserve_shape",
+    "center_crop",
+    "count_include_pad",
+    "keepdims",
+    "squeeze_axis",
+    "reverse",
+    "exclude",
+    "is_ascend",
+    "cudnn_off",
+    "out_grad",
+    "use_ignore",
+    "keep_highest",
+    "transpose_a",
+    "transpose_b",
+    "clip",
+)
+POSITIVE = (
+    "kernel",
+    "stride",
+    "dilate",
+    "num_filter",
+    "num_group",
+    "num_hidden",
+    "num_outputs",
+    "num_args",
+    "scale",
+    "nsize",
+    "pooled_size",
+    "num_deformable_group",
+    "k",
+    "block_size",
+    "num_heads",
+)
+COUNTS = ("num_outputs", "num_args")
+_TUPLE = re.compile(r"[(\[]\s*(-?\d+L?\s*(,\s*-?\d+L?\s*)*,?)?\s*[)\]]")
+_WHOLE = re.compile(r"-?\d{1,40}L?")
+
+
+def upgrade_attributes(op, attributes):
+    """Bring attributes to the form that MXNet 1.9 itself writes, and check the sizes in them.
+
+    Args:
+        op: name of the operator.
+        attributes: dict of texts.
+
+    Returns:
+        dict of texts: truth values as True and False, tuples as "(1, 2)", `target_shape` as `shape`.
+
+    Raises:
+        ValueError: a size is nothing that MXNet survives: 0 groups, or numbers beyond 32 bits.
+    """
+    made = {key: _canonical(key, value) for key, value in attributes.items()}
+    for key, value in made.items():
+        numbers = whole_numbers(value)
+        if any(not -(2**31) <= number < 2**31 for number in numbers):
+            if key.startswith("__") or op == "slice_axis" or key in ("begin", "end"):
+                continue  # where the largest number stands for "to the end"
+            raise ValueError(f"its {key} is {value}, beyond 32 bits")
+        if key in POSITIVE and any(number < 1 for number in numbers) and not (key == "k" and op == "topk"):
+            raise ValueError(f"its {key} is {value}, and should be 1 or more")
+        if key in COUNTS and any(number > 4096 for number in numbers):
+            raise ValueError(f"its {key} is {value}, more than any network has")
+    if op in ("Reshape", "reshape") and "target_shape" in made:
+        shape = whole_numbers(made.pop("target_shape"))
+        highest = made.pop("keep_highest", "False") == "True"
+        if "shape" not in made:  # 0 stood for the size to be found, which is -1 now
+            sizes = [-1 if size == 0 else size for size in shape]
+            made["shape"] = str(tuple([0, *sizes[1:]] if highest else sizes))
+    return made
+
+
+def whole_numbers(text):
+    """Return the whole numbers of a text such as "3" or "(1, 2)", none if it is something else."""
+    if _TUPLE.fullmatch(text) or _WHOLE.fullmatch(text):
+        return [int(number) for number in re.findall(r"-?\d+", text)]
+    return []
+
+
+def is_true(attributes, key, default=False):
+    """Return a truth value among upgraded attributes."""
+    return attributes.get(key, str(default)) == "True"
+
+
+def _canonical(key, value):
+    if key.startswith("__"):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.capitalize()
+    if key in BOOLEANS and value in ("0", "1"):
+        return str(value == "1")
+    if _TUPLE.fullmatch(value):
+        return str(tuple(whole_numbers(value))) if value[0] == "(" or key != "ratios" else value
+    return value

@@ -1,0 +1,9 @@
+from . import checked as checked
+from . import converters as converters
+from . import export as export
+from . import quantize as quantize
+from . import registry as registry
+from . import spatial as spatial
+from .checked import write_onnx as write_onnx
+from .export import export_onnx as export_onnx
+from .quantize import quantize_onnx as quantize_onnx

@@ -1,0 +1,69 @@
+"""An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
+
+import tempfile
+from pathlib import Path
+
+from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
+from d2lcls.deploy.onnx.export import FILE
+from d2lcls.deploy.onnx_runtime import import_onnx
+from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+
+import numpy as np
+
+
+def quantize_onnx(folder, target, x, vnni=False):
+    """Write an ONNX model in int8: weights one scale an output channel, ranges by least and largest number.
+
+    The graph carries pairs of QuantizeLinear and DequantizeLinear, from which a runtime makes 8-bit layers.
+
+    Args:
+        folder: model folder of form "onnx".
+        target: a new or empty folder for the model of form "onnx-int8".
+        x: float32 (N, 3, H, W), a few hundred typical inputs, none of the test set.
+        vnni: use all eight bits of a weight instead of seven: more exact, but only on a processor with the VNNI
+            instructions. Without them, ONNX Runtime adds products of an activation and a weight in pairs, in 16 bits
+            that saturate. The manifest records it in `made_from`.
+
+    Returns:
+        `Manifest`.
+
+    Raises:
+        FileNotFoundError, ModelError: as `read_manifest`.
+        ValueError: the target is not empty.
+        ImportError: onnx or onnxruntime is not installed; names the extra.
+    """
+    manifest = read_manifest(folder)
+    if manifest.form != "onnx":
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form onnx.")
+    onnx, target = import_onnx(), check_new_folder(target)
+    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as work:
+        prepared, made = Path(work, "prepared.onnx"), Path(work, FILE)
+        quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
+        quantize_static(
+            str(prepared),
+            str(made),
+            _Examples(x, manifest.input_name),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=not vnni,
+        )
+        model = onnx.load(str(made))
+    onnx.checker.check_model(model)
+    with new_folder(target):
+        write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
+        return write_manifest(target, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
+
+
+class _Examples:
+    """Hands ONNX Runtime's calibration one batch after the other, as its CalibrationDataReader does."""
+
+    def __init__(self, x, name):
+        self.batches = ({name: np.ascontiguousarray(x[begin : begin + 32])} for begin in range(0, len(x), 32))
+
+    def get_next(self):
+        """Return the next batch, None after the last."""
+        return next(self.batches, None)

@@ -1,0 +1,10 @@
+from . import gluon as gluon
+from . import inputs as inputs
+from . import load as load
+from . import report as report
+from .gluon import load_gluon_parameters as load_gluon_parameters
+from .inputs import example_inputs as example_inputs
+from .load import OldModel as OldModel
+from .load import RescueError as RescueError
+from .load import load_old_model as load_old_model
+from .report import describe as describe

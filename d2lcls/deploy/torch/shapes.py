@@ -1,0 +1,167 @@
+"""PyTorch for ONNX's operators that change shapes: reshaping, slices, padding, reductions; see `torch_operators`."""
+
+from d2lcls.deploy.torch.operators import NoForm, arguments, written_as
+
+
+@written_as("Flatten")
+def flatten(step):
+    """All axes from one on as one."""
+    axis = step.get("axis", 1)
+    if axis != 1:
+        raise NoForm(f"axis={axis}")
+    return f"{step.operand(0)}.flatten(1)"
+
+
+@written_as("Reshape")
+def reshape(step):
+    """Another shape; 0 stands for the size that the axis has."""
+    sizes = [f"{step.operand(0)}.shape[{place}]" if size == 0 else size for place, size in enumerate(step.sizes(1))]
+    return f"{step.operand(0)}.reshape({', '.join(map(str, sizes))})"
+
+
+@written_as("Expand")
+def expand(step):
+    """Repetition along axes of one."""
+    sizes = [-1 if size == 1 else size for size in step.sizes(1)]
+    return f"{step.operand(0)}.expand({', '.join(map(str, sizes))})"
+
+
+@written_as("Transpose")
+def transpose(step):
+    """Axes in another order."""
+    return f"{step.operand(0)}.permute({', '.join(map(str, step.get('perm', range(len(step.known_shape(0)))[::-1])))})"
+
+
+@written_as("Squeeze", "Unsqueeze")
+def axes_of_one(step):
+    """Axes of one taken away or put in."""
+    x, axes = step.operand(0), step.numbers(1)
+    if step.kind == "Squeeze":
+        return x + "".join(f".squeeze({axis})" for axis in sorted(axes, reverse=min(axes) >= 0))
+    return x + "".join(f".unsqueeze({axis})" for axis in sorted(axes, reverse=min(axes) < 0))
+
+
+@written_as("Concat")
+def concatenation(step):
+    """One after the other along an axis."""
+    return f"torch.cat(({', '.join(map(step.operand, range(len(step.inputs))))},), {step.get('axis')})"
+
+
+@written_as("Split")
+def split(step):
+    """Parts along an axis."""
+    axis = step.get("axis", 0)
+    parts = step.numbers(1, None) or [step.known_shape(0)[axis] // len(step.outputs)] * len(step.outputs)
+    return f"{step.operand(0)}.split(({', '.join(map(str, parts))},), {axis})"
+
+
+@written_as("Slice")
+def window(step):
+    """A part along some axes."""
+    starts, ends = step.numbers(1), step.numbers(2)
+    axes, strides = step.numbers(3, list(range(len(starts)))), step.numbers(4, [1] * len(starts))
+    rank = len(step.known_shape(0))
+    parts = [":"] * rank
+    for start, end, axis, stride in zip(starts, ends, axes, strides):
+        if stride < 1:
+            raise NoForm("steps backwards")
+        end = end if -(2**31) < end < 2**31 - 1 else ""  # the largest number stands for the end
+        parts[axis] = f"{start or ''}:{end}" + (f":{stride}" if stride > 1 else "")
+    return f"{step.operand(0)}[{', '.join(parts)}]"
+
+
+@written_as("Gather")
+def picked(step):
+    """One place of an axis, or several."""
+    places, axis = step.value(1), step.get("axis", 0)
+    if places.ndim == 0:
+        return f"{step.operand(0)}.select({axis}, {int(places)})"
+    if places.ndim > 1:
+        raise NoForm("places in a table")
+    return f"torch.cat([{step.operand(0)}.narrow({axis}, i, 1) for i in {[int(place) for place in places]}], {axis})"
+
+
+@written_as("Pad")
+def padding(step):
+    """`F.pad`."""
+    pads, mode, fill = step.numbers(1), step.get("mode", "constant"), step.value(2, None)
+    rank = len(pads) // 2
+    pairs = list(zip(pads[:rank], pads[rank:]))[::-1]
+    while len(pairs) > 1 and pairs[-1] == (0, 0):
+        pairs.pop()
+    flat = ", ".join(str(number) for pair in pairs for number in pair)
+    if mode == "constant":
+        named = "" if fill is None or not float(fill) else f", value={arguments(float(fill))}"
+    elif len(pairs) > rank - 2:
+        raise NoForm(f"mode={mode} on axes of images and channels")
+    else:
+        named = f", mode={'replicate' if mode == 'edge' else mode!r}"
+    return f"F.pad({step.operand(0)}, ({flat}){named})"
+
+
+@written_as("Resize")
+def resize(step):
+    """`F.interpolate`, of rows and columns."""
+    mode, grid = step.get("mode", "nearest"), step.get("coordinate_transformation_mode", "half_pixel")
+    how = {
+        ("nearest", "asymmetric", "floor"): '"nearest"',
+        ("linear", "half_pixel"): '"bilinear", align_corners=False',
+        ("linear", "pytorch_half_pixel"): '"bilinear", align_corners=False',
+        ("linear", "align_corners"): '"bilinear", align_corners=True',
+    }.get((mode, grid, step.get("nearest_mode", "round_prefer_floor")) if mode == "nearest" else (mode, grid))
+    before, after = step.known_shape(0), step.output_shape()
+    if how is None or len(before) != 4 or before[:2] != after[:2]:
+        raise NoForm(f"mode={mode}, {grid}")
+    return f"F.interpolate({step.operand(0)}, size=({after[2]}, {after[3]}), mode={how})"
+
+
+@written_as("TopK")
+def largest(step):
+    """The largest or smallest, and where they are."""
+    named = "" if step.get("largest", 1) else ", largest=False"
+    return f"{step.operand(0)}.topk({step.numbers(1)[0]}, {step.get('axis', -1)}{named})"
+
+
+@written_as("DepthToSpace")
+def depth_to_space(step):
+    """`F.pixel_shuffle`, where channels are ordered as it wants them."""
+    if step.get("mode", "DCR") != "CRD":
+        raise NoForm("mode=DCR")
+    return f"F.pixel_shuffle({step.operand(0)}, {step.get('blocksize')})"
+
+
+@written_as("LpNormalization")
+def normalisation(step):
+    """Division by a norm along an axis."""
+    return f"F.normalize({step.operand(0)}, {step.get('p', 2)}, {step.get('axis', -1)})"
+
+
+@written_as("Tile")
+def repetition(step):
+    """Repetition of the whole."""
+    return f"{step.operand(0)}.repeat({', '.join(map(str, step.sizes(1)))})"
+
+
+@written_as("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd")
+def reduction(step):
+    """A mean, sum, product or extreme over axes."""
+    axes = step.get("axes")
+    if axes is None:
+        axes = step.numbers(1, list(range(len(step.known_shape(0)))))
+    if step.kind == "ReduceProd":  # PyTorch takes one axis at a time
+        return step.operand(0) + "".join(
+            f".prod({axis}, keepdim={bool(step.get('keepdims', 1))})" for axis in sorted(axes, reverse=min(axes) >= 0)
+        )
+    name = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "amax", "ReduceMin": "amin", "ReduceL2": "norm"}[
+        step.kind
+    ]
+    axes = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+    return f"{step.operand(0)}.{name}({'dim=' if name == 'norm' else ''}{axes}" + (
+        ", keepdim=True)" if step.get("keepdims", 1) else ")"
+    )
+
+
+@written_as("ArgMax", "ArgMin")
+def place_of(step):
+    """Where the largest or smallest is."""
+    return f"{step.operand(0)}.{step.kind.lower()}({step.get('axis', 0)}, keepdim={bool(step.get('keepdims', 1))})"

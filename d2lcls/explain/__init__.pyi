@@ -1,0 +1,17 @@
+from . import calibration as calibration
+from . import confusion as confusion
+from . import gradcam as gradcam
+from . import maps as maps
+from . import neighbours as neighbours
+from . import scores as scores
+from .calibration import CalibrationCurve as CalibrationCurve
+from .calibration import calibration_curve as calibration_curve
+from .calibration import fit_temperature as fit_temperature
+from .confusion import confusion_matrix as confusion_matrix
+from .confusion import most_confused as most_confused
+from .gradcam import grad_cam as grad_cam
+from .gradcam import overlay as overlay
+from .maps import map_features as map_features
+from .neighbours import nearest_neighbours as nearest_neighbours
+from .scores import balanced_accuracy as balanced_accuracy
+from .scores import per_class_accuracy as per_class_accuracy

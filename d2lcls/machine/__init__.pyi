@@ -1,0 +1,10 @@
+from . import armpl as armpl
+from . import child as child
+from . import compat as compat
+from . import cores as cores
+from . import devices as devices
+from . import doctor as doctor
+from . import files as files
+from . import interrupts as interrupts
+from . import memory as memory
+from . import progress as progress

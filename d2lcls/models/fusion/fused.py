@@ -1,0 +1,203 @@
+"""A network for prediction only, quicker on a CPU: layers fused by oneDNN, in float32 or in int8."""
+
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+
+from d2lcls.machine.cores import int8_saturates
+from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
+from d2lcls.models.fusion.fusible import INT8, fixed_gammas, mend_int8, prepare
+from d2lcls.models.fusion.int8 import in_seven_bits, saturating
+from d2lcls.models.fusion.unfused import run
+
+import mxnet as mx
+import numpy as np
+from mxnet import gluon, nd
+
+TOLERANCE = 1e-4  # of an output's largest value; adding up in another order changes about 1e-6
+
+
+def fuse(net):
+    """Fuse convolutions with the normalisation, activation and sum that follow them, through oneDNN.
+
+    Args:
+        net: initialised `gluon.HybridBlock` on the CPU. It is not changed, and not shared: what it learns later
+            does not reach the fused one. Where padding depends on the size of the images, as in EfficientNet-Lite,
+            that of the size last seen is kept: call net.see(height, width) first, as `split` does.
+
+    Returns:
+        `gluon.Block` with the same outputs, to within rounding; it cannot be trained. Its first call compares them with
+        those of the network without fusion. If they differ, it warns and stays without fusion.
+    """
+    symbol, arguments, statistics = trace(net)
+    return _Fused(assemble(fuse_graph(symbol), arguments, statistics), assemble(symbol, arguments, statistics))
+
+
+class _Fused(gluon.Block):
+    """A network in two forms, of which the first call keeps one."""
+
+    def __init__(self, fused, unfused):
+        super().__init__(prefix="")
+        self.net, self._choose = fused, partial(checked, fused, unfused)
+
+    def forward(self, x):
+        if self._choose and isinstance(x, nd.NDArray):
+            self.net, self._choose = self._choose(x[:1]), None
+        return self.net(x)
+
+
+def fuse_graph(symbol, backend="MKLDNN"):
+    """Return a symbol with its layers fused by oneDNN, for prediction; the other backend prepares it for int8."""
+    return prepare(symbol, backend).get_backend_symbol(backend)
+
+
+def checked(fused, unfused, x):
+    """Return the fused form of a network if it computes the same as the other one; else warn, and return the other.
+
+    Args:
+        fused, unfused: functions from x to an output or a list of outputs, numpy arrays or NDArrays.
+        x: an input that both take.
+    """
+    expected = _numpy(unfused(x))
+    try:
+        difference = max(map(_difference, _numpy(fused(x)), expected))
+        if difference <= TOLERANCE:
+            return fused
+        reason = f"changes the outputs of this network by up to {difference:.2g} of the largest value"
+    except mx.MXNetError as error:
+        reason = f"of this network fails ({str(error).strip().splitlines()[-1].strip()})"
+    warnings.warn(f"MXNet's fusion {reason}; it is computed without fusion.", stacklevel=2)
+    return unfused
+
+
+def _numpy(outputs):
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return [output.asnumpy() if isinstance(output, nd.NDArray) else output for output in outputs]
+
+
+def _difference(found, expected):
+    """Return the largest difference as a share of the largest value; infinite where only one of the two is finite."""
+    finite = np.isfinite(expected)
+    if found.shape != expected.shape or (np.isfinite(found) != finite).any():
+        return np.inf
+    expected = np.where(finite, expected, 0)
+    return np.abs(np.where(finite, found, 0) - expected).max(initial=0) / (np.abs(expected).max(initial=0) or 1)
+
+
+def _computed(symbol, values, x):
+    return run(symbol, {**values, next(name for name in symbol.list_arguments() if name not in values): x})
+
+
+def quantize(net, x):
+    """Compute with 8-bit integers wherever that is quicker, with ranges taken from example images.
+
+    Args:
+        net: initialised `gluon.HybridBlock` on the CPU; it is not changed.
+        x: float32 (N, ...), as the network takes it: a few hundred typical images decide each layer's range.
+
+    Returns:
+        hybridized `gluon.SymbolBlock`; its outputs differ from the network's, by about a tenth in
+            EfficientNet-Lite0. What that costs in accuracy must be measured; see `benchmarks/features.py`. Where this
+            processor has VNNI, they use all eight bits; `d2lcls.deploy.quantization` makes models for other processors too.
+    """
+    symbol, arguments, statistics = trace(net)
+    folded = fold_batch_norm(*fold_constants(symbol, arguments), statistics)
+    return assemble(*quantize_graph(*folded, x, vnni=not int8_saturates()))
+
+
+def quantize_graph(symbol, arguments, statistics, x, mode="naive", exclude=(), vnni=False):
+    """Let a graph compute with 8-bit integers, as `quantize` does with a network.
+
+    Args:
+        symbol, arguments, statistics: what `trace` returns; arguments and statistics are not changed.
+        x: float32 (N, ...), typical inputs.
+        mode: how a layer's range is taken from them: "naive", from the least to the largest number, or "entropy", cut
+            off where the 8-bit histogram loses the least information (Migacz, *8-bit inference with TensorRT*, 2017).
+        exclude: names of layers that stay in float, as `quantizable` lists them.
+        vnni: use all eight bits of an activation, for x86 processors with the VNNI instructions. Without them, sums of
+            products saturate; see `d2lcls.models.fusion.int8` for what is done about it by default.
+
+    Returns:
+        (symbol, arguments, statistics) of the quantised graph.
+    """
+    in_float, wrong = list(exclude), [True]
+    while wrong:
+        quantized, parameters, running = _calibrated(symbol, arguments, statistics, x, mode, in_float)
+        quantized, widened, wrong = mend_int8(quantized)
+        wrong += [] if vnni else saturating(quantized)
+        if set(wrong) & set(in_float):
+            raise RuntimeError(f"MXNet quantises {', '.join(wrong)} wrongly, even when excluded.")
+        in_float += wrong
+    if not vnni:
+        quantized, parameters = in_seven_bits(quantized, parameters, widened)
+    return quantized, parameters, running
+
+
+def _calibrated(symbol, arguments, statistics, x, mode, exclude):
+    from mxnet.contrib.quantization import quantize_model_mkldnn
+
+    x = np.asarray(x, dtype=np.float32)
+    arguments = {**arguments, **fixed_gammas(symbol, arguments)}
+    prepared = prepare(symbol, INT8)
+    fused, unfused = (
+        partial(_computed, graph, {**arguments, **statistics}) for graph in (prepared.get_backend_symbol(INT8), symbol)
+    )
+    if checked(fused, unfused, x[:2]) is unfused:
+        prepared = prepare(symbol, INT8, all_apart=True)
+    examples = mx.io.NDArrayIter(x, batch_size=min(64, len(x)))
+    return quantize_model_mkldnn(
+        prepared,
+        arguments,
+        statistics,
+        ctx=mx.cpu(),
+        calib_mode=mode,
+        calib_data=examples,
+        num_calib_examples=len(x),
+        excluded_sym_names=list(exclude),
+        quantized_dtype="auto",
+        quantize_mode="smart",
+        excluded_op_names=["elemwise_mul"],  # MXNet gives it unsigned numbers, which it does not take
+        label_names=None,
+        quantize_granularity="channel-wise",
+        logger=None,
+    )
+
+
+def trace(net):
+    """Return (symbol, arguments, statistics) of a network, the latter dicts from name to NDArray; ReLU6 in the form that fuses."""
+    relus = blocks_of(net, ReLU6)
+    forms = [relu.by_clip for relu in relus]
+    try:
+        for relu in relus:
+            relu.by_clip = True
+        symbol = net(mx.sym.var("data"))
+    finally:
+        for relu, by_clip in zip(relus, forms):
+            relu.by_clip = by_clip
+    nd.waitall()
+    values = {parameter.name: parameter.data(mx.cpu()) for parameter in net.collect_params().values()}
+    return (
+        symbol,
+        {name: values[name] for name in symbol.list_arguments() if name != "data"},
+        {name: values[name] for name in symbol.list_auxiliary_states()},
+    )
+
+
+def assemble(symbol, arguments, statistics):
+    """Return a graph and its parameters as a hybridized `gluon.SymbolBlock` for prediction."""
+    with tempfile.TemporaryDirectory() as folder:
+        symbol.save(str(Path(folder, "net.json")))
+        nd.save(
+            str(Path(folder, "net.params")),
+            {
+                **{f"arg:{name}": value for name, value in arguments.items()},
+                **{f"aux:{name}": value for name, value in statistics.items()},
+            },
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of the input, which is float32
+            net = gluon.SymbolBlock.imports(str(Path(folder, "net.json")), ["data"], str(Path(folder, "net.params")))
+    net.hybridize(static_alloc=True)  # with static_shape=True, int8 layers return the first batch's outputs for ever
+    return net

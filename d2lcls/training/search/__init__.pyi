@@ -1,0 +1,16 @@
+from . import range_test as range_test
+from . import space as space
+from . import studies as studies
+from . import tuning as tuning
+from .range_test import RangeTest as RangeTest
+from .range_test import lr_range_test as lr_range_test
+from .space import choice as choice
+from .space import integer as integer
+from .space import log_uniform as log_uniform
+from .space import uniform as uniform
+from .tuning import TrialRecord as TrialRecord
+from .tuning import best_trial as best_trial
+from .tuning import fit_trial as fit_trial
+from .tuning import importance as importance
+from .tuning import trials_table as trials_table
+from .tuning import tune as tune

@@ -1,0 +1,66 @@
+"""What `tune` may try: a space of hyper-parameters is a dict from names to what the functions here return."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a hyper-parameter may be; made by `uniform`, `log_uniform`, `integer` and `choice`."""
+
+    kind: str
+    values: tuple  # the least and greatest, or the choices
+
+    def __str__(self):
+        return f"{self.kind}({', '.join(map(repr, self.values))})"
+
+    def suggest(self, trial, name):
+        """Let an Optuna trial draw a value."""
+        if self.kind == "choice":
+            return trial.suggest_categorical(name, self.values)
+        if self.kind == "integer":
+            return trial.suggest_int(name, *self.values)
+        return trial.suggest_float(name, *self.values, log=self.kind == "log_uniform")
+
+
+def uniform(low, high):
+    """A number from `low` to `high`, every value as likely as any other."""
+    return _between("uniform", float(low), float(high))
+
+
+def log_uniform(low, high):
+    """A number from `low` to `high`, both above 0, every power of ten as likely as any other."""
+    if low <= 0:
+        raise ValueError(f"log_uniform must begin above 0, not at {low}: 0 lies infinitely many powers of ten away.")
+    return _between("log_uniform", float(low), float(high))
+
+
+def integer(low, high):
+    """A whole number from `low` to `high`, both included."""
+    if low % 1 or high % 1:
+        raise ValueError(f"integer must go from one whole number to another, not from {low} to {high}.")
+    return _between("integer", low, high)
+
+
+def choice(values):
+    """One of several names or numbers.
+
+    Args:
+        values: two or more different values, each a str, int, float, bool or None, as a database keeps them. For
+            anything else choose among names and look the thing up in the objective.
+    """
+    values = tuple(values)
+    if not all(isinstance(value, (str, int, float, type(None))) for value in values):
+        raise ValueError(
+            f"choice must be among str, int, float, bool or None, not {values}. "
+            "Choose among names and look the thing up in the objective."
+        )
+    if len(set(values)) < max(2, len(values)):
+        raise ValueError(f"choice must be among two or more different values, not {values}.")
+    return Parameter("choice", values)
+
+
+def _between(kind, low, high):
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{kind} must go from a smaller number to a greater one, not from {low} to {high}.")
+    return Parameter(kind, (int(low), int(high)) if kind == "integer" else (low, high))

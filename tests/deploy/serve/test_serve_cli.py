@@ -1,0 +1,99 @@
+"""The command: what it takes, what it says, and how it ends."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("httptools")
+pytest.importorskip("uvloop")
+pytest.importorskip("multipart")
+
+from d2lcls import cli
+
+from serving import Serving, png, write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "small")
+
+
+def call(capfd, *arguments):
+    """Run the command in this process; return exit code and errors."""
+    try:
+        code = cli.main(["serve", *map(str, arguments)])
+    except SystemExit as stop:  # argparse's way out
+        code = stop.code
+    return code, capfd.readouterr().err
+
+
+def test_command_serves_until_it_is_told_to_stop(model, tmp_path):
+    serving = Serving(model, tmp_path / "log", "--access-log", "--log", "info")
+    status, content = serving.predict(png())
+    probabilities = [entry["probability"] for entry in content["predictions"][0]]
+    assert status == 200 and sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert serving.stop() == 0
+    assert [event["event"] for event in serving.lines()] == ["serving", "request", "stopping", "stopped"]
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--port", "x"], "whole number"),
+        (["--port", "70000"], "65535"),
+        (["--batch-size", "0"], "above 0"),
+        (["--seconds", "nan"], "above 0"),
+        (["--batch-wait", "-1"], "batch_wait must be"),
+        (["--waiting", "8"], "Raise waiting"),
+        (["--engines", "0"], "above 0"),
+        (["--log", "loud"], "invalid choice"),
+        (["--body", "1e9"], "invalid int"),
+    ],
+)
+def test_wrong_options(model, capfd, options, says):
+    code, errors = call(capfd, model, *options)
+    assert code == 2 and says in errors, errors
+
+
+def test_no_model_named(capfd):
+    assert call(capfd)[0] == 2
+
+
+def test_what_cannot_be_served(model, tmp_path, capfd):
+    (tmp_path / "token").write_text("two words")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for arguments, says in (
+            ([tmp_path], "manifest.json"),
+            ([model, "--token-file", tmp_path / "token"], "must hold a token"),
+            ([model, "--port", taken.getsockname()[1]], "cannot be listened at"),
+            ([model, "--port", 0, "--host", "no.such.host.invalid"], "no.such.host.invalid"),
+            ([model, "--port", 0, "--load", 0.01], "Allow it more time: --load"),
+        ):
+            code, errors = call(capfd, *arguments)
+            last = errors.splitlines()[-1]
+            assert code == 1 and last.startswith("d2lcls: ") and says in last, errors
+
+
+def test_token_from_a_file(model, tmp_path):
+    (tmp_path / "token").write_text("secret-of-the-file\n")
+    serving = Serving(model, tmp_path / "log", "--token-file", tmp_path / "token")
+    assert serving.predict(png())[0] == 401
+    assert serving.predict(png(), Authorization="Bearer secret-of-the-file")[0] == 200
+    assert serving.stop() == 0 and "secret" not in serving.log.read_text()
+
+
+def test_help_names_every_limit():
+    from dataclasses import fields
+
+    from d2lcls.deploy.serve import Limits
+
+    printed = subprocess.run(
+        [sys.executable, "-m", "d2lcls", "serve", "--help"], capture_output=True, text=True, check=True
+    )
+    left_out = {"held", "header", "connections", "idle"}
+    for entry in fields(Limits):
+        assert (f"--{entry.name.replace('_', '-')} " in printed.stdout) == (entry.name not in left_out), entry.name

@@ -1,0 +1,154 @@
+import io
+import struct
+import types
+import zlib
+
+from d2lcls.data.decode import BrokenImage
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.deploy.predictor import likeliest
+from d2lcls.deploy.serve import frames, plain_png
+from d2lcls.deploy.serve.batching import Batcher
+from d2lcls.deploy.serve.limits import Limits
+from d2lcls.deploy.serve.logs import Often
+from d2lcls.deploy.serve.worker import batch_sizes, rank
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIDE = 12
+PREPROCESS = Preprocess(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
+NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def encode(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def as_png(data):
+    """A PNG with this zlib stream and right checksums around it."""
+    return plain_png.head(SIDE) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def quick(picture):
+    return plain_png.read(picture, plain_png.head(SIDE))
+
+
+def test_plain_png_is_read_as_pillow_reads_it():
+    picture = encode(Image.fromarray(NOISE))
+    np.testing.assert_array_equal(quick(picture), PREPROCESS.image(picture))
+
+
+def test_only_plain_pngs_are_read_the_quick_way():
+    image = Image.fromarray(NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    others = [encode(image.convert(mode)) for mode in ("L", "RGBA", "P", "1", "I;16")]
+    others += [
+        encode(image, exif=exif),
+        encode(image, dpi=(72, 72)),
+        encode(image, transparency=(1, 2, 3)),
+        encode(image, "JPEG"),
+        encode(image.resize((SIDE, SIDE + 1))),
+        encode(image)[:-1],
+        b"",
+    ]
+    assert [quick(other) for other in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_pngs_are_judged_as_pillow_does(seed):
+    rng = np.random.default_rng(seed)
+    raw = bytearray(b"".join(b"\x00" + row.tobytes() for row in NOISE))
+    raw[rng.integers(SIDE) * (3 * SIDE + 1)] = rng.integers(256)  # a filter that there may be or not
+    stream = bytearray(zlib.compress(bytes(raw)))
+    damaged = [
+        stream[: -rng.integers(1, len(stream))],
+        stream[: -rng.integers(1, 6)],
+        stream + bytes(rng.integers(1, 9)),
+        zlib.compress(bytes(raw[: -rng.integers(1, 99)])),
+        zlib.compress(bytes(raw) + bytes(9)),
+        stream,
+    ]
+    stream = stream.copy()
+    stream[rng.integers(len(stream))] ^= 1 << rng.integers(8)
+    for data in [*damaged, stream]:
+        picture = as_png(bytes(data))
+        found = quick(picture)
+        if found is not None:  # where it is None, Pillow decides
+            np.testing.assert_array_equal(found, PREPROCESS.image(picture))
+    with pytest.raises(BrokenImage):
+        PREPROCESS.image(as_png(b""))
+
+
+def test_rank_names_the_likeliest_as_the_predictor_does():
+    logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32) * 5
+    logits[0, 2] = logits[0, 4]
+    order, probabilities = rank(logits)
+    for row in range(3):
+        names, expected = zip(*likeliest(logits[row], range(7), 7))
+        assert order[row].tolist() == list(names)
+        np.testing.assert_allclose(probabilities[row], expected, rtol=1e-6)
+    logits[1, 1] = np.nan
+    with pytest.raises(ArithmeticError, match="not finite"):
+        rank(logits)
+
+
+def test_batch_sizes():
+    assert batch_sizes(1) == [1] and batch_sizes(5) == [1, 2, 3, 4, 5]
+    assert batch_sizes(32) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+
+
+def test_frames_arrive_in_any_pieces():
+    sent = frames.pack(b"A", b"one", np.arange(3, dtype=np.int32)) + frames.pack(b"B")
+    buffer, found = bytearray(), []
+    for place in range(len(sent)):
+        buffer += sent[place : place + 1]
+        frame = frames.unpack(buffer)
+        if frame:
+            found.append(frame)
+    assert found == [(b"A", b"one" + np.arange(3, dtype=np.int32).tobytes()), (b"B", b"")] and not buffer
+    stream = io.BytesIO(sent + b"A")
+    assert [frames.read(stream)[0], frames.read(stream)[0], frames.read(stream)] == [b"A", b"B", None]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"waiting": 0}, "waiting must be above 0"),
+        ({"seconds": -1}, "seconds must"),
+        ({"pictures": 9, "waiting": 8}, "never fit"),
+        ({"held": 10}, "never fit"),
+    ],
+)
+def test_limits_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        Limits(**options)
+
+
+def test_log_of_what_happens_often():
+    lines = []
+    often = Often(lambda level, event, **details: lines.append((event, details)))
+    for _ in range(1000):
+        often("warning", "refused", status=503, path="/v1/predict")
+    often.flush()
+    often.flush()
+    assert [(event, details.get("times")) for event, details in lines] == [("refused", None), ("refused, again", 999)]
+
+
+def test_no_batch_has_to_be_filled_up():
+    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None, None), []
+    engine = types.SimpleNamespace(batches=[])
+    engine.send = lambda batch, pictures: (engine.batches.append(batch), sizes.append(len(batch)))
+    batcher.engines = [engine]
+    batcher.submit(batcher.admit(7, None), [None] * 7)
+    assert sizes == [6]  # of 6 or 8, and of the other one later, when the process is free
+    batcher.waiting -= len(engine.batches.pop())
+    batcher.submit(batcher.admit(30, None), [None] * 30)
+    assert sizes == [6, 24]

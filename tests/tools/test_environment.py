@@ -1,0 +1,109 @@
+"""environment.yml, pyproject.toml and requirements.lock say the same."""
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK_TEXT = (ROOT / "requirements.lock").read_text()
+PINS = [Requirement(line.removesuffix("\\")) for line in LOCK_TEXT.splitlines() if not line.startswith(" ")]
+PYTHONS = ("3.11", "3.12", "3.13")
+MACHINES = ("x86_64", "aarch64")
+
+
+def environment(python, machine):
+    """Return what markers are evaluated with: CPython on Linux."""
+    return {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "implementation_name": "cpython",
+        "sys_platform": "linux",
+        "os_name": "posix",
+        "platform_machine": machine,
+    }
+
+
+def lock(python, machine="x86_64"):
+    """Return what the lock installs on Linux: a dict from names to versions."""
+    where = environment(python, machine)
+    pins = [
+        (pin.name, str(pin.specifier).removeprefix("=="))
+        for pin in PINS
+        if pin.marker is None or pin.marker.evaluate(where)
+    ]
+    assert len(pins) == len(dict(pins)), "a package has two versions in one environment"
+    return dict(pins)
+
+
+def declared(*extras):
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "requirement", declared("cpu", "weights", "tune", "deploy", "serve", "book", "test", "lock"), ids=str
+)
+def test_the_lock_fulfils_every_requirement(requirement):
+    for python, machine in itertools.product(PYTHONS, MACHINES):
+        if requirement.marker and not requirement.marker.evaluate(environment(python, machine)):
+            continue
+        version = lock(python, machine)[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"the lock has {version} for Python {python} on {machine}"
+
+
+def test_the_lock_is_for_every_python_that_the_package_is_for():
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    assert [f"3.{minor}" for minor in range(20) if allowed.contains(f"3.{minor}")] == list(PYTHONS)
+    different = set(lock("3.12").items()) ^ set(lock("3.13").items())
+    assert {name for name, _ in different} == {"numpy"}
+
+
+def test_the_lock_pins_and_hashes_every_package_and_names_no_index():
+    assert all(str(pin.specifier).startswith("==") for pin in PINS)
+    entries = re.split(r"\n(?=\S)", LOCK_TEXT.strip())
+    assert len(entries) == len(PINS)
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}$", entry) for entry in entries)
+    assert "://" not in LOCK_TEXT and "--index" not in LOCK_TEXT
+
+
+def test_the_lock_has_one_mxnet_and_one_opencv():
+    assert [n for n in lock("3.11") if n.startswith("mxnet")] == ["mxnet"]
+    assert [n for n in lock("3.11") if n.startswith("opencv")] == ["opencv-python-headless"]
+
+
+def test_conda_installs_the_lock_and_nothing_else():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip = conda["dependencies"][0], conda["dependencies"][-1]["pip"]
+    assert pip == ["-r requirements.lock"]
+    assert python.removeprefix("python=") in PYTHONS
+
+
+def test_conda_spells_out_the_gpu_extra():
+    comments = " ".join(
+        line.lstrip("# ") for line in (ROOT / "environment.yml").read_text().splitlines() if line.startswith("#")
+    )
+    named = set(re.findall(r"(?:mxnet-cu117|nvidia-[a-z-]+-cu11)(?:[=<>]+[0-9.]*[0-9])?", comments))
+    wanted = set(PROJECT["optional-dependencies"]["cu118"])
+    assert {n for n in named if n != "mxnet-cu117"} == wanted
+    assert "no package called mxnet-cu118" in comments.lower()
+
+
+def test_workflow_and_ci_run_the_readmes_commands():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text())
+    build = workflow["jobs"]["build"]
+    assert build["strategy"]["matrix"]["python"] == list(PYTHONS)
+    steps = [step.get("run") for step in build["steps"]]
+    assert "bash .ci/run" in steps
+    ci, readme = (ROOT / ".ci/run").read_text(), (ROOT / "README.md").read_text()
+    for command in ("make book", "make test"):
+        assert re.search(rf"^{command}$", ci, re.M) and re.search(rf"^{command}\b", readme, re.M)
