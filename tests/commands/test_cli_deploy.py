@@ -17,7 +17,7 @@ pytest.importorskip("onnx", reason="onnx is not installed: pip install 'd2lcls[d
 
 
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):  # noqa: F811
+def exported(trained, tmp_path_factory):
     from d2lcls import cli
 
     folder = tmp_path_factory.mktemp("models") / "mine"
@@ -25,7 +25,7 @@ def exported(trained, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):  # noqa: F811
+def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):
     code, out, err = call(capsys, "export", trained, "--out", tmp_path / "m")
     assert code == 0 and err == ""
     assert re.fullmatch(rf"top-1 100.00% on 12 images of .*\n{tmp_path}/m: cnn as mxnet, [\d.]+ MB\n", out)
@@ -34,7 +34,7 @@ def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):  # noqa
     assert "there is something already" in fails(capsys, "export", trained, "--out", tmp_path / "m")
 
 
-def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):  # noqa: F811
+def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):
     forms = {"int8": ("quantize", exported), "onnx": ("onnx", exported), "onnx-int8": ("quantize", tmp_path / "onnx")}
     if shutil.which("g++"):
         forms["tvm"] = ("compile", tmp_path / "onnx")
@@ -62,7 +62,7 @@ def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):  
     assert [line.split()[1] for line in lines[1:]] == ["mxnet", "mxnet-int8", *list(forms)[1:]]
 
 
-def test_a_run_predicts_as_its_model_does(capsys, exported, trained, photos):  # noqa: F811
+def test_a_run_predicts_as_its_model_does(capsys, exported, trained, photos):
     pictures = [photos / "test" / name / "1.png" for name in ("red", "blue")]
     assert (
         call(capsys, "predict", "--run", trained, *pictures)[1]
@@ -107,7 +107,7 @@ def test_few_images_and_uneven_classes_are_enough_to_quantise(capsys, tmp_path):
         assert made_from["images"] == 130 and made_from["vnni"] == bool(more)
 
 
-def test_without_test_images_nothing_is_scored(capsys, photos, tmp_path):  # noqa: F811
+def test_without_test_images_nothing_is_scored(capsys, photos, tmp_path):
     shutil.copytree(photos / "train", tmp_path / "kept/train")
     call(
         capsys, "train", "--dataset", tmp_path / "kept", "--epochs", 1, "--size", 16, "--batch-size", 8, "--out", "run"
