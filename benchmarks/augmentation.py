@@ -13,6 +13,7 @@ from d2lcls import data
 from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.training import evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 
@@ -89,7 +90,7 @@ def run(train, valid, name, seed):
     net = SmallCNN(classes=len(train.classes))
     net.initialize(mx.init.MSRAPrelu(slope=0))
     begun = time.perf_counter()
-    epochs = fit(net, batches, num_epochs=EPOCHS, seed=seed, verbose=False)
+    epochs = fit(net, batches, recipe=Recipe(num_epochs=EPOCHS, seed=seed), on_epoch=None)
     seconds = time.perf_counter() - begun
     on_train, on_valid = (evaluate(net, data.Batches(images, 256, mean, std)) for images in (train, valid))
     print(

@@ -18,6 +18,7 @@ from d2lcls.book import results
 from d2lcls.models import get_model, without_shortcuts
 from d2lcls.training import evaluate, fit
 from d2lcls.training.precision import candidate
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -136,12 +137,10 @@ def train(net, batches, name, epochs, seed, **recipe):
     return fit(
         net,
         batches,
-        num_epochs=epochs,
-        seed=seed,
+        recipe=Recipe(num_epochs=epochs, seed=seed, **recipe),
         checkpoint_dir=RUNS / f"{name}-seed{seed}",
         resume=True,
-        verbose=False,
-        **recipe,
+        on_epoch=None,
     )
 
 

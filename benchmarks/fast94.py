@@ -14,12 +14,12 @@ from pathlib import Path
 
 from d2lcls import data
 from d2lcls.book import results
-from d2lcls.training.recipes import RECIPES
+from d2lcls.training import RECIPES
 
 import numpy as np
 
 RUNS = Path("runs/fast94")
-WHOLE = RECIPES["fast94"]["epochs"]
+WHOLE = RECIPES["fast94"].num_epochs
 SHORT = 4  # epochs, of which the same share is warm-up and is trained on windows
 
 

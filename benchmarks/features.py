@@ -14,6 +14,7 @@ from d2lcls.book import results
 from d2lcls.data import Batches, load, take_per_class
 from d2lcls.models import FeatureBatches, extract_features, fuse, get_model, preprocessing, quantize, split
 from d2lcls.training import evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 NAME, SIZE, ROUNDS, SEEDS, LABELS = "efficientnet_lite0", 160, 5, (0, 1, 2), 250
 
@@ -53,11 +54,8 @@ def main():
             fit(
                 tail,
                 FeatureBatches(extract_features(front_of, batches(few)), 50, shuffle=True, seed=seed),
-                num_epochs=30,
-                lr=0.1,
-                wd=1e-2,
-                seed=seed,
-                verbose=False,
+                recipe=Recipe(num_epochs=30, lr=0.1, wd=0.01, seed=seed),
+                on_epoch=None,
             )
             accuracy.setdefault(kind, []).append(100 * evaluate(tail, FeatureBatches(seen, 256)).accuracy)
             print(kind, seed, accuracy[kind][-1], flush=True)

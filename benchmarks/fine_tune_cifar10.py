@@ -22,6 +22,7 @@ from d2lcls.models import (
 )
 from d2lcls.training import evaluate, fit
 from d2lcls.training.losses import cross_entropy
+from d2lcls.training.recipe import Recipe
 
 NAME = "efficientnet_lite0"
 
@@ -56,11 +57,7 @@ def main():
     records = fit(
         tail,
         FeatureBatches(features, 64, shuffle=True),
-        num_epochs=options.epochs,
-        lr=options.lr,
-        warmup_epochs=0.2,
-        wd=5e-4,
-        loss=cross_entropy(0.1),
+        recipe=Recipe(num_epochs=options.epochs, lr=options.lr, warmup_epochs=0.2, wd=0.0005, loss=cross_entropy(0.1)),
     )
     trained = time.perf_counter() - begun
     score = evaluate(tail, FeatureBatches(extract_features(front, batches(test)), 256))

@@ -18,6 +18,7 @@ from d2lcls import data
 from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.training import cross_entropy, evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 
@@ -92,11 +93,8 @@ def run(train, valid, name, seed, num_epochs):
     epochs = fit(
         net,
         batches,
-        num_epochs=num_epochs,
-        seed=seed,
-        loss=cross_entropy(recipe.pop("label_smoothing")),
-        verbose=False,
-        **recipe,
+        recipe=Recipe(num_epochs=num_epochs, seed=seed, loss=cross_entropy(recipe.pop("label_smoothing")), **recipe),
+        on_epoch=None,
     )
     seconds = time.perf_counter() - begun
     score = evaluate(net, data.Batches(valid, 256, mean, std))

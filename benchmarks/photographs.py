@@ -20,6 +20,7 @@ from d2lcls.book import results
 from d2lcls.deploy.timing import Sleeper
 from d2lcls.models import get_model
 from d2lcls.training import fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -156,7 +157,7 @@ def waiting(root, draft):
     net = get_model("mobilenet0.25", classes=len(opened.classes))
     net.initialize(mx.init.MSRAPrelu("in", 0))
     train = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
-    return fit(net, train, num_epochs=2, lr=0.01, verbose=False)[-1].waiting
+    return fit(net, train, recipe=Recipe(num_epochs=2, lr=0.01), on_epoch=None)[-1].waiting
 
 
 def answer(name, root):

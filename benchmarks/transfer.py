@@ -30,7 +30,7 @@ from d2lcls.models import (
     train_last,
 )
 from d2lcls.training import evaluate, fit
-from d2lcls.training.losses import cross_entropy
+from d2lcls.training.recipe import Recipe
 
 import numpy as np
 from mxnet import init, nd, random
@@ -47,7 +47,7 @@ EPOCHS = {
 RECIPES = {
     "frozen": {"lr": 0.1, "wd": 1e-2},
     "scratch": {"lr": 0.05},
-    "fine_tuned": {"lr": 0.005, "wd": 1e-3, "loss": cross_entropy(0.1)},
+    "fine_tuned": {"lr": 0.005, "wd": 1e-3, "label_smoothing": 0.1},
 }
 COPIES = 8  # of up to 50 images a class, differently shifted and mirrored; of more, 2
 
@@ -151,11 +151,8 @@ def tune(look, features, seen, method, epochs, seed):
     fit(
         tail,
         FeatureBatches(features, 50, shuffle=True, seed=seed),
-        num_epochs=epochs,
-        unfreeze=plan,
-        seed=seed,
-        verbose=False,
-        **recipe,
+        recipe=Recipe(num_epochs=epochs, unfreeze=plan, seed=seed, **recipe),
+        on_epoch=None,
     )
     return evaluate(tail, FeatureBatches(seen, 256))
 
@@ -169,10 +166,8 @@ def scratch(few, test, epochs, seed):
     fit(
         net,
         Batches(few, 50, mean, std, shuffle=True, augment=STANDARD, seed=seed),
-        num_epochs=epochs,
-        seed=seed,
-        verbose=False,
-        **RECIPES["scratch"],
+        recipe=Recipe(num_epochs=epochs, seed=seed, **RECIPES["scratch"]),
+        on_epoch=None,
     )
     return evaluate(net, Batches(test, 256, mean, std))
 

@@ -67,8 +67,7 @@ def example_model(network="cnn"):
             net,
             data.Batches(train, 128, mean, std, shuffle=True, augment=data.STANDARD),
             data.Batches(valid, 256, mean, std),
-            num_epochs=by_scale(1, 4, 12),
-            lr=0.1,
+            training.Recipe(num_epochs=by_scale(1, 4, 12), lr=0.1),
             checkpoint_dir=work,
         )
         training.load_checkpoint(Path(work, "best.npz"), net)

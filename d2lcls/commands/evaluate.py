@@ -50,14 +50,20 @@ def _evaluate_run(options):
 
     ctx = devices.parse(options.ctx)
     run, net = load_run(options.run_folder, ctx)
-    if options.split == "validation" and not run.validation_size:
+    dataset = run.recipe.dataset or ""
+    if options.split == "validation" and not run.validation_images:
         raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
-    if options.split == "test" and not options.dataset and Path(run.dataset).suffix == ".rec":
-        raise ValueError(f"{run.dataset} holds the training images. Name the test images with --dataset TEST.rec.")
+    if options.split == "test" and not options.dataset and Path(dataset).suffix == ".rec":
+        raise ValueError(f"{dataset} holds the training images. Name the test images with --dataset TEST.rec.")
     split = "train" if options.split == "validation" else options.split
-    images = data.load(options.dataset or run.dataset, split, size=run.image_shape[:2])
-    if options.split != "test" and run.validation_size:
-        parts = data.split_validation(images, run.validation_size, run.seed)
+    images = data.load(options.dataset or dataset, split, size=run.image_shape[:2])
+    if options.split != "test" and run.validation_images:
+        parts = data.split_validation(images, run.recipe.validation, run.recipe.seed)
+        if len(parts[1]) != run.validation_images:
+            raise ValueError(
+                f"The run was validated on {run.validation_images:,} images of the caller's choice, which its folder does "
+                "not name: score the test set, or call d2lcls.training.evaluate."
+            )
         images = parts[options.split == "validation"]
     _score(options, options.split, net, run.batches(images), ctx)
 
@@ -83,8 +89,7 @@ def _evaluate_imagenet(options):
 
 
 def _score(options, split, net, batches, ctx):
-    from d2lcls.training.evaluation import evaluate_classes
-    from d2lcls.training.views import six_views
+    from d2lcls.training.evaluation import evaluate_classes, six_views
 
     views = six_views if options.tta else None
     score, accuracies = evaluate_classes(net, batches, ctx, verbose=not options.json, views=views)

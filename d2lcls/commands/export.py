@@ -94,10 +94,10 @@ def _export(options):
     if not options.out:
         options.wrong("the following arguments are required: --out")
     if options.run_folder:
-        from d2lcls.training.runs import load_run, preprocess_of
+        from d2lcls.training.runs import load_run
 
         run, net = load_run(options.run_folder)
-        manifest = Manifest(run.model, "mxnet", run.classes, preprocess_of(run), dataset=run.dataset)
+        manifest = Manifest(run.recipe.model, "mxnet", run.classes, run.preprocess(), dataset=run.recipe.dataset)
     else:
         from d2lcls.data.formats.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing

@@ -58,12 +58,10 @@ class Progress:
         )
         self._show(line)
 
-    def line(self, text):
-        """Print a line that stays, above the moving one."""
+    def clear(self) -> None:
+        """Remove the moving line from the terminal, so that a line can be printed that stays."""
         if self.mode == "terminal":
             self._show("")
-        if self.verbose:
-            print(text, flush=True)
 
     def _show(self, line):
         if self.mode == "terminal":

@@ -5,6 +5,7 @@ from . import efficientnet_lite as efficientnet_lite
 from . import fast94 as fast94
 from . import features as features
 from . import fusion as fusion
+from . import gradients as gradients
 from . import plain as plain
 from . import slow_layers as slow_layers
 from . import summary as summary
@@ -22,6 +23,7 @@ from .features import Features as Features
 from .features import extract_features as extract_features
 from .fusion import fuse as fuse
 from .fusion import quantize as quantize
+from .gradients import check_gradients as check_gradients
 from .plain import without_shortcuts as without_shortcuts
 from .slow_layers import drop_bounds as drop_bounds
 from .slow_layers import freeze_depthwise as freeze_depthwise

@@ -125,7 +125,7 @@ def test_weights_of_other_classes_are_converted_and_verified_too(capsys, tmp_pat
 )
 def test_wrong_arguments_exit_with_2(capsys, arguments, message):
     code, out, err = call(capsys, "weights", *arguments)
-    assert code == 2 and out == "" and message in err and err.startswith("usage: d2lcls weights")
+    assert code == 2 and out == "" and message in err and err.startswith("d2lcls weights")
 
 
 @pytest.mark.parametrize(
