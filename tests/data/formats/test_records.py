@@ -119,7 +119,9 @@ def test_without_names_the_classes_are_numbers(records):
 
 def test_names_that_are_too_few_are_noticed(records):
     records.with_suffix(".classes").write_text("ant\nbee\n")
-    with pytest.raises(ValueError, match="set.rec: record 3 has the label 2; with 2 classes it must be a whole number from 0 to 1"):
+    with pytest.raises(
+        ValueError, match="set.rec: record 3 has the label 2; with 2 classes it must be a whole number from 0 to 1"
+    ):
         read_records(records)
 
 
