@@ -79,8 +79,8 @@ class Batches:
         _, height, width, channels = data.images.shape
         if small_first and not 1 <= small_first[0] <= min(height, width):
             raise ValueError(
-                f"small_first needs windows of 1 to {min(height, width)} pixels for images of {height} x {width}, "
-                f"not {small_first[0]}."
+                f"small_first: windows of {small_first[0]} pixels do not fit into images of {height} x {width}. "
+                f"Choose 1 to {min(height, width)} pixels."
             )
         if small_first and size is not None:
             raise ValueError("Give either small_first or size: with both, windows would be scaled up again.")
