@@ -38,7 +38,7 @@ import numpy as np
 
 PLAIN = """
 import sys, numpy
-from d2lcls.deploy.export import load_graph
+from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.timing import answer
 from d2lcls.models.fusion import assemble
 from d2lcls.training.precision import lower

@@ -368,7 +368,7 @@ def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
         ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
         ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
         ({"size": 4.5}, "size must be .* not 4.5"),
-        ({"small_first": (6, 1)}, "small_first: windows of 6 pixels do not fit into images of 6 x 5. Choose 1 to 5 pixels"),
+        ({"small_first": (6, 1)}, "small_first: windows of 6 pixels do not fit into images of 6 x 5"),
         ({"small_first": (3, 1), "size": 8}, "Give either small_first or size"),
     ],
 )
