@@ -17,6 +17,7 @@ import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
 from d2lcls.book.notebook import example_model
+from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from d2lcls.deploy import load_model, read_manifest, timing
 from d2lcls.deploy.comparison import agreement, measure_accuracy, megabytes
 from d2lcls.deploy.edge.host import compile_host
@@ -37,7 +38,7 @@ import numpy as np
 
 PLAIN = """
 import sys, numpy
-from d2lcls.deploy.export import load_graph
+from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.timing import answer
 from d2lcls.models.fusion import assemble
 from d2lcls.training.precision import lower
@@ -164,7 +165,7 @@ def source(work, name):
         work / "drawn",
         name,
         [str(number) for number in range(1000)],
-        data.Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"),
+        data.Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
     )
     return work / "drawn", None, x
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from d2lcls.deploy.timing import Sleeper
 from d2lcls.models import get_model
 from d2lcls.training import fit
@@ -32,7 +33,6 @@ from rivals.turns import passes
 from skimage import data as pictures
 
 BATCH, SIDE = 32, 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("astronaut", "cat", "coffee", "rocket", "retina", "immunohistochemistry")
 FOLDERS = {"small": ((500, 375), 256), "large": ((2000, 1500), 64)}  # pixels and number of the photographs
 READERS = (
@@ -156,7 +156,7 @@ def waiting(root, draft):
     opened = opened.subset(np.resize(np.arange(len(opened)), 256))
     net = get_model("mobilenet0.25", classes=len(opened.classes))
     net.initialize(mx.init.MSRAPrelu("in", 0))
-    train = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
+    train = data.Batches(opened, BATCH, IMAGENET_MEAN, IMAGENET_STD, shuffle=True, augment=(data.flip(),))
     return fit(net, train, recipe=Recipe(num_epochs=2, lr=0.01), on_epoch=None)[-1].waiting
 
 
@@ -181,7 +181,7 @@ def make(name, root):
             if name.startswith("folder")
             else data.open_records(f"{root}-packed", SIDE, draft=draft)
         )
-        batches = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
+        batches = data.Batches(opened, BATCH, IMAGENET_MEAN, IMAGENET_STD, shuffle=True, augment=(data.flip(),))
         return lambda: (nd.array(x) for x, _ in batches)
     if name.startswith("gluon"):
         steps = transforms.Compose(
@@ -190,7 +190,7 @@ def make(name, root):
                 transforms.CenterCrop(SIDE),
                 transforms.RandomFlipLeftRight(),
                 transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
         loader = gluon.data.DataLoader(
@@ -200,7 +200,7 @@ def make(name, root):
             num_workers=2 if name.endswith("_workers") else 0,
         )
         return lambda: (x for x, _ in loader)
-    mean, std = 255 * np.array(MEAN), 255 * np.array(STD)
+    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
     packed, shape = f"{root}-packed", (3, SIDE, SIDE)
     if name == "image_iter":
         iterator = mx.image.ImageIter(

@@ -189,7 +189,7 @@ def test_data_check_names_every_file_and_fails(capsys, tmp_path):
 
 def test_data_get_without_a_network_says_what_to_do(capsys):
     line = fails(capsys, "data", "get", "cifar10")
-    assert "CIFAR-10 could not be had from any of its sources" in line and "D2LCLS_OFFLINE=1" in line
+    assert "CIFAR-10 could not be fetched from any of its sources" in line and "D2LCLS_OFFLINE=1" in line
     assert "University of Toronto" in line and "data_batch_1.bin" in line
 
 

@@ -85,7 +85,7 @@ def test_nothing_is_read_before_it_is_asked_for(photos):
     assert opened.images[:2].shape == (2, 16, 16, 3)
     with pytest.raises(BrokenImage, match=f"ant/{path.name}: cannot be read"):
         opened.images[:]
-    with pytest.raises(BrokenImage, match=r"notes\.txt: the ending '\.txt'"):
+    with pytest.raises(BrokenImage, match=r"notes\.txt: the suffix '\.txt'"):
         open_folder(photos, 16).images[-1]
 
 
