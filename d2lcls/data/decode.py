@@ -6,7 +6,7 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is taken for a decompression bomb
@@ -43,7 +43,6 @@ def open_image(source, draft=None):
         return Image.fromarray(source)
     name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
     stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv.data sets it: cut files would be half-grey pictures to all
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of size, where MAX_PIXELS is our limit, and of damaged metadata

@@ -92,7 +92,10 @@ def test_operators_take_shapes_and_lists_of_numpy_numbers_in_every_thread():
 
 
 def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):
-    show = "import os, d2lcls; from d2lcls.machine.cores import usable_cores as n; print(os.environ['OMP_NUM_THREADS'], n())"
+    show = (
+        "import os, d2lcls; from d2lcls.machine.cores import usable_cores\n"
+        "print(os.environ['OMP_NUM_THREADS'], usable_cores())"
+    )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     chosen, cores = run(show).split()
     assert chosen == cores
@@ -142,7 +145,7 @@ def test_restores_only_the_names_that_are_gone():
     assert numpy_2.bool == "numpy's own"
     assert (numpy_2.int, numpy_2.PINF, numpy_2.alltrue) == (int, float("inf"), "new all")
     assert numpy_2.trapz == "new trapezoid"
-    with pytest.raises(RuntimeError, match="numpy.mirr left numpy in version 1.20: use the numpy-financial"):
+    with pytest.raises(RuntimeError, match="numpy.mirr was removed in numpy 1.20: use the numpy-financial"):
         numpy_2.mirr([1, 2])
 
 

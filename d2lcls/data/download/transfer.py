@@ -1,9 +1,10 @@
 """Download one file over HTTP: resumed where it broke off, checked when it is whole."""
 
 import hashlib
-import os
 import sys
 from urllib.parse import urlsplit
+
+from d2lcls.machine.progress import display_mode
 
 import requests
 import urllib3
@@ -80,7 +81,7 @@ def receive(address, part, begun):
                 leave=False,
                 desc=urlsplit(address).hostname,
                 file=sys.stderr,
-                disable=not progress_shown(),
+                disable=display_mode() == "off",
             ) as bar,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
@@ -119,10 +120,3 @@ def file_checksum(path, algorithm="sha1"):
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def progress_shown():
-    """Whether to show progress: in a terminal or a notebook, unless `D2LCLS_PROGRESS=off`."""
-    if os.environ.get("D2LCLS_PROGRESS") == "off":
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
