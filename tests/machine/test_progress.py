@@ -67,7 +67,8 @@ def test_a_notebook_shows_the_line_and_clears_it():
             for source in (
                 "import os; os.environ['D2LCLS_PROGRESS'] = 'notebook'\n"
                 "from d2lcls.machine.progress import Progress\n"
-                "progress = Progress(10)\nprogress.update(9, 'loss 1.500')\nprogress.shown = 0\nprogress.update(10, 'loss 1.400')",
+                "progress = Progress(10)\nprogress.update(9, 'loss 1.500')\nprogress.shown = 0\n"
+                "progress.update(10, 'loss 1.400')",
                 "progress.__exit__()",
             )
         ]
