@@ -78,7 +78,7 @@ def wrong(root, capsys, monkeypatch, line):
         ("--validation 0 --patience 2", "patience needs a validation set"),
         ("--small-first 40:1", "windows of 40 pixels"),
         ("--lr-decay 3", "decay must lie above 0 and at most at 1"),
-        ("--pretrained", "pretrained weights of cnn could not be had"),
+        ("--pretrained", "pretrained weights of cnn could not be fetched"),
         ("--tensorboard used/file", "used/file is not a folder"),
         ("--out used/file", "used/file is not a folder"),
         ("--out run", "run holds a training run already"),

@@ -79,7 +79,7 @@ def test_converted_weights_are_listed_with_what_was_told_of_them(capsys, source,
 
 def test_get_prints_the_file_or_every_reason(capsys, source, tmp_path):
     line = fails(capsys, "weights", "get", NAME)
-    assert f"pretrained weights of {NAME} could not be had" in line and "D2LCLS_OFFLINE=1" in line
+    assert f"pretrained weights of {NAME} could not be fetched" in line and "D2LCLS_OFFLINE=1" in line
     assert f"d2lcls weights convert FILE --model {NAME}" in line
     line = fails(capsys, "weights", "get", "mobilenet.25")
     assert "No image classifier is called 'mobilenet.25'. Did you mean mobilenet0.25" in line

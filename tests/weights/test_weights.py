@@ -12,6 +12,7 @@ from pathlib import Path
 from d2lcls.models import get_model, preprocessing
 from d2lcls.weights import WeightsError, WeightsUnavailable
 from d2lcls.weights import store as module
+from d2lcls.weights.convert import get_values
 from d2lcls.weights.files import convert_weights, load_weights
 from d2lcls.weights.store import PORTS, Port, find_weights, get_weights, weights_folder
 
@@ -112,12 +113,8 @@ def saved(net, folder, name="net.params"):
     return folder / name
 
 
-def values(net):
-    return {name: p.list_data()[0].asnumpy() for name, p in net._collect_params_with_prefix().items()}
-
-
 def assert_same(net, expected, but=()):
-    found, expected = values(net), values(expected)
+    found, expected = get_values(net), get_values(expected)
     assert found.keys() == expected.keys()
     for name in found:
         if not name.startswith(but or "nothing"):
@@ -190,7 +187,7 @@ def test_offline_nothing_is_asked(store, port, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("asked pip"))
     with pytest.raises(
         WeightsUnavailable,
-        match=rf"(?s)of {NAME} could not be had:.*store: not asked, as "
+        match=rf"(?s)of {NAME} could not be fetched:.*store: not asked, as "
         r"D2LCLS_OFFLINE=1.*package: not asked.*"
         rf"weights convert FILE --model {NAME}",
     ):
@@ -211,8 +208,8 @@ def test_without_a_package_index_pips_reason_is_told(port, monkeypatch):
 def test_a_network_without_any_source_is_told():
     with pytest.raises(
         WeightsUnavailable,
-        match="(?s)store: has none of this network.*package: none has this "
-        "network.*These come without one: efficientnet_lite0",
+        match="(?s)store: does not have this network.*package: none has this "
+        "network.*Networks whose weights pip can fetch: efficientnet_lite0",
     ):
         get_model("cnn", pretrained=True)
 
@@ -224,7 +221,7 @@ def test_a_damaged_file_in_the_cache_is_named(store):
     path.write_bytes(content)
     with pytest.raises(
         WeightsError,
-        match=f"{path.name}: damaged: has checksum .* Delete it and fetch it anew with: d2lcls weights get {NAME}",
+        match=f"{path.name}: damaged: has checksum .* Delete it and fetch it again with: d2lcls weights get {NAME}",
     ):
         get_model(NAME, pretrained=True)
 
@@ -301,7 +298,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, form):
     path.write_bytes(zipped("archive/data.pkl", content) if form == "zip" else content)
     with pytest.raises(
         WeightsError,
-        match=r"weights.pth: cannot be read as PyTorch weights \(it calls for "
+        match=r"weights.pth: cannot be read as PyTorch weights \(it calls "
         r"(posix|nt).system",
     ):
         get_model(NAME, pretrained=path)
