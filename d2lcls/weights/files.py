@@ -87,7 +87,7 @@ def convert_weights(
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".params") or (target.suffix == ".params" and to != "gluon"):
-        raise ValueError(f"{target}: expected a name with .safetensors, or .params for Gluon's own format.")
+        raise ValueError(f"{target}: expected a name ending in .safetensors, or in .params for Gluon's own format.")
     load_weights(net, source)
     if target.suffix == ".params":
         with tempfile.TemporaryDirectory() as folder:

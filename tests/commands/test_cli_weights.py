@@ -134,8 +134,8 @@ def test_wrong_arguments_exit_with_2(capsys, arguments, message):
         (["nowhere.pth", "--model", NAME], "nowhere.pth: no such file of weights"),
         (["SOURCE", "--model", "mobilenet0.20"], "Did you mean mobilenet0.25"),
         (["SOURCE", "--model", "mobilenet0.5"], "net.params: does not fit MobileNet"),
-        (["SOURCE", "--model", NAME, "--out", "x.onnx"], "x.onnx: expected a file called .safetensors"),
-        (["SOURCE", "--model", NAME, "--to", "timm", "--out", "x.params"], "x.params: expected a file called"),
+        (["SOURCE", "--model", NAME, "--out", "x.onnx"], "x.onnx: expected a name ending in .safetensors"),
+        (["SOURCE", "--model", NAME, "--to", "timm", "--out", "x.params"], "x.params: expected a name ending in"),
         (["SOURCE", "--model", NAME, "--to", "lukemelas", "--out", "x.safetensors"], "not in 'lukemelas'"),
     ],
 )
