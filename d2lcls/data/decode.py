@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 PictureSource = str | Path | bytes | bytearray | np.ndarray  # a path, encoded bytes, or uint8 (H, W, 3), RGB
 Size = int | tuple[int, int]  # side, or (height, width), pixels
@@ -48,7 +48,6 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
         return Image.fromarray(source)
     name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
     stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv.data sets it: cut files would be half-grey pictures to all
     try:
         with Image.open(stream) as picture:
             if picture.width * picture.height > MAX_PIXELS:

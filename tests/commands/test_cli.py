@@ -460,9 +460,7 @@ def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, caps
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and "Traceback" not in err, err
-    stopped = re.search(
-        r"d2lcls: stopped after step (\d+); \S+/run/last\.npz holds it, --resume goes on from there", err
-    )
+    stopped = re.search(r"d2lcls: stopped after step (\d+), saved in \S+/run/last\.npz; continue with --resume", err)
     assert stopped and 32 <= int(stopped[1]) < 160, err
 
     code, out, _ = call(capsys, *arguments, "--resume")

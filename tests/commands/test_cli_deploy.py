@@ -31,7 +31,7 @@ def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):
     assert re.fullmatch(rf"top-1 100.00% on 12 images of .*\n{tmp_path}/m: cnn as mxnet, [\d.]+ MB\n", out)
     manifest = json.loads((tmp_path / "m/manifest.json").read_text())
     assert manifest["classes"] == ["blue", "green", "red"] and manifest["accuracy"]["images"] == 12
-    assert "there is something already" in fails(capsys, "export", trained, "--out", tmp_path / "m")
+    assert "already exists and is not an empty folder" in fails(capsys, "export", trained, "--out", tmp_path / "m")
 
 
 def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):

@@ -243,7 +243,7 @@ def test_options_that_do_not_go_together_exit_with_2(capsys, arguments, message)
     [
         (["--train-last", "99"], "groups must lie between 1 and 28"),
         (["--label-smoothing", "1"], "label_smoothing must be 0 (off) or above and below 1"),
-        (["--model", "cnn"], "pretrained weights of cnn could not be had"),
+        (["--model", "cnn"], "pretrained weights of cnn could not be fetched"),
         (["--dataset", "fashion_mnist"], "Pretrained networks take colour images"),
     ],
 )

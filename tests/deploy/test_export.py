@@ -67,7 +67,7 @@ def test_pictures_that_are_none(model):
 def test_what_cannot_be_exported(network, tmp_path, preprocess, model):
     with pytest.raises(ValueError, match=r"shape \(2, 3\) for two pictures, which are not the logits of the 2 classes"):
         export(network(), tmp_path / "m", "cnn", ("a", "b"), preprocess)
-    with pytest.raises(ValueError, match="there is something already"):
+    with pytest.raises(ValueError, match="already exists and is not an empty folder"):
         export(network(), model, "cnn", ("a", "b", "c"), preprocess)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from d2lcls.data.download import catalog
 from d2lcls.data.download.sources import get_files
-from d2lcls.data.download.transfer import SourceFailed, file_checksum, progress_shown
+from d2lcls.data.download.transfer import SourceFailed, file_checksum
 from d2lcls.machine.files import cache_folder
+from d2lcls.machine.progress import display_mode
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
@@ -136,5 +137,5 @@ def _not_stored(dataset: catalog.Dataset, error: OSError) -> str:
 
 
 def _say(text: str) -> None:
-    if progress_shown():
+    if display_mode() != "off":
         print(text, file=sys.stderr)

@@ -1,10 +1,11 @@
 """Downloading one file over HTTP, with resumption of interrupted downloads and a check of the complete file."""
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from d2lcls.machine.progress import display_mode
 
 import requests
 import urllib3
@@ -82,7 +83,7 @@ def receive(address: str, part: Path, begun: int) -> None:
                 leave=False,
                 desc=urlsplit(address).hostname,
                 file=sys.stderr,
-                disable=not progress_shown(),
+                disable=display_mode() == "off",
             ) as bar,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
@@ -121,10 +122,3 @@ def file_checksum(path: str | Path, algorithm: str = "sha1") -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def progress_shown():
-    """Whether to show progress: in a terminal or a notebook, unless `D2LCLS_PROGRESS=off`."""
-    if os.environ.get("D2LCLS_PROGRESS") == "off":
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -255,7 +255,7 @@ def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path
 def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, compiled, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="form mxnet; TVM compiles one of form onnx"):
         compile_host(model, tmp_path / "a")
-    with pytest.raises(ValueError, match="there is something already"):
+    with pytest.raises(ValueError, match="already exists and is not an empty folder"):
         compile_host(onnx_model, compiled)
     with pytest.raises(ValueError, match="batch must be 1 or more, not 0"):
         compile_host(onnx_model, tmp_path / "a", batch=0)
