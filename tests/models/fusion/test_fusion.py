@@ -1,11 +1,13 @@
 import json
 import runpy
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 from d2lcls.machine.cores import int8_saturates
+from d2lcls.machine.gluon import blocks_of
 from d2lcls.models import SmallCNN, get_model
-from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.efficientnet import ReLU6
 from d2lcls.models.efficientnet_lite import make_efficientnet
 from d2lcls.models.fusion.fused import assemble, fuse, fuse_graph, quantize, quantize_graph, trace
 from d2lcls.models.surgery import split
@@ -107,10 +109,8 @@ def test_the_source_is_left_as_it_was(hybrid):
     net, x = make("efficientnet_lite0"), images(64, 4)
     if hybrid:
         net.hybridize(static_alloc=True, static_shape=True)
-    before, forms, expected = values(net), [relu.by_clip for relu in blocks_of(net, ReLU6)], net(x).asnumpy()
-    assert set(forms) == {True, False}
+    before, expected = values(net), net(x).asnumpy()
     for other in (fuse(net), quantize(net, x.asnumpy())):
-        assert [relu.by_clip for relu in blocks_of(net, ReLU6)] == forms
         for name, value in values(net).items():
             np.testing.assert_array_equal(value, before[name], err_msg=name)
         np.testing.assert_array_equal(net(x).asnumpy(), expected)
@@ -128,12 +128,15 @@ def test_what_the_source_learns_later_does_not_reach_it():
     np.testing.assert_array_equal(fused(x).asnumpy(), expected)
 
 
-def test_forms_of_relu6_are_put_back_after_an_error():
-    net = make_efficientnet("efficientnet_lite0", 10)  # not initialised
+def test_both_forms_of_relu6_are_traced_as_clip():
+    net, x = make("efficientnet_lite0"), images(64)
     forms = [relu.by_clip for relu in blocks_of(net, ReLU6)]
-    with pytest.raises(RuntimeError, match="not been initialized"):
-        fuse(net)
-    assert [relu.by_clip for relu in blocks_of(net, ReLU6)] == forms
+    assert set(forms) == {True, False}
+    symbol, arguments, statistics = trace(net)
+    operators = Counter(node["op"] for node in json.loads(symbol.tojson())["nodes"])
+    assert operators["clip"] == len(forms) and not operators["_minimum_scalar"] and not operators["Activation"]
+    assert arguments.keys() | statistics.keys() == {p.name for p in net.collect_params().values()}
+    np.testing.assert_allclose(assemble(symbol, arguments, statistics)(x).asnumpy(), net(x).asnumpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("small", [fuse, lambda front: quantize(front, images(64, 16).asnumpy())])
