@@ -96,7 +96,8 @@ def whiten(net: Fast94, x: np.ndarray, epsilon: float = 5e-4) -> None:
     if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < PATCH:
         raise ValueError(f"Expected images of shape (N, 3, H, W) of at least {PATCH} pixels a side, got {x.shape}.")
     covariance = np.zeros((3 * PATCH * PATCH,) * 2)
-    patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (PATCH, PATCH), (2, 3))  # (N, 3, H', W', P, P)
+    # (N, 3, H', W', P, P); NumPy's own types allow only one axis.
+    patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (PATCH,) * 2, (2, 3))  # type: ignore[call-overload]
     for part in np.array_split(patches, -(-len(patches) // 500)):
         rows = part.transpose(0, 2, 3, 1, 4, 5).reshape(-1, len(covariance)).astype(np.float64)
         covariance += rows.T @ rows / (rows.shape[0] / len(part) * len(patches))

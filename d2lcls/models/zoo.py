@@ -18,17 +18,17 @@ from mxnet import gluon
 
 # The modules of gluoncv.model_zoo whose networks classify images into as many classes as `classes` says. The others
 # hold networks for detection, segmentation or video, or networks that ignore `classes` (hrnet, the pruned ones).
-CLASSIFIERS = """
-alexnet cifarresnet cifarresnext cifarwideresnet densenet dla googlenet inception mobilenet mobilenetv3 nasnet
-residual_attentionnet resnest resnet resnetv1b resnext senet shufflenet squeezenet vgg xception yolo.darknet
-""".split()
+CLASSIFIERS = (
+    "alexnet cifarresnet cifarresnext cifarwideresnet densenet dla googlenet inception mobilenet mobilenetv3 nasnet "
+    "residual_attentionnet resnest resnet resnetv1b resnext senet shufflenet squeezenet vgg xception yolo.darknet"
+)
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that `get_model` accepts and that match a shell pattern such as "cifar_*", sorted."""
     from gluoncv.model_zoo import model_zoo
 
-    modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS}
+    modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS.split()}
     theirs = [name for name, function in model_zoo._models.items() if function.__module__ in modules]
     return sorted(fnmatch.filter(["cnn", "fast94", *NAMES, *theirs], pattern))
 

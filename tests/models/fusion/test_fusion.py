@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-FAR = (
-    1 if int8_saturates() else 0.5
-)  # what rounding to eight bits, and to seven without VNNI, may do to random networks
+# The error that rounding to eight bits, or to seven without VNNI, may cause in random networks.
+FAR = 1 if int8_saturates() else 0.5
 SIZES = {"cnn": 32, "mobilenetv2_0.5": 64, "efficientnet_lite0": 64}
 
 
@@ -92,7 +91,7 @@ def test_a_quantised_trained_network_sees_the_same_in_photographs():
     path, folder = find_weights("efficientnet_lite0"), find_spec("skimage")
     if path is None or folder is None:
         pytest.skip("needs scikit-image and the weights: d2lcls weights get efficientnet_lite0")
-    maker = runpy.run_path(str(Path(__file__).parent / "reference/make_lite_reference.py"))
+    maker = runpy.run_path(str(Path(__file__).parents[1] / "reference/make_lite_reference.py"))
     x = maker["photographs"](Path(folder.origin).parent / "data", 224)
     net = make_efficientnet("efficientnet_lite0")
     net.initialize()
@@ -129,7 +128,7 @@ def test_what_the_source_learns_later_does_not_reach_it():
 
 
 def test_both_forms_of_relu6_are_traced_as_clip():
-    net, x = make("efficientnet_lite0"), images(64)
+    net, x = make("efficientnet_lite0"), images(64, 2)
     forms = [relu.by_clip for relu in blocks_of(net, ReLU6)]
     assert set(forms) == {True, False}
     symbol, arguments, statistics = trace(net)
@@ -180,7 +179,7 @@ def test_a_sum_gets_what_it_should_where_a_normalisation_follows_the_same_convol
 
 
 def test_a_sum_is_fused_where_no_normalisation_follows_the_same_convolution():
-    """In the first block of cifar_resnet20_v1, once the normalisation is folded; apart, it costs a quarter of the time."""
+    """In the first block of cifar_resnet20_v1, once the normalisation is folded; it saves a quarter of the time."""
     from d2lcls.models.fusion.folding import fold_batch_norm
 
     net, x, expected = drawn("cifar_resnet20_v1", 4)
