@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from d2lcls.explain.scores import softmax as softmax  # part of d2lcls.training too
 from d2lcls.machine.progress import Progress
 
 import mxnet as mx
@@ -79,12 +80,6 @@ def evaluate_classes(net, batches, ctx=None, verbose=False, views=None):
 def predict(net, batches, ctx=None):
     """Return the logits of every image, float32 of shape (N, K), in the order of the batches."""
     return np.concatenate([logits for logits, _ in _outputs(net, batches, ctx)]).astype(np.float32)
-
-
-def softmax(logits):
-    """Turn logits (N, K) into probabilities (N, K) whose rows sum to 1."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def check_labels(data, outputs):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from d2lcls.data import Batches, Images, read_image
 from d2lcls.data.preprocess import Preprocess
+from d2lcls.explain.scores import softmax
 from d2lcls.machine.files import write_atomically
 from d2lcls.models import get_model, replace_head
 from d2lcls.training.checkpoints import load_checkpoint
-from d2lcls.training.evaluation import as_contexts, predict, softmax
+from d2lcls.training.evaluation import as_contexts, predict
 
 import mxnet as mx
 import numpy as np
