@@ -163,6 +163,6 @@ def _find_maps(steps: Steps, x: mx.nd.NDArray, layer: mx.gluon.Block | None) -> 
             layer_index, maps = index, x
     if maps is None:
         raise ValueError("No layer of net.features returns maps larger than 1 x 1. Use larger images.")
-    if maps.ndim != 4:
+    if layer is not None and maps.ndim != 4:
         raise ValueError(f"layer must return maps (N, C, h, w); {layer.name} returns {maps.shape}.")
     return layer_index, maps
