@@ -16,7 +16,7 @@ import time
 
 from d2lcls.book import results
 from d2lcls.data import STANDARD, Batches, channel_statistics, flip, load, pad_crop, take_per_class
-from d2lcls.machine.gluon import is_learnable
+from d2lcls.machine.gluon import is_learnable, parameters_by_path
 from d2lcls.models import (
     FeatureBatches,
     extract_features,
@@ -123,7 +123,7 @@ class Lens:
         front, self.tail = split(net, groups, size)
         hold_statistics(self.tail)
         freeze_depthwise(self.tail)
-        self.start = {name: p.data().asnumpy() for name, p in self.tail._collect_params_with_prefix().items()}
+        self.start = {name: p.data().asnumpy() for name, p in parameters_by_path(self.tail).items()}
         self.front = quantize(front, next(iter(self.batches(take_per_class(train, 26, 99), batch_size=256)))[0])
 
     def batches(self, data, augment=(), seed=0, batch_size=64):
@@ -136,7 +136,7 @@ class Lens:
         return extract_features(self.front, self.batches(data, augment, seed), copies)
 
     def fresh_tail(self):
-        for name, parameter in self.tail._collect_params_with_prefix().items():
+        for name, parameter in parameters_by_path(self.tail).items():
             parameter.set_data(nd.array(self.start[name]))
         train_last(self.tail, len(layer_groups(self.tail)))
         return self.tail

@@ -84,13 +84,13 @@ def _numpy(outputs):
     return [output.asnumpy() if isinstance(output, nd.NDArray) else output for output in outputs]
 
 
-def _difference(found, expected):
+def _difference(outputs, expected):
     """Return the largest difference as a share of the largest value; infinite where only one of the two is finite."""
     finite = np.isfinite(expected)
-    if found.shape != expected.shape or (np.isfinite(found) != finite).any():
+    if outputs.shape != expected.shape or (np.isfinite(outputs) != finite).any():
         return np.inf
     expected = np.where(finite, expected, 0)
-    return np.abs(np.where(finite, found, 0) - expected).max(initial=0) / (np.abs(expected).max(initial=0) or 1)
+    return np.abs(np.where(finite, outputs, 0) - expected).max(initial=0) / (np.abs(expected).max(initial=0) or 1)
 
 
 def _computed(symbol, values, x):
