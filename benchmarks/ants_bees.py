@@ -1,8 +1,8 @@
-"""Does a folder of 244 photographs make a classifier of 95 % in two minutes?
+"""Can a folder of 244 photographs train a classifier of 95 % accuracy in two minutes?
 
 Fine-tunes EfficientNet-Lite2 on a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, such as the ants and bees of many
-transfer-learning tutorials: a new dense layer on features at 260 pixels, computed once. Counts everything from the
-start of the process to the score on val. Writes results/ants_bees.json. A minute a seed on two cores.
+transfer-learning tutorials: a new dense layer on features at 260 pixels, which are computed once. The time is measured
+from the start of the process to the score on val. Writes results/ants_bees.json. One minute per seed on two cores.
 """
 
 import argparse

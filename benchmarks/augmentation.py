@@ -1,8 +1,8 @@
-"""What does each augmentation buy on a small training set, in validation accuracy?
+"""How much does each augmentation improve the validation accuracy on a small training set?
 
 Trains the book's CNN from scratch on the same 4,000 images of CIFAR-10, without augmentation and with several kinds,
-once a seed, and scores the network of the last step on 5,000 other images of the training split. No test image is
-touched. Writes results/augmentation.json. About twenty minutes on two cores.
+once per seed, and scores the network after the last step on 5,000 other images of the training split. No test image is
+used. Writes results/augmentation.json. About twenty minutes on two cores.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Does a browser say what Python says, how fast is it, and what travels over the wire?
+"""Does a browser give the same predictions as Python, how fast is it, and how much does it download?
 
 One hundred crops of scikit-image's photographs, as PNG and as JPEG files, are classified by the live page's own
 JavaScript in headless Chromium and by Python, with the model in float and in int8. Then the two take turns: in each
-round the network runs 50 times on one picture in WebAssembly and 50 times in ONNX Runtime's native build, on one
-thread and on one for each core. Nothing is trained if the cache holds the network of the full recipe. Writes
+round the network runs 50 times on one image in WebAssembly and 50 times in ONNX Runtime's native build, with one
+thread and with one thread per core. Nothing is trained if the cache holds the network of the full recipe. Writes
 results/browser.json. About one minute on two cores.
 
     D2LCLS_SCALE=full python benchmarks/browser.py

@@ -1,8 +1,9 @@
-"""What does each idea of the recipe fast94 buy?
+"""How much does each idea of the recipe fast94 contribute?
 
-The recipe with half of the channels and 3 epochs of all of CIFAR-10, whole and with one idea left out at a time, three seeds
-each; scored on the test set with six views. All settings of one seed see the same order of images. Finished runs are kept in
-runs/fast94-ablation. Writes results/fast94_ablation.json. About forty minutes on two cores.
+Trains the recipe with half of the channels for 3 epochs on all of CIFAR-10, complete and with one idea left out at a
+time, with three seeds each; scored on the test set with six views. With the same seed, all settings get the images in
+the same order. Finished runs are kept in runs/fast94-ablation. Writes results/fast94_ablation.json. About forty
+minutes on two cores.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How long do the features of 50,000 images take, and what does int8 cost in accuracy?
+"""How long does it take to compute the features of 50,000 images, and what does int8 cost in accuracy?
 
-Runs EfficientNet-Lite0's front at 160 pixels over CIFAR-10: in int8 over all 50,000 training images, timed with the
-calibration before and the writing of the cache after; against float32 in interleaved rounds on the same 2,000 images;
-and trains the same dense layer on either kind of features, scored on the 10,000 test images. Writes
-results/features.json. About five minutes on two cores.
+Runs EfficientNet-Lite0's front at 160 pixels over CIFAR-10: in int8 over all 50,000 training images, timed including
+calibration and writing the cache; compared with float32 in interleaved rounds on the same 2,000 images; and trains the
+same dense layer on either kind of features, scored on the 10,000 test images. Writes results/features.json. About five
+minutes on two cores.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""What does EfficientNet-Lite0 reach on all of CIFAR-10 in twenty minutes on two cores?
+"""Which accuracy does EfficientNet-Lite0 reach on all of CIFAR-10 in twenty minutes on two cores?
 
 The first part of the network runs once over every image and its mirror image, in int8; the last groups are trained
-on what it made of them. Scored once on the 10,000 test images. Writes results/fine_tune_cifar10.json.
+on its outputs. Scored once on the 10,000 test images. Writes results/fine_tune_cifar10.json.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--copies", type=int, default=2)
     parser.add_argument("--lr", type=float, default=0.012)
-    parser.add_argument("--images", type=int, default=5000, help="labelled images a class")
+    parser.add_argument("--images", type=int, default=5000, help="labelled images per class")
     options = parser.parse_args()
     train, test = load("cifar10", fallback=False), load("cifar10", "test", fallback=False)
     train = take_per_class(train, options.images)

@@ -1,11 +1,11 @@
-"""How fast do photographs come off the disk, decoded, scaled to 224 pixels, mirrored and normalised?
+"""How fast are photographs read from disk, decoded, scaled to 224 pixels, mirrored and normalised?
 
-Two folders of JPEGs are made of the photographs in scikit-image: 500 x 375 pixels, as most of ImageNet, and 2000 x
-1500, as from a camera (enlarged, as few of them are that large). Each reader runs through them in turn, in its own
+Two folders of JPEGs are made from the photographs in scikit-image: 500 x 375 pixels, like most of ImageNet, and 2000 x
+1500, as from a camera (enlarged, since few of them are that large). The readers process them in turn, each in its own
 process, which sleeps in between: `open_folder` and `open_records` with `Batches`, exact and with draft=True; Gluon's
 ImageFolderDataset and DataLoader without and with two workers; MXNet's ImageIter and ImageRecordIter; and, with
---torch-python, PyTorch's DataLoader with Pillow. Then a MobileNet is trained on the folder, to see how long it waits.
-Writes results/photographs.json. About three minutes on two cores.
+--torch-python, PyTorch's DataLoader with Pillow. Then a MobileNet is trained on the folder, to measure how long it
+waits for images. Writes results/photographs.json. About three minutes on two cores.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch and Pillow; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch and Pillow; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     parser.add_argument("--side", nargs=2, metavar=("NAME", "ROOT"), help=argparse.SUPPRESS)  # a process that is timed
     options = parser.parse_args()
@@ -114,7 +114,7 @@ def write_photographs(root, size, number):
 
 
 def measure(root, torch_python, rounds):
-    """Let every reader run through the folder once a round."""
+    """Run every reader through the folder once per round."""
     sleepers = {
         name: Sleeper(
             [torch_python, TORCH, name, root]

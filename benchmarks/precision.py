@@ -1,9 +1,9 @@
-"""What does training in bfloat16 cost in accuracy?
+"""How much accuracy does training in bfloat16 cost?
 
-The book's CNN, and the network of fast94 with half of its channels, are trained on all of CIFAR-10 for 4 epochs in float32
-and in bfloat16, three seeds each, and scored on the test set, which nothing was chosen by. Both ways of one seed begin with
-the same parameters and see the same batches. Finished runs are kept in runs/precision. Writes results/precision.json. About
-twenty minutes on two cores that have instructions for bfloat16.
+The book's CNN, and the network of fast94 with half of its channels, are trained on all of CIFAR-10 for 4 epochs in
+float32 and in bfloat16, with three seeds each, and scored on the test set, which was not used to choose anything. With
+the same seed, both start with the same parameters and get the same batches. Finished runs are kept in runs/precision.
+Writes results/precision.json. About twenty minutes on two cores that have instructions for bfloat16.
 """
 
 import argparse

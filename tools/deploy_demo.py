@@ -1,7 +1,7 @@
-"""Take the network of the chapter on the training loop through every form, and print what each is worth.
+"""Convert the network of the chapter on the training loop to every form, and print the speed and accuracy of each.
 
 `make deploy-demo` runs it. The network is trained first if this machine has not done so yet, which takes a few minutes.
-The forms stay in runs/deploy-demo. Exits with 1 if a form does not say what the first one says.
+The forms stay in runs/deploy-demo. Exits with 1 if a form gives other predictions than the first one.
 """
 
 import json
@@ -52,7 +52,7 @@ def main():
         if accuracy:
             print(f"{row.name:<10} top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
         if "int8" not in row.form and row.agreement < 1:
-            wrong.append(f"{row.name} says something else than mxnet for {1 - row.agreement:.1%} of the images")
+            wrong.append(f"{row.name} gives another class than mxnet for {1 - row.agreement:.1%} of the images")
         if "int8" in row.form and accuracy.top1 < read_manifest(OUT / "mxnet").accuracy.top1 - 0.005:
             wrong.append(f"{row.name} loses more than half a point")
     print("\n" + ("; ".join(wrong) or "All forms agree."))
@@ -88,8 +88,11 @@ def check_arm(pictures):
         ).stdout
         said = re.search(r"^ +[\d.]+%  (.*)$", answer, re.M)[1]
         different += said != model.predict(picture, top=1)[0][0]
-    print(f"the program for Arm, under qemu, says the same of {len(pictures) - different} of {len(pictures)} pictures")
-    return ["the program for Arm answers otherwise"] if different else []
+    print(
+        f"the program for Arm, under qemu, gives the same class for "
+        f"{len(pictures) - different} of {len(pictures)} images"
+    )
+    return ["the program for Arm gives other classes"] if different else []
 
 
 def check_service(pictures):
@@ -114,9 +117,10 @@ def check_service(pictures):
         service.terminate()
         code = service.wait(30)
     print(
-        f"the service says the same of {len(pictures) - different} of {len(pictures)} pictures; stopped with code {code}"
+        f"the service gives the same class for {len(pictures) - different} of {len(pictures)} images; "
+        f"it stopped with code {code}"
     )
-    return ["the service answers otherwise"] if different or code else []
+    return ["the service gives other classes"] if different or code else []
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""For training_step.py and end_to_end.py: this project's side.
+"""For training_step.py and end_to_end.py: the side of d2lcls.
 
     python ours.py step NETWORK BATCH PIXELS CLASSES float32|bfloat16
     python ours.py fit NETWORK FOLDER float32|bfloat16
 
-The second line calls `fit` on FOLDER/images.npy and labels.npy.
+The second command calls `fit` on FOLDER/images.npy and labels.npy.
 """
 
 import sys

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
+from d2lcls.explain.scores import softmax
 from d2lcls.machine.cores import int8_saturates
 
 import numpy as np
@@ -50,8 +51,7 @@ class Predictor:
 def likeliest(logits, classes, top=5):
     """Return the `top` likeliest classes of logits (K,) as (class, probability); equal ones in the classes' order."""
     order = np.argsort(-logits, kind="stable")[:top]
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
+    probabilities = softmax(logits.astype(np.float64))
     return [(classes[place], float(probabilities[place])) for place in order]
 
 

@@ -3,7 +3,8 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, blocks_of, round_channels
+from d2lcls.machine.gluon import blocks_of
+from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, round_channels
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
 from d2lcls.weights.files import load_weights
 from d2lcls.weights.store import find_weights
@@ -51,7 +52,7 @@ def test_every_name_makes_its_network():
         net = make_efficientnet(name, classes=7)
         first = blocks_of(net, Conv)[0]
         tensorflow = "lite" in name or name.startswith("tf_")
-        assert first.movable == tensorflow and net.output._units == 7
+        assert first.depends_on_size == tensorflow and net.output._units == 7
         assert net.features[0][1]._kwargs["eps"] == (1e-3 if tensorflow else 1e-5)
         assert bool(blocks_of(net, ReLU6)) == ("lite" in name)
 

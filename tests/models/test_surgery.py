@@ -1,7 +1,8 @@
 """Groups of layers: frozen, thawed, with rates of their own."""
 
 from d2lcls.data import Batches
-from d2lcls.models.surgery import forget_compiled, gradual, layer_groups, set_lr_multipliers, train_last
+from d2lcls.machine.gluon import clear_cache
+from d2lcls.models.surgery import gradual, layer_groups, set_lr_multipliers, train_last
 from d2lcls.training import fit, make_trainer, train_step
 from d2lcls.training.recipe import Recipe
 
@@ -146,5 +147,5 @@ def test_compiled_networks_are_traced_anew():
     with mx.autograd.train_mode():
         assert np.abs(net(x).asnumpy() - first).max() > 1e-4
     assert net._cached_op is not None
-    forget_compiled(net)
+    clear_cache(net)
     assert net._cached_op is None
