@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2lcls.deploy.forms import AUTO, fastest_form
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 from d2lcls.machine.cores import int8_saturates
 
@@ -55,22 +56,21 @@ def likeliest(logits, classes, top=5):
     return [(classes[place], float(probabilities[place])) for place in order]
 
 
-def load_model(folder):
-    """Load a model folder, whatever its form.
+def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
+    """Load a model folder, whatever its form; of a folder that holds several, the fastest form on this machine.
 
     Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
 
     Args:
-        folder: what `export` and its later steps wrote.
-
-    Returns:
-        `Predictor`.
+        folder: a model folder, as `export` and its later steps write it, or one whose subfolders are forms of one model.
+        form: "auto", or the form to load; see `fastest_form`.
 
     Raises:
         FileNotFoundError: it holds no model.
-        ModelError: it is damaged, or its graph does not fit its manifest.
+        ModelError: it is damaged or holds no such form, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
+    folder = fastest_form(folder, form).folder
     manifest = read_manifest(folder)
     if manifest.needs_vnni() and int8_saturates():
         warnings.warn(
@@ -78,7 +78,7 @@ def load_model(folder):
             "wrong. Make it again with d2lcls quantize, without --vnni.",
             stacklevel=2,
         )
-    compute = _RUNTIMES[manifest.form](Path(folder), manifest)
+    compute = _RUNTIMES[manifest.form](folder, manifest)
     probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
     if probe.shape != (manifest.batch or 1, len(manifest.classes)):
         raise ModelError(

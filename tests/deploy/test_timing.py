@@ -43,5 +43,5 @@ def test_a_model_is_timed(model, examples, tmp_path):
 
 def test_a_process_that_ends_says_why(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
-    with pytest.raises(RuntimeError, match="(?s)to be timed ended: .*holds no manifest.json"):
+    with pytest.raises(RuntimeError, match="holds no manifest.json"):
         Sleeper(command_of(tmp_path, tmp_path / "x.npy"))
