@@ -1,4 +1,4 @@
-"""The forms of one model in one folder, such as models/cat/{mxnet,onnx,int8}, and which is the fastest on this machine."""
+"""The forms of one model in one folder, such as models/cat/{mxnet,onnx,int8}; which is the fastest on this machine?"""
 
 import statistics
 import tempfile

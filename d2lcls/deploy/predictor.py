@@ -1,7 +1,7 @@
-"""One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
+"""One interface to a model, whatever form it has: a picture in, its likeliest classes out."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,49 +11,49 @@ from d2lcls.machine.cores import int8_saturates
 
 import numpy as np
 
+Compute = Callable[[np.ndarray], np.ndarray]
+Source = str | Path | bytes | np.ndarray
+
 
 @dataclass(frozen=True)
 class Predictor:
     """A loaded model.
 
     Args:
-        manifest: `Manifest` of its folder.
+        manifest: of its folder.
         compute: function from float32 (N, 3, H, W) to logits, float32 (N, K).
     """
 
     manifest: Manifest
-    compute: Callable
+    compute: Compute
 
-    def logits(self, sources):
-        """Return the logits float32 (N, K) of a list of pictures: paths, encoded bytes, or uint8 arrays (H, W, 3)."""
+    def logits(self, sources: Sequence[Source]) -> np.ndarray:
+        """Return the logits float32 (N, K) of pictures: paths, encoded bytes, or uint8 arrays (H, W, 3)."""
         return self.compute(self.manifest.preprocess.batch(sources))
 
-    def predict(self, source, top=5):
-        """Name what one picture shows.
+    def predict(self, source: Source, top: int = 5) -> list[tuple[str, float]]:
+        """Return the likeliest classes of one picture with their probabilities, the likeliest first.
 
         Args:
             source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
-            top: how many classes.
-
-        Returns:
-            list of (class, probability), the likeliest first.
+            top: number of classes.
 
         Raises:
             BrokenImage, FileNotFoundError: as `open_image`.
         """
         return self.predict_many([source], top)[0]
 
-    def predict_many(self, sources, top=5):
-        """Name what each of several pictures shows: a list of what `predict` returns."""
+    def predict_many(self, sources: Sequence[Source], top: int = 5) -> list[list[tuple[str, float]]]:
+        """Return what `predict` does, for each of several pictures."""
         return [likeliest(row, self.manifest.classes, top) for row in self.logits(sources)]
 
 
-def likeliest(logits, classes, top=5):
+def likeliest(logits: np.ndarray, classes: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
     """Return the `top` likeliest classes of logits (K,) as (class, probability); equal ones in the classes' order."""
     order = np.argsort(-logits, kind="stable")[:top]
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = exponentials / exponentials.sum()
-    return [(classes[place], float(probabilities[place])) for place in order]
+    return [(classes[index], float(probabilities[index])) for index in order]
 
 
 def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
@@ -62,7 +62,7 @@ def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
     Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
 
     Args:
-        folder: a model folder, as `export` and its later steps write it, or one whose subfolders are forms of one model.
+        folder: a model folder, as `export` and its later steps write it, or a folder of such forms of one model.
         form: "auto", or the form to load; see `fastest_form`.
 
     Raises:
@@ -88,25 +88,25 @@ def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
     return Predictor(manifest, compute)
 
 
-def _mxnet(folder, manifest):
+def _mxnet(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.exporting import read_graph
 
     return read_graph(folder, manifest)
 
 
-def _onnx(folder, manifest):
+def _onnx(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.onnx_runtime import open_session
 
     return open_session(folder / "model.onnx")
 
 
-def _tvm(folder, manifest):
+def _tvm(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.edge.host import open_library
 
     return open_library(folder, manifest)
 
 
-def _torch(folder, manifest):
+def _torch(folder: Path, manifest: Manifest) -> Compute:
     raise ModelError(
         f"{folder}: a model of form torch is run by PyTorch, in an environment of its own: python {folder / 'check.py'}"
     )

@@ -1,7 +1,7 @@
 """Timing forms of a model fairly: each in a process of its own, which sleeps except in its turns.
 
 The threads of MXNet, ONNX Runtime and TVM look for work for a while before they sleep. In one process they would take
-the cores from the form that is timed: in one case it took twenty times as long. Run as a module, this is such a process:
+the cores from the form that is timed: in one case it took twenty times as long. This module runs as such a process:
 python -m d2lcls.deploy.timing FOLDER X.npy, for a model folder and inputs float32 (N, 3, H, W).
 """
 
@@ -36,7 +36,7 @@ class Sleeper:
     """
 
     def __init__(self, command: Sequence[object], engine: str | None = SERVING, threads: int | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
         settings = {"MXNET_ENGINE_TYPE": engine, "OMP_NUM_THREADS": threads}
         self._process = subprocess.Popen(
             [str(word) for word in command],
@@ -133,7 +133,8 @@ def answer(run: Callable[[np.ndarray], Any], x: np.ndarray, ready: str = "ready"
 
 
 def _seconds_of(run: Callable[[np.ndarray], Any], x: np.ndarray, total: float, at_least: int) -> list[float]:
-    begun, times = time.perf_counter(), []
+    times: list[float] = []
+    begun = time.perf_counter()
     while len(times) < at_least or time.perf_counter() - begun < total:
         started = time.perf_counter()
         run(x)

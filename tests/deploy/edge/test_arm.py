@@ -95,7 +95,7 @@ def test_its_answers_are_read_and_its_times(bicubic, examples):
 
 @needs_arm
 def test_a_program_that_computes_something_else_is_not_kept(bicubic, tmp_path):
-    with pytest.raises(ModelError, match="as a program for Arm, the model's logits differ by up to"):
+    with pytest.raises(ModelError, match="in form tvm, the model's logits differ by up to"):
         compile_arm(bicubic / "o", tmp_path / "a", tolerance=-1)
     assert not (tmp_path / "a" / "classify").exists()
 

@@ -170,7 +170,7 @@ def test_a_library_that_this_processor_would_stop_at_is_refused(compiled, monkey
     with pytest.raises(ModelError, match="compiled for x86_64, and this machine is aarch64"):
         load_model(compiled)
     for made_from in ({"processor": "znver4"}, None):
-        with pytest.raises(ModelError, match="does not say which instructions it needs.*Compile it again with"):
+        with pytest.raises(ModelError, match="does not list the instructions it needs.*Compile it again with"):
             open_library(compiled, replace(manifest, made_from=made_from))
 
 
@@ -253,7 +253,7 @@ def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path
 
 
 def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, compiled, tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match="form mxnet; TVM compiles one of form onnx"):
+    with pytest.raises(ModelError, match="form mxnet; this step takes one of form onnx. Make one with: d2lcls onnx"):
         compile_host(model, tmp_path / "a")
     with pytest.raises(ValueError, match="there is something already"):
         compile_host(onnx_model, compiled)
@@ -261,7 +261,9 @@ def test_what_cannot_be_compiled_is_said_in_one_sentence(model, onnx_model, comp
         compile_host(onnx_model, tmp_path / "a", batch=0)
     with pytest.raises(FileNotFoundError, match="holds no manifest.json"):
         compile_host(tmp_path, tmp_path / "a")
-    with pytest.raises(ModelError, match="compiled, the model's logits differ by up to .*more than -1. Please report"):
+    with pytest.raises(
+        ModelError, match="in form tvm, the model's logits differ by up to .*more than -1. Please report"
+    ):
         compile_host(onnx_model, tmp_path / "b", tolerance=-1)
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "tvm", None)
