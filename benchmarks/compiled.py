@@ -112,7 +112,7 @@ def make(work, name, seconds):
     from d2lcls.deploy.edge.tuning import tune
     from d2lcls.deploy.exporting import export
     from d2lcls.deploy.onnx.export import export_onnx
-    from d2lcls.models import get_model
+    from d2lcls.models import get_model, set_image_size
 
     import mxnet as mx
 
@@ -120,8 +120,7 @@ def make(work, name, seconds):
     mx.random.seed(0)
     net = get_model(name, classes=classes)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    if hasattr(net, "see"):
-        net.see(crop, crop)
+    set_image_size(net, crop, crop)
     x = np.random.default_rng(0).normal(size=(1, 3, crop, crop)).astype(np.float32)
     net(mx.nd.array(x))
     look = Preprocess(crop, crop, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")

@@ -8,6 +8,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.graph.bound import bind
 from d2lcls.deploy.manifest import Manifest, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
+from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import assemble, checked, fuse_graph, trace
 
@@ -45,8 +46,7 @@ def export(
     """
     check_new_folder(folder)
     crop = preprocess.crop
-    if hasattr(net, "see"):
-        net.see(crop, crop)  # padding depends on the size
+    set_image_size(net, crop, crop)
     x = nd.array(np.random.default_rng(0).normal(size=(2, 3, crop, crop)))
     logits = net(x).asnumpy()
     if logits.shape != (2, len(classes)):

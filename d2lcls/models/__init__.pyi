@@ -14,7 +14,9 @@ from .cnn import GlobalMean as GlobalMean
 from .cnn import SmallCNN as SmallCNN
 from .costs import layer_costs as layer_costs
 from .efficientnet import EfficientNet as EfficientNet
+from .efficientnet import set_image_size as set_image_size
 from .fast94 import Fast94 as Fast94
+from .fast94 import initialise_from_data as initialise_from_data
 from .features import FeatureBatches as FeatureBatches
 from .features import Features as Features
 from .features import extract_features as extract_features

@@ -52,8 +52,8 @@ class Conv(gluon.HybridBlock):
         with self.name_scope():
             self.weight = self.params.get("weight", shape=(channels, in_channels // groups, kernel, kernel))
 
-    def see(self, height, width):
-        """Note the size of the images to come and return the size of the output; whether `shift` changed is third."""
+    def set_input_size(self, height: int, width: int) -> tuple[int, int, bool]:
+        """Pad for inputs of this size; return the height and width of the output, and whether `shift` changed."""
         before = self.shift
         if self.movable:
             self.shift = (1 - height % 2, 1 - width % 2)
@@ -214,13 +214,13 @@ class EfficientNet(gluon.HybridBlock):
                 nn.Dropout(scale.dropout),
             )
             self.output = nn.Dense(classes, in_units=last)
-        self.see(scale.size, scale.size)
+        self.set_image_size(scale.size, scale.size)
 
-    def see(self, height, width):
-        """Set every padding for images of this size, which decides it where padding is TensorFlow's."""
+    def set_image_size(self, height: int, width: int) -> None:
+        """Set the padding of every convolution for images of this size; it matters for TensorFlow's padding only."""
         changed = False
         for conv in blocks_of(self, Conv):
-            height, width, moved = conv.see(height, width)
+            height, width, moved = conv.set_input_size(height, width)
             changed |= moved
         if changed:  # what was compiled for another size is compiled anew
             for block in blocks_of(self, gluon.HybridBlock):
@@ -231,12 +231,26 @@ class EfficientNet(gluon.HybridBlock):
         if isinstance(x, nd.NDArray):
             if x.ndim != 4 or x.shape[1] != 3:
                 raise ValueError(f"Expected colour images of shape (N, 3, H, W), got {x.shape}.")
-            self.see(*x.shape[2:])
+            self.set_image_size(*x.shape[2:])
         return super().forward(x, *args)
 
     def hybrid_forward(self, F, x):
         """Return logits (N, classes) for images x (N, 3, H, W)."""
         return self.output(self.features(x))
+
+
+def set_image_size(net: gluon.Block, height: int, width: int) -> None:
+    """Prepare a network for images of one size before it is traced or split.
+
+    An `EfficientNet` sets its padding, which depends on the size where it is TensorFlow's; called with a batch it does
+    so itself, but a traced graph keeps the padding of the last size. Other networks are left as they are.
+
+    Args:
+        net: any network.
+        height, width: of the images, pixels.
+    """
+    if isinstance(net, EfficientNet):
+        net.set_image_size(height, width)
 
 
 def blocks_of(block, kind):

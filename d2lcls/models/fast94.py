@@ -101,6 +101,20 @@ def whiten(net, x, epsilon=5e-4):
     net.whitening.weight.set_data(nd.array(filters))
 
 
+def initialise_from_data(net: gluon.Block, images: np.ndarray) -> None:
+    """Set the weights that depend on the training images; to be called once, before the training.
+
+    Args:
+        net: initialised network. A `Fast94` is whitened, see `whiten`; other networks are left as they are.
+        images: float32 (N, C, H, W), normalised.
+
+    Raises:
+        ValueError: the images are not of a shape that the network takes.
+    """
+    if isinstance(net, Fast94):
+        whiten(net, images)
+
+
 def _normalisation(width):
     # Short memories (0.9 is usual), because the whole training is short.
     return nn.BatchNorm(scale=False, momentum=0.6, in_channels=width)

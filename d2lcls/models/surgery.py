@@ -7,6 +7,8 @@ with the layers after it that hold none (normalisation, activation, pooling), an
 
 import json
 
+from d2lcls.models.efficientnet import EfficientNet, set_image_size
+
 import mxnet as mx
 from mxnet import gluon
 from mxnet.gluon import nn
@@ -200,10 +202,10 @@ def split(net, groups, size=None):
     found = layer_groups(net)
     if not 1 <= groups < len(found):
         raise ValueError(f"groups must lie between 1 and {len(found) - 1}, one less than there are, not {groups}.")
-    if hasattr(net, "see"):
-        if size is None:
-            raise ValueError("This network's padding depends on the size of its images: pass size=.")
-        net.see(size, size)
+    if size is not None:
+        set_image_size(net, size, size)
+    elif isinstance(net, EfficientNet):
+        raise ValueError("This network's padding depends on the size of its images: pass size=.")
     front = nn.HybridSequential()
     front.add(*sum(found[: len(found) - groups], []))
     tail = Tail(sum(found[len(found) - groups : -1], []), found[-1][0])

@@ -5,8 +5,13 @@ shape (N, H, W, C), leaves its input unchanged and draws every random number fro
 `numpy.random.Generator`: the same generator state gives the same batch.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import numpy as np
 
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma weights, ITU-R BT.601
 
 

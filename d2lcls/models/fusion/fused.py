@@ -25,7 +25,7 @@ def fuse(net):
     Args:
         net: initialised `gluon.HybridBlock` on the CPU. It is not changed, and not shared: what it learns later
             does not reach the fused one. Where padding depends on the size of the images, as in EfficientNet-Lite,
-            that of the size last seen is kept: call net.see(height, width) first, as `split` does.
+            that of the size last seen is kept: call set_image_size(net, height, width) first, as `split` does.
 
     Returns:
         `gluon.Block` with the same outputs, to within rounding; it cannot be trained. Its first call compares them with
