@@ -87,7 +87,11 @@ def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = Non
         raise ModelError(f"{folder}: holds no model of form {form}. Choose from: {AUTO}, {present}.")
     left_out: dict[str, str] = {}
     if len(candidates) > 1 and int8_saturates():
-        left_out = {path.name: "needs VNNI" for path, manifest in candidates.items() if manifest.needs_vnni()}
+        left_out = {
+            path.name: "it needs a processor with VNNI"
+            for path, manifest in candidates.items()
+            if manifest.needs_vnni()
+        }
     usable = [path for path in candidates if path.name not in left_out]
     times: dict[Path, float] = {}
     if len(usable) > 1:
