@@ -136,14 +136,15 @@ def make(work, name, seconds):
 
 def compile_default(folder, target):
     """Compile an ONNX model with the processor as the only option."""
-    from d2lcls.deploy.edge.graph import import_tvm, read_onnx_model, simplify
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.edge.graph import import_tvm, simplify
     from d2lcls.deploy.edge.host import FILE
     from d2lcls.deploy.edge.target import host_target
 
     tvm = import_tvm()
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = simplify(folder / "model.onnx", read_onnx_model(folder).input_shape())
+    model = simplify(folder / "model.onnx", read_manifest(folder).input_shape())
     target.mkdir()
     tvm.compile(from_onnx(model), target=host_target()).export_library(str(target / FILE))
 
