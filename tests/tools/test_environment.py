@@ -51,7 +51,7 @@ def declared(*extras):
 
 
 @pytest.mark.parametrize(
-    "requirement", declared("cpu", "weights", "tune", "deploy", "serve", "book", "test", "lock"), ids=str
+    "requirement", declared("cpu", "weights", "tune", "deploy", "serve", "book", "test", "check", "lock"), ids=str
 )
 def test_the_lock_fulfils_every_requirement(requirement):
     for python, machine in itertools.product(PYTHONS, MACHINES):
