@@ -56,8 +56,7 @@ def write(name, command, values, data=()):
         },
         "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
     }
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
 
@@ -66,9 +65,9 @@ def read(name):
     """Return the content of `results/NAME.json` as a dict.
 
     Raises:
-        FileNotFoundError: there is no such result; lists those there are.
+        FileNotFoundError: there is no such result (the message lists those there are), or no folder of results.
     """
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none"
         raise FileNotFoundError(f"No result is called {name!r} in {FOLDER}. There are: {there}.")
@@ -108,6 +107,15 @@ def instructions():
     """Return the processor's instruction sets on which speed and rounding depend, in one text such as "avx2 avx512f"."""
     flags = cpu_flags()
     return " ".join(name for name in _INSTRUCTIONS if name in flags) or platform.machine()
+
+
+def _file(name):
+    if not FOLDER.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {FOLDER}: results are part of the repository, not of the installed package. "
+            "Run this in a clone of the repository, in which `make` installs the package."
+        )
+    return FOLDER / f"{name}.json"
 
 
 def _processor():
