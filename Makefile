@@ -27,7 +27,7 @@ help:
 	@echo "make site      serve the built site at http://127.0.0.1:8000, which its live page needs"
 	@echo "make test      run every test, and every notebook at a small scale"
 	@echo "make test-all  the same with the slow tests"
-	@echo "make coverage  run the tests and print which lines they do not reach"
+	@echo "make coverage  run the tests and print the share of lines that they reach"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make execute   run the notebooks at lesson scale and store their outputs"
 	@echo "make bench     measure again what results/ holds (hours)"
