@@ -104,7 +104,7 @@ def spread(values):
 
 
 def instructions():
-    """Return the processor's instruction sets on which speed and rounding depend, in one text such as "avx2 avx512f"."""
+    """Return the instruction sets of the processor that affect speed and rounding, such as "avx2 avx512f"."""
     flags = cpu_flags()
     return " ".join(name for name in _INSTRUCTIONS if name in flags) or platform.machine()
 
