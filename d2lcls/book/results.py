@@ -49,8 +49,7 @@ def write(name: str, command: str, values: dict[str, Any], data: Iterable[str] =
         },
         "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
     }
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
 
@@ -61,7 +60,7 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such result; the message lists all results.
     """
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none"
         raise FileNotFoundError(f"No result is called {name!r} in {FOLDER}. There are: {names}.")
@@ -101,6 +100,15 @@ def instructions() -> str:
     """Return the processor's instruction sets that affect speed and rounding, such as "avx2 avx512f"."""
     flags = cpu_flags()
     return " ".join(name for name in _INSTRUCTIONS.split() if name in flags) or platform.machine()
+
+
+def _file(name):
+    if not FOLDER.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {FOLDER}: results are part of the repository, not of the installed package. "
+            "Run this in a clone of the repository, in which `make` installs the package."
+        )
+    return FOLDER / f"{name}.json"
 
 
 def _processor():
