@@ -90,7 +90,7 @@ def _contents(model, title, inputs, outputs):
         CODE: source.encode(),
         WEIGHTS: _tensors(weights),
         EXAMPLES: _tensors(examples),
-        CHECK: Path(__file__).with_name("torch_check.py").read_bytes(),
+        CHECK: Path(__file__).with_name(CHECK).read_bytes(),
     }
 
 

@@ -1,4 +1,7 @@
-"""PyTorch code written from models; what needs PyTorch runs in the Python that D2LCLS_TORCH_PYTHON names."""
+"""PyTorch code written from models; what needs PyTorch runs in the Python that D2LCLS_TORCH_PYTHON names.
+
+The folder is not called torch: pytest puts its parent on sys.path, where GluonCV would take it for PyTorch.
+"""
 
 import ast
 import json
@@ -16,9 +19,9 @@ from d2lcls.deploy.torch.export import export_torch, write_torch
 
 import numpy as np
 import pytest
+from old_networks import NETWORKS, images, make
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
-from test_onnx_converters import NETWORKS, images, make
 
 TORCH = os.environ.get("D2LCLS_TORCH_PYTHON")
 needs_torch = pytest.mark.skipif(not TORCH, reason="D2LCLS_TORCH_PYTHON names no Python with torch")
