@@ -4,7 +4,7 @@ import json
 
 from d2lcls.deploy.graph.input_shapes import find_inputs, infer_shapes
 from d2lcls.deploy.graph.symbol_json import parse_symbol
-from d2lcls.deploy.rescue.load import assemble
+from d2lcls.deploy.rescue.load import build_old_model
 
 import mxnet as mx
 import numpy as np
@@ -26,7 +26,7 @@ def make(symbol, shape=(3, 7, 6), seed=0):
         for name, size in shapes.items()
         if name not in (*inputs, *labels)
     }
-    return assemble(graph, arrays, dict.fromkeys(inputs, shape))
+    return build_old_model(graph, arrays, dict.fromkeys(inputs, shape))
 
 
 def images(model, n=3, seed=1):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from d2lcls.deploy.graph.input_shapes import infer_shapes
+from d2lcls.deploy.graph.input_shapes import infer_outputs
 from d2lcls.deploy.onnx.converters import CONVERTERS, OPSET, register
 from d2lcls.deploy.onnx_runtime import import_onnx, import_runtime
 from d2lcls.deploy.rescue.load import RescueError
@@ -201,7 +201,7 @@ def _shapes_of(model, shapes):
     known = {**shapes, **{name: array.shape for name, array in model.parameters.items()}}
     internals = model.symbol.get_internals()
     of = {}
-    for place, shape in zip(range(len(internals.list_outputs())), infer_shapes(internals, known, outputs=True)):
+    for place, shape in zip(range(len(internals.list_outputs())), infer_outputs(internals, known)):
         of.setdefault(internals[place].name, []).append(shape)
     return {
         (place, output): list(shape)
@@ -212,14 +212,7 @@ def _shapes_of(model, shapes):
 
 def _batch_is_free(model):
     try:
-        one, two = (
-            infer_shapes(
-                model.symbol,
-                {**model.input_shapes(n), **{name: array.shape for name, array in model.parameters.items()}},
-                outputs=True,
-            )
-            for n in (1, 2)
-        )
+        one, two = (infer_outputs(model.symbol, model.variable_shapes(n)) for n in (1, 2))
     except (mx.MXNetError, RescueError):
         return False
     return all(a and b and b[0] == 2 * a[0] and a[1:] == b[1:] for a, b in zip(one, two))
@@ -248,7 +241,7 @@ def _clean(graph, symbol, shapes, free_batch):
     graph.input.extend(inputs)
     ordered = [_output_name(name, outputs) for name in symbol.list_outputs()]
     del graph.output[:]
-    for name, shape in zip(ordered, infer_shapes(symbol, shapes, outputs=True)):
+    for name, shape in zip(ordered, infer_outputs(symbol, shapes)):
         value = outputs[name]
         del value.type.tensor_type.shape.dim[:]
         for place, size in enumerate(shape):

@@ -6,7 +6,7 @@ from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_mani
 from d2lcls.deploy.onnx.checked import to_onnx
 from d2lcls.deploy.onnx.converters import OPSET
 from d2lcls.deploy.onnx_runtime import open_session
-from d2lcls.deploy.rescue.load import RescueError, assemble
+from d2lcls.deploy.rescue.load import RescueError, build_old_model
 from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
 from d2lcls.models.fusion.folding import fold_batch_norm
 
@@ -69,6 +69,6 @@ def graph_to_onnx(symbol, parameters, shape, input_name="data"):
     """
     arrays = {name: array.asnumpy() for name, array in parameters.items()}
     try:
-        return to_onnx(assemble(parse_symbol(symbol.tojson()), arrays, {input_name: tuple(shape[1:])}))
+        return to_onnx(build_old_model(parse_symbol(symbol.tojson()), arrays, {input_name: tuple(shape[1:])}))
     except RescueError as error:
         raise ModelError(str(error)) from error
