@@ -1,7 +1,5 @@
 """Each converter by parity: a small network of MXNet against ONNX Runtime, with and without the network's shapes."""
 
-import sys
-
 import mxnet as mx
 import numpy as np
 import pytest
@@ -9,10 +7,13 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from d2lcls.deploy.onnx.checked import to_onnx, write_onnx
-from d2lcls.deploy.onnx.converters import OPSET, register
+from d2lcls.deploy.onnx.checked import write_onnx
+from d2lcls.deploy.onnx.convert import to_onnx
+from d2lcls.deploy.onnx.converters import register
+from d2lcls.deploy.onnx.registry import CONVERTERS, OPSET, converts
 from d2lcls.deploy.rescue.load import RescueError
 
+from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
 from old_networks import NETWORKS, conv, data, images, make, sym
 
 
@@ -44,7 +45,6 @@ WITHOUT_SHAPES = (
 def test_parity_with_the_exporter_called_as_ever(name):
     import onnx
     import onnxruntime
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
 
     register()
     register()
@@ -65,18 +65,8 @@ def test_parity_with_the_exporter_called_as_ever(name):
 
 
 def test_the_wrong_network_is_not_written(tmp_path, monkeypatch):
-    from d2lcls.deploy.onnx.converters import CONVERTERS, same
-
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
-
     register()
-    monkeypatch.setitem(
-        MXNetGraph.registry_[OPSET],
-        "LRN",
-        lambda node, **context: CONVERTERS["BlockGrad"](sys.modules[same.__module__].Layer(node, context)),
-    )
-    monkeypatch.setitem(CONVERTERS, "LRN", CONVERTERS["LRN"])
-    monkeypatch.setattr("d2lcls.deploy.onnx.checked.register", lambda: None)
+    monkeypatch.setattr(MXNetGraph.registry_[OPSET]["LRN"], "function", CONVERTERS["BlockGrad"])
     model = make(NETWORKS["lrn, knorm not written"])
     with pytest.raises(RescueError, match="does not compute the same .*differ by up to"):
         write_onnx(model, tmp_path / "model.onnx", images(model))
@@ -86,8 +76,22 @@ def test_the_wrong_network_is_not_written(tmp_path, monkeypatch):
 def test_what_has_no_converter_is_named():
     with pytest.raises(RescueError, match="No converter to ONNX is known for Correlation"):
         to_onnx(make(sym.Correlation(data, data + 1, pad_size=1)))
-    with pytest.raises(RescueError, match="topk 'best' gives a mask"):
+    with pytest.raises(RescueError, match="topk 'best' returns a mask"):
         to_onnx(make(sym.topk(data, ret_typ="mask", name="best")))
+
+
+def test_a_converter_can_be_added_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(MXNetGraph, "registry_", {opset: {**known} for opset, known in MXNetGraph.registry_.items()})
+    monkeypatch.setitem(CONVERTERS, "rsqrt", None)  # removed again at the end of the test
+    del CONVERTERS["rsqrt"]
+    model = make(sym.rsqrt(sym.square(data) + 1))
+    with pytest.raises(RescueError, match="No converter to ONNX is known for rsqrt"):
+        to_onnx(model)
+    converts("rsqrt")(lambda layer: layer.done("Reciprocal", layer.op("Sqrt", layer.inputs[0])))
+    assert write_onnx(model, tmp_path / "model.onnx", images(model)).largest < 1e-5
+    with pytest.raises(ValueError, match="LRN has a converter already: local_response"):
+        converts("Correlation", "LRN")(lambda layer: layer.nodes)
+    assert "Correlation" not in CONVERTERS
 
 
 def test_what_the_file_says():

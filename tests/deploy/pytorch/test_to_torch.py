@@ -12,7 +12,7 @@ import subprocess
 from d2lcls.cli import main
 from d2lcls.deploy import ModelError, load_model, read_manifest
 from d2lcls.deploy.exporting import export
-from d2lcls.deploy.onnx.checked import to_onnx
+from d2lcls.deploy.onnx.convert import to_onnx
 from d2lcls.deploy.onnx.export import export_onnx
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.deploy.torch.export import export_torch, write_torch
