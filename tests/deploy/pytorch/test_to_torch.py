@@ -16,6 +16,7 @@ from d2lcls.deploy.onnx.convert import to_onnx
 from d2lcls.deploy.onnx.export import export_onnx
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.deploy.torch.export import export_torch, write_torch
+from d2lcls.deploy.torch.operators import EXPRESSIONS, written_as
 
 import numpy as np
 import pytest
@@ -195,7 +196,9 @@ def graph_of(*nodes, weights=(), shape=("N", 3, 4, 4), checked=True):
 
 
 def test_operators_without_a_form_are_named():
-    with pytest.raises(ModelError, match=r"The operator Hardmax of the layer odd cannot be written .*no such operator"):
+    with pytest.raises(
+        ModelError, match=r"The operator Hardmax of the layer odd cannot be written .*there is no code for it"
+    ):
         to_code(graph_of(helper.make_node("Hardmax", ["data"], ["y"], name="odd")), "t")
     with pytest.raises(ModelError, match=r"The operator Conv of the layer c .*its input 1 is computed"):
         to_code(
@@ -206,6 +209,19 @@ def test_operators_without_a_form_are_named():
         )
     with pytest.raises(ModelError, match=r"DepthToSpace .*mode=DCR"):
         to_code(graph_of(helper.make_node("DepthToSpace", ["data"], ["y"], name="d", blocksize=2)), "t")
+
+
+def test_an_operator_can_be_added_once(monkeypatch):
+    monkeypatch.setitem(EXPRESSIONS, "Acos", None)  # removed again at the end of the test
+    del EXPRESSIONS["Acos"]
+    model = graph_of(helper.make_node("Acos", ["data"], ["y"]))
+    with pytest.raises(ModelError, match="there is no code for it"):
+        to_code(model, "t")
+    written_as("Acos")(lambda step: f"torch.acos({step.operand(0)})")
+    assert "x = torch.acos(x)" in to_code(model, "t")[0]
+    with pytest.raises(ValueError, match="Conv is registered already: convolution"):
+        written_as("Hardmax", "Conv")(lambda step: "")
+    assert "Hardmax" not in EXPRESSIONS
 
 
 def test_names_in_a_file_do_not_become_code():
