@@ -37,6 +37,10 @@ class Features:
         """Number of images."""
         return len(self.labels)
 
+    def counts(self) -> np.ndarray:
+        """Return the number of images of each class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
     def subset(self, indices: np.ndarray | slice) -> Features:
         """Return the features of some images, in every copy."""
         return Features(self.values[:, indices], self.labels[indices], self.classes, self.name)
