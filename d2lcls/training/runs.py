@@ -29,9 +29,6 @@ from d2lcls.training.recipe import Recipe
 import mxnet as mx
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
-
 RUN, NETWORK = "run.json", "network.json"
 
 
