@@ -92,7 +92,7 @@ def example_model(network: str = "cnn") -> Path:
 class Source:
     """Source code that a notebook displays as such."""
 
-    def __init__(self, code: str):
+    def __init__(self, code: str) -> None:
         self.code = code
 
     def __repr__(self) -> str:
