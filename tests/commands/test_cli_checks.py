@@ -114,7 +114,7 @@ def test_train(root, capsys, monkeypatch, options, message):
         ("quantize m --out used --dataset photos", "used: there is something already"),
         ("quantize m --out new --dataset others", "knows the classes green, red; test has blue"),
         ("quantize m --out new --dataset photos --images 8 --exclude nope", "There is no layer nope to exclude"),
-        ("onnx o --out new", "o: a model of form onnx; ONNX is made of one of form mxnet"),
+        ("onnx o --out new", "o: a model of form onnx; this step takes one of form mxnet"),
         ("onnx m --out used", "used: there is something already"),
         ("onnx m --out new --dataset nope", "Unknown data set 'nope'"),
         ("torch run --out new", "run: holds no manifest.json"),
