@@ -1,36 +1,39 @@
-# Every target sets up what it needs: `make book` and `make test` work in a fresh clone.
-#   make PYTHON=python3.12 book     with that Python; else tools/venv.sh looks for 3.11, 3.12 and 3.13
+# Every target installs what it needs: `make book` and `make test` work in a fresh clone.
+#   make PYTHON=python3.12 book     with that Python; otherwise tools/venv.sh looks for 3.11, 3.12 and 3.13
 #   PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make book     offline, after `make wheels` with a network
 
 VENV := .venv
 READY := $(VENV)/installed
-# PyTorch for the benchmarks; an environment that has it may be named instead: D2LCLS_TORCH_PYTHON=python make bench
+# PyTorch for the benchmarks. To use an environment that has it already: D2LCLS_TORCH_PYTHON=python make bench
 RIVALS := .venv-bench
 D2LCLS_TORCH_PYTHON ?= $(CURDIR)/$(RIVALS)/bin/python
 BIN := $(CURDIR)/$(VENV)/bin
-# Two at a time: one test keeps little more than one core busy. Every test and every cell has a time limit (see
-# conftest.py); should pytest itself hang, it is interrupted after $(LIMIT) and prints its summary.
+# Two tests at a time: one keeps little more than one core busy. Every test and every cell has a time limit (see
+# conftest.py). If pytest itself hangs, it is interrupted after $(LIMIT) and prints its summary.
 LIMIT := 1h
 PYTEST = timeout --foreground -s INT -k 60 $(LIMIT) $(BIN)/python -m pytest -n 2
-# Not --dist loadfile, with which pytest-xdist 3.8 waits for ever when a worker dies and is replaced. Cells need it.
+# Not --dist loadfile, which the cells need: with it, pytest-xdist 3.8 waits for ever when a worker dies and is replaced.
 TESTS = $(PYTEST) -p no:nbval --dist worksteal
 CELLS = D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) --dist loadfile --max-worker-restart 0 --timeout 360 \
 	-W ignore --nbval --nbval-cell-timeout 300
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
-.PHONY: help book site test test-all lab execute bench deploy-demo wheels lock clean distclean
+.PHONY: help check format book site test test-all coverage lab execute bench deploy-demo wheels lock clean distclean
 
 help:
+	@echo "make check     check errors, style, format and types"
+	@echo "make format    format the code, and correct what ruff can"
 	@echo "make book      build the site"
-	@echo "make site      serve the built site at http://127.0.0.1:8000, as its live page needs"
-	@echo "make test      run every test and every notebook, small"
+	@echo "make site      serve the built site at http://127.0.0.1:8000, which its live page needs"
+	@echo "make test      run every test, and every notebook at a small scale"
 	@echo "make test-all  the same with the slow tests"
+	@echo "make coverage  run the tests and print the share of lines that they reach"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make execute   run the notebooks at lesson scale and store their outputs"
 	@echo "make bench     measure again what results/ holds (hours)"
-	@echo "make deploy-demo  take one trained network through every form and compare them"
+	@echo "make deploy-demo  convert one trained network to every form and compare them"
 	@echo "make wheels    download all packages into wheels/, to install without a network later"
-	@echo "make lock      adapt requirements.lock to pyproject.toml"
+	@echo "make lock      update requirements.lock after a change of pyproject.toml"
 	@echo "make clean     remove what was built;  make distclean: the environment too"
 
 $(READY): requirements.lock pyproject.toml tools/venv.sh
@@ -38,6 +41,15 @@ $(READY): requirements.lock pyproject.toml tools/venv.sh
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --warningiserror --keep-going --quiet
@@ -54,6 +66,9 @@ test-all: LIMIT := 4h
 test-all: $(READY)
 	$(TESTS)
 	$(CELLS) $(NOTEBOOKS)
+
+coverage: $(READY)
+	$(TESTS) -m "not slow" --cov
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book
@@ -79,10 +94,10 @@ wheels: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --extra cpu --extra book --extra test --extra tune \
-		--extra weights --extra deploy --extra serve --extra lock -o requirements.lock pyproject.toml
+		--extra weights --extra deploy --extra serve --extra check --extra lock -o requirements.lock pyproject.toml
 
 clean:
-	rm -rf _build .pytest_cache book/runs runs
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .coverage book/runs runs
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,7 +1,7 @@
-"""Limits for every test and every notebook cell: nothing may hang, and what dies is named.
+"""Time limits for every test and every notebook cell: nothing hangs, and a crash is reported with the test's name.
 
-A test has `timeout` seconds (pyproject.toml, or its marker) in which pytest-timeout makes it fail. What follows is for
-what cannot fail by itself: C code that never returns, a teardown that hangs, a kernel that died, processes left behind.
+pytest-timeout makes a test fail after `timeout` seconds (pyproject.toml, or its marker). This file handles what that
+cannot: C code that never returns, a teardown that hangs, a kernel that died, processes left behind.
 """
 
 import faulthandler
@@ -13,11 +13,11 @@ import time
 import psutil
 import pytest
 
-STDERR, LIMIT = pytest.StashKey(), pytest.StashKey()
+STDERR, LIMIT = pytest.StashKey[int](), pytest.StashKey[float]()
 
 
 def pytest_configure(config):
-    config.stash[STDERR] = os.dup(2)  # while a test runs, 2 is captured
+    config.stash[STDERR] = os.dup(2)  # a copy, because 2 is captured while a test runs
     nbval = config.pluginmanager.get_plugin("nbval")
     if nbval:
         nbval.RunningKernel.get_message = _noticing_death(nbval.RunningKernel.get_message)
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_timeout_set_timer(item, settings):
-    """Give the process of a test half as long again: faulthandler then prints where it is, and ends it."""
+    """Let faulthandler print the stack of a test's process and end it after 1.5 times the test's limit."""
     item.stash[LIMIT] = 1.5 * settings.timeout
     _end_process_later(item)
     return (yield)
@@ -39,7 +39,7 @@ def pytest_timeout_set_timer(item, settings):
 
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact(node):
-    """Limit the teardown of a test that failed, for which pytest and pytest-timeout have cancelled theirs."""
+    """Limit the teardown of a test that failed: pytest and pytest-timeout have cancelled their limits by then."""
     if LIMIT in node.stash:
         _end_process_later(node)
 
@@ -54,18 +54,18 @@ def _end_process_later(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():
-    """Kill what a test has started and left behind when it failed. (What fixtures start is theirs to stop.)"""
+    """Kill the processes that a failed test has started and left behind. (Fixtures stop their own.)"""
     try:
         return (yield)
     except BaseException:
-        name = "PYTEST_CURRENT_TEST"  # pytest sets it anew for setup, call and teardown of every test
+        name = "PYTEST_CURRENT_TEST"  # pytest sets another value for the setup, call and teardown of every test
         _kill(psutil.Process().children(recursive=True), {name: os.environ[name]})
         raise
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Kill what the tests of a worker that died have started."""
+    """Kill the processes that the tests of a crashed worker have started."""
     if error:
         _kill(
             psutil.process_iter(),

@@ -1,16 +1,15 @@
-"""Does a browser say what Python says, how fast is it, and what travels over the wire?
+"""Does a browser give the same predictions as Python, how fast is it, and how much does it download?
 
 One hundred crops of scikit-image's photographs, as PNG and as JPEG files, are classified by the live page's own
 JavaScript in headless Chromium and by Python, with the model in float and in int8. Then the two take turns: in each
-round the network runs 50 times on one picture in WebAssembly and 50 times in ONNX Runtime's native build, on one
-thread and on one for each core. Nothing is trained if the cache holds the network of the full recipe. Writes
+round the network runs 50 times on one image in WebAssembly and 50 times in ONNX Runtime's native build, with one
+thread and with one thread per core. Nothing is trained if the cache holds the network of the full recipe. Writes
 results/browser.json. About one minute on two cores.
 
     D2LCLS_SCALE=full python benchmarks/browser.py
 """
 
 import gzip
-import json
 import shutil
 import statistics
 import sys
@@ -44,7 +43,7 @@ PICTURES, ROUNDS, RUNS = 100, 15, 50
 def main():
     if scale() != "full":
         raise SystemExit("The figures are of the fully trained network. Put D2LCLS_SCALE=full before the command.")
-    with tempfile.TemporaryDirectory() as folder, chromium.browse() as page, chromium.web_server(folder) as address:
+    with tempfile.TemporaryDirectory() as folder, chromium.open_page() as page, chromium.web_server(folder) as address:
         folder = Path(folder)
         make_forms(folder)
         make_pictures(folder)
@@ -52,15 +51,15 @@ def main():
         live_page.fetch_runtime(ROOT / "_build/browser" / live_page.RUNTIME)
         shutil.copytree(ROOT / "_build/browser" / live_page.RUNTIME, folder / "runtime")
         (folder / "page.html").write_text("<!doctype html><title>Benchmark</title>")
-        page.open(f"{address}/page.html")
-        start = {form: page.evaluate(LOAD.replace("FORM", form)) for form in FORMS}
+        page.goto(f"{address}/page.html")
+        start = {form: page.evaluate(LOAD, form) for form in FORMS}
         parity = {form: {kind: compare(page, folder, form, kind) for kind in ("png", "jpg")} for form in FORMS}
         ms, ratio = take_turns(page, folder)
         path = results.write(
             "browser",
             "D2LCLS_SCALE=full python benchmarks/browser.py",
             {
-                "browser": page.call("Browser.getVersion")["product"],
+                "browser": f"Chromium {page.context.browser.version}",
                 "onnxruntime_web": live_page.VERSION,
                 "parity": parity,
                 "ms": ms,
@@ -70,9 +69,9 @@ def main():
                 "pictures": PICTURES,
                 "rounds": ROUNDS,
                 "units": {
-                    "ms": f"median of {RUNS} runs of the network on one picture, a round each",
+                    "ms": f"median of {RUNS} runs of the network on one picture; one value per round",
                     "ratio": "ms in the browser over ms native, same round",
-                    "start_ms": "from a local server to the first answer possible",
+                    "start_ms": "until the model is loaded from a local server and has run once",
                     "parity": "largest differences; levels of 255",
                 },
             },
@@ -81,33 +80,33 @@ def main():
     print(path)
 
 
-LOAD = """(async () => {
+LOAD = """async (form) => {
     const { loadModel } = await import("/live/model.js");
     const begun = performance.now();
-    (globalThis.models ??= {})["FORM"] = await loadModel("/models/FORM/", location.origin + "/runtime/");
+    (globalThis.models ??= {})[form] = await loadModel(`/models/${form}/`, location.origin + "/runtime/");
     return performance.now() - begun;
-})()"""
+}"""
 
-CLASSIFY = """(async () => {
-    const answers = [];
-    for (const name of NAMES) {
+CLASSIFY = """async ([form, names]) => {
+    const results = [];
+    for (const name of names) {
         const blob = await (await fetch("/pictures/" + name)).blob();
-        const { logits, seen } = await models["FORM"].classify(blob);
-        answers.push([Array.from(logits), Array.from(seen.data)]);
+        const { logits, seen } = await models[form].classify(blob);
+        results.push([Array.from(logits), Array.from(seen.data)]);
     }
-    return answers;
-})()"""
+    return results;
+}"""
 
-TIME = """(async () => {
-    const x = new Float32Array(3 * 32 * 32).map((_, place) => Math.sin(place));
+TIME = """async ([form, runs]) => {
+    const x = new Float32Array(3 * 32 * 32).map((_, index) => Math.sin(index));
     const times = [];
-    for (let run = 0; run < RUNS; run++) {
+    for (let run = 0; run < runs; run++) {
         const begun = performance.now();
-        await models["FORM"].logits(x);
+        await models[form].logits(x);
         times.push(performance.now() - begun);
     }
     return times;
-})()"""
+}"""
 
 
 def make_forms(folder):
@@ -138,14 +137,14 @@ def make_pictures(folder):
 def compare(page, folder, form, kind):
     """Classify all pictures in the browser and in Python, and return the largest differences."""
     paths = sorted((folder / "pictures").glob(f"*.{kind}"))
-    answers = page.evaluate(CLASSIFY.replace("NAMES", json.dumps([path.name for path in paths])).replace("FORM", form))
+    answers = page.evaluate(CLASSIFY, [form, [path.name for path in paths]])
     logits = np.array([answer[0] for answer in answers])
-    seen = np.array([answer[1] for answer in answers]).reshape(len(paths), 32, 32, 3)
+    decoded = np.array([answer[1] for answer in answers]).reshape(len(paths), 32, 32, 3)
     model = load_model(folder / "models" / form)
     expected = model.logits(paths)
     pixels = np.stack([model.manifest.preprocess.image(path) for path in paths])
     return {
-        "levels": int(np.abs(seen - pixels).max()),
+        "levels": int(np.abs(decoded - pixels).max()),
         "logit": float(np.abs(logits - expected).max()),
         "largest_logit": float(np.abs(expected).max()),
         "same_top1": float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
@@ -154,7 +153,7 @@ def compare(page, folder, form, kind):
 
 
 def take_turns(page, folder):
-    """Return ({form: {where: spread of ms}}, {form: {where: spread of ratios}})."""
+    """Time both sides alternately; return ({form: {where: spread of ms}}, {form: {where: spread of ratios}})."""
     x = np.sin(np.arange(3 * 32 * 32, dtype=np.float32)).reshape(1, 3, 32, 32)
     ms = {form: {"browser": [], "native_one_thread": [], "native_all_cores": []} for form in FORMS}
     native = {
@@ -166,11 +165,11 @@ def take_turns(page, folder):
     }
     for turn in range(ROUNDS + 1):
         for form in FORMS:
-            found = {"browser": page.evaluate(TIME.replace("RUNS", str(RUNS)).replace("FORM", form))}
-            found |= {where: timed(compute, x) for where, compute in native[form].items()}
-            for where, times in found.items():
-                if turn:  # the first warms up
-                    ms[form][where].append(statistics.median(times))
+            times = {"browser": page.evaluate(TIME, [form, RUNS])}
+            times |= {where: timed(compute, x) for where, compute in native[form].items()}
+            if turn:  # the first warms up
+                for where, values in times.items():
+                    ms[form][where].append(statistics.median(values))
     ratio = {
         form: {
             where: results.spread([a / b for a, b in zip(ms[form]["browser"], ms[form][where])])

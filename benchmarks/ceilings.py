@@ -1,12 +1,13 @@
-"""What can this machine do at most, as MXNet's libraries reach it, and how much of that does training use?
+"""What are this machine's peak rates, as MXNet's libraries reach them, and how much of them does training use?
 
-Ceilings are the rates of a large matrix product (nd.dot, which is BLAS's, and FullyConnected, oneDNN's) and of 3x3
-convolutions from 256 to 256 channels, forward and with the backward pass, in float32, int8 and, where the processor has
-instructions for it, bfloat16, and the bytes that copying and adding large arrays move. Beside them the book's networks
-train on a fixed batch, in both precisions. What a network reaches is held against the forward convolution of its
-precision in the same round: FLOP are those of convolutions and dense layers, twice the multiply-adds, three times
-forward less what needs no gradient. All of it on one core and on all; the kernels of one number of cores and each
-network are processes of their own that sleep but for their turns. Writes results/ceilings.json. About five minutes on two cores.
+The peak rates are those of a large matrix product (nd.dot, computed by BLAS, and FullyConnected, by oneDNN) and of 3x3
+convolutions from 256 to 256 channels, forward only and with the backward pass, in float32, int8 and, where the
+processor has instructions for it, bfloat16; and the bytes per second of copying and adding large arrays. In the same
+rounds, the book's networks train on a fixed batch, in both precisions. Each network's rate is compared with the forward
+convolution of its precision: its FLOP are those of convolutions and dense layers, twice the multiply-adds, three times
+the forward pass without the gradients that are not needed. Everything is measured on one core and on all. The kernels
+of one number of cores share a process, each network has its own, and all sleep between their turns. Writes
+results/ceilings.json. About five minutes on two cores.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What does the book's CNN reach on CIFAR-10 with the default recipe, and in what time?
+"""Which accuracy does the book's CNN reach on CIFAR-10 with the default recipe, and in what time?
 
-Runs the command a reader would run, once a seed, on all of CIFAR-10, and scores each run once on the test set.
-Writes results/cnn_cifar10.json. About five minutes a seed on two cores.
+Runs the command that a reader would run, once per seed, on all of CIFAR-10, and scores each run once on the test set.
+Writes results/cnn_cifar10.json. About five minutes per seed on two cores.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What does compiling with TVM buy for one picture at a time, and what does tuning add?
+"""How much faster is a network compiled with TVM for one image at a time, and how much does tuning add?
 
-Takes networks with drawn weights (the time does not depend on them) through ONNX to TVM, compiled as TVM does it by
-default, by the book's rule and tuned, and runs them in turn with MXNet and ONNX Runtime on one picture. Each form has a
-process of its own, as `d2lcls.deploy.timing` has it, started anew a few times. Sizes and load times are reported, and
-the size of the static program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About eight
-minutes on two cores, which must have nothing else to do.
+Converts networks with random weights (the time does not depend on them) through ONNX to TVM, compiled with TVM's
+defaults, by the book's rule and tuned, and runs them in turn with MXNet and ONNX Runtime on one image. Each form has a
+process of its own, as in `d2lcls.deploy.timing`, which is restarted a few times. Also measures sizes and load times,
+and the size of the static program for 64-bit Arm where its compiler is installed. Writes results/compiled.json. About
+eight minutes on two cores, which must be otherwise idle.
 """
 
 import argparse
@@ -106,13 +106,13 @@ def measure(work, name, options):
 
 
 def make(work, name, seconds):
-    """Write one network in every form, and its input; return what tuning found."""
+    """Write one network in every form, and its input; return the results of tuning."""
     from d2lcls.data import Preprocess
     from d2lcls.deploy.edge.host import compile_host
     from d2lcls.deploy.edge.tuning import tune
     from d2lcls.deploy.exporting import export
     from d2lcls.deploy.onnx.export import export_onnx
-    from d2lcls.models import get_model
+    from d2lcls.models import get_model, set_image_size
 
     import mxnet as mx
 
@@ -120,8 +120,7 @@ def make(work, name, seconds):
     mx.random.seed(0)
     net = get_model(name, classes=classes)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    if hasattr(net, "see"):
-        net.see(crop, crop)
+    set_image_size(net, crop, crop)
     x = np.random.default_rng(0).normal(size=(1, 3, crop, crop)).astype(np.float32)
     net(mx.nd.array(x))
     look = Preprocess(crop, crop, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
@@ -136,15 +135,16 @@ def make(work, name, seconds):
 
 
 def compile_default(folder, target):
-    """Compile an ONNX model as TVM does it when it is told nothing but the processor."""
-    from d2lcls.deploy.edge.graph import import_tvm, read_onnx_model, simplify
+    """Compile an ONNX model with the processor as the only option."""
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.edge.graph import import_tvm, simplify
     from d2lcls.deploy.edge.host import FILE
     from d2lcls.deploy.edge.target import host_target
 
     tvm = import_tvm()
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = simplify(folder / "model.onnx", read_onnx_model(folder).input_shape())
+    model = simplify(folder / "model.onnx", read_manifest(folder).input_shape())
     target.mkdir()
     tvm.compile(from_onnx(model), target=host_target()).export_library(str(target / FILE))
 

@@ -1,12 +1,12 @@
-"""How many images a second go from disk into the weights: a tutorial's loop, GluonCV's script, PyTorch, ours?
+"""How many images per second does training process from disk: a tutorial's loop, GluonCV's script, PyTorch, d2lcls?
 
 A turn reads some CIFAR-10 images from a file of arrays, crops, mirrors and normalises them and trains on each once, in
-batches of 128. Two networks: the small one of tutorials, trained by their loop as it stands (imperative, a DataLoader
-with `transform_first` and four worker processes, or none: "alone"), by the same loop hybridized, by `fit` and by
-PyTorch; and GluonCV's cifar_resnet20_v1, trained by GluonCV's script, by `fit` and by PyTorch. PyTorch is fed picture by
-picture by its DataLoader, and by whole batches; Gluon runs with MXNet's own number of threads, as a newcomer has it.
-Every side is a process of its own that sleeps but for its turns. Writes results/end_to_end.json if PyTorch is there.
-About eight minutes on two cores.
+batches of 128. There are two networks: the small one of tutorials, trained by their unchanged loop (imperative, with a
+DataLoader with `transform_first` and four worker processes, or none: "alone"), by the same loop hybridized, by `fit`
+and by PyTorch; and GluonCV's cifar_resnet20_v1, trained by GluonCV's script, by `fit` and by PyTorch. PyTorch gets its
+images one by one from its DataLoader, or in whole batches; Gluon runs with MXNet's default number of threads.
+Every side is a process of its own that sleeps between its turns. Writes results/end_to_end.json if PyTorch is
+installed. About eight minutes on two cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     options = parser.parse_args()
     train = data.load("cifar10", fallback=False)

@@ -1,9 +1,9 @@
-"""How long do the features of 50,000 images take, and what does int8 cost in accuracy?
+"""How long does it take to compute the features of 50,000 images, and what does int8 cost in accuracy?
 
-Runs EfficientNet-Lite0's front at 160 pixels over CIFAR-10: in int8 over all 50,000 training images, timed with the
-calibration before and the writing of the cache after; against float32 in interleaved rounds on the same 2,000 images;
-and trains the same dense layer on either kind of features, scored on the 10,000 test images. Writes
-results/features.json. About five minutes on two cores.
+Runs EfficientNet-Lite0's front at 160 pixels over CIFAR-10: in int8 over all 50,000 training images, timed including
+calibration and writing the cache; compared with float32 in interleaved rounds on the same 2,000 images; and trains the
+same dense layer on either kind of features, scored on the 10,000 test images. Writes results/features.json. About five
+minutes on two cores.
 """
 
 import os
@@ -14,6 +14,7 @@ from d2lcls.book import results
 from d2lcls.data import Batches, load, take_per_class
 from d2lcls.models import FeatureBatches, extract_features, fuse, get_model, preprocessing, quantize, split
 from d2lcls.training import evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 NAME, SIZE, ROUNDS, SEEDS, LABELS = "efficientnet_lite0", 160, 5, (0, 1, 2), 250
 
@@ -53,11 +54,8 @@ def main():
             fit(
                 tail,
                 FeatureBatches(extract_features(front_of, batches(few)), 50, shuffle=True, seed=seed),
-                num_epochs=30,
-                lr=0.1,
-                wd=1e-2,
-                seed=seed,
-                verbose=False,
+                recipe=Recipe(num_epochs=30, lr=0.1, wd=0.01, seed=seed),
+                on_epoch=None,
             )
             accuracy.setdefault(kind, []).append(100 * evaluate(tail, FeatureBatches(seen, 256)).accuracy)
             print(kind, seed, accuracy[kind][-1], flush=True)

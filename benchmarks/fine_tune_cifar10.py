@@ -1,7 +1,7 @@
-"""What does EfficientNet-Lite0 reach on all of CIFAR-10 in twenty minutes on two cores?
+"""Which accuracy does EfficientNet-Lite0 reach on all of CIFAR-10 in twenty minutes on two cores?
 
 The first part of the network runs once over every image and its mirror image, in int8; the last groups are trained
-on what it made of them. Scored once on the 10,000 test images. Writes results/fine_tune_cifar10.json.
+on its outputs. Scored once on the 10,000 test images. Writes results/fine_tune_cifar10.json.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from d2lcls.models import (
 )
 from d2lcls.training import evaluate, fit
 from d2lcls.training.losses import cross_entropy
+from d2lcls.training.recipe import Recipe
 
 NAME = "efficientnet_lite0"
 
@@ -34,7 +35,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--copies", type=int, default=2)
     parser.add_argument("--lr", type=float, default=0.012)
-    parser.add_argument("--images", type=int, default=5000, help="labelled images a class")
+    parser.add_argument("--images", type=int, default=5000, help="labelled images per class")
     options = parser.parse_args()
     train, test = load("cifar10", fallback=False), load("cifar10", "test", fallback=False)
     train = take_per_class(train, options.images)
@@ -56,11 +57,7 @@ def main():
     records = fit(
         tail,
         FeatureBatches(features, 64, shuffle=True),
-        num_epochs=options.epochs,
-        lr=options.lr,
-        warmup_epochs=0.2,
-        wd=5e-4,
-        loss=cross_entropy(0.1),
+        recipe=Recipe(num_epochs=options.epochs, lr=options.lr, warmup_epochs=0.2, wd=0.0005, loss=cross_entropy(0.1)),
     )
     trained = time.perf_counter() - begun
     score = evaluate(tail, FeatureBatches(extract_features(front, batches(test)), 256))

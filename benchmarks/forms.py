@@ -1,10 +1,10 @@
-"""What does each form of a model cost and buy: MXNet, bfloat16, fused, int8, ONNX Runtime, TVM, PyTorch?
+"""How fast and how accurate is each form of a model: MXNet, bfloat16, fused, int8, ONNX Runtime, TVM, PyTorch?
 
-The book's CNN and a ResNet-20, trained on CIFAR-10 as in the chapter on the training loop for 12 and 4 epochs (the first
-time, ten minutes), and a MobileNet at 224 pixels with drawn weights, whose time does not depend on them. Each form runs
-one picture and 64 in turn with the others; what all say of 1,000 test images is held against MXNet's float32, and
-accuracy is that on the whole test set. MXNet computes without threads between a call and its computation, as it does
-for `d2lcls serve`. Writes results/forms.json. About fifteen minutes on two cores.
+The networks are the book's CNN and a ResNet-20, trained on CIFAR-10 as in the chapter on the training loop for 12 and 4
+epochs (ten minutes, the first time), and a MobileNet at 224 pixels with random weights, on which its time does not
+depend. Each form takes turns with the others, with one image and with 64. The outputs of all forms for 1,000 test
+images are compared with MXNet's in float32; accuracy is that on the whole test set. MXNet computes in the calling
+thread, as it does for `d2lcls serve`. Writes results/forms.json. About fifteen minutes on two cores.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
 from d2lcls.book.notebook import example_model
+from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from d2lcls.deploy import load_model, read_manifest, timing
 from d2lcls.deploy.comparison import agreement, measure_accuracy, megabytes
 from d2lcls.deploy.edge.host import compile_host
@@ -37,7 +38,7 @@ import numpy as np
 
 PLAIN = """
 import sys, numpy
-from d2lcls.deploy.export import load_graph
+from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.timing import answer
 from d2lcls.models.fusion import assemble
 from d2lcls.training.precision import lower
@@ -81,7 +82,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch and safetensors; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch and safetensors; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     options = parser.parse_args()
     found = {}
@@ -110,7 +111,7 @@ def main():
 
 
 def measure(work, name, options):
-    """Return what one network needs and says in each form."""
+    """Return the costs and predictions of one network in each form."""
     first, test, examples = source(work, name)
     (work / "mxnet").symlink_to(first)
     quantize_model(first, work / "int8", examples)
@@ -164,13 +165,13 @@ def source(work, name):
         work / "drawn",
         name,
         [str(number) for number in range(1000)],
-        data.Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"),
+        data.Preprocess(256, 224, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
     )
     return work / "drawn", None, x
 
 
 def answers(forms, x):
-    """Return how often each form says what MXNet says, and by how much it differs."""
+    """Return how often each form predicts the same class as MXNet, and how much its logits differ."""
     logits = {
         form: np.concatenate([compute(x[begin : begin + 50]) for begin in range(0, len(x), 50)])
         for form, compute in forms.items()

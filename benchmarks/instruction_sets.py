@@ -1,9 +1,9 @@
 """How much slower is a training step on a processor with fewer instructions?
 
-Steps of the book's networks take turns with oneDNN held to AVX2 and to AVX-512 (DNNL_MAX_CPU_ISA), and with all that
-the processor has; in bfloat16 too where it has instructions for it. Everything else stays the same, so this shows what
-the instructions are worth, not what another processor is. Writes results/instruction_sets.json. About three minutes on
-two cores.
+Training steps of the book's networks take turns with oneDNN limited to AVX2, to AVX-512 (DNNL_MAX_CPU_ISA), and with
+all of the processor's instructions; also in bfloat16 where it has instructions for it. Everything else stays the same,
+so this measures the effect of the instructions, not another processor. Writes results/instruction_sets.json. About
+three minutes on two cores.
 """
 
 import argparse

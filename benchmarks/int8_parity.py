@@ -1,11 +1,11 @@
-"""Does a model in int8 give the same answers on every processor, and what does that cost in accuracy?
+"""Does an int8 model give the same predictions on every processor, and what does that cost in accuracy?
 
 The book's CNN and a ResNet-20, trained on CIFAR-10 as in the chapter on the training loop for 12 and 4 epochs (ten
 minutes, the first time), and EfficientNet-Lite0 with its ImageNet weights are quantised in both forms, by default and
 for processors with VNNI only. All the test images, for Lite0 300 random crops of scikit-image's photographs, are then
-classified with the instructions of several processors, in processes of their own: with tools/masked_cpu.py where this
-processor can be masked, else by DNNL_MAX_CPU_ISA for MXNet; and by qemu, with fewer images, for ONNX Runtime. Writes
-results/int8_parity.json. About five minutes on two cores.
+classified with the instructions of several processors, in separate processes: with tools/masked_cpu.py where this
+processor can be masked, otherwise with DNNL_MAX_CPU_ISA for MXNet; and with qemu, on fewer images, for ONNX Runtime.
+Writes results/int8_parity.json. About five minutes on two cores.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def main():
 
 
 def measure(work, name, emulated):
-    """Return what one network says in each form with each set of instructions, and what it says in float."""
+    """Return one network's scores in each form with each set of instructions, and in float."""
     first, x, labels, examples = source(work, name)
     export_onnx(first, work / "onnx")
     for vnni, more in ((False, ""), (True, "_vnni")):

@@ -1,10 +1,10 @@
-"""How fast do batches come, made whole or picture by picture?
+"""How fast are batches prepared, as whole batches or image by image?
 
-Ways to a batch of 128 cropped, mirrored and normalised CIFAR-10 images take turns, each in its own process, which
-sleeps in between: `Batches`; Gluon's DataLoader with Gluon's transforms and with those of GluonCV's CIFAR-10 recipe;
-and, with --torch-python, PyTorch's DataLoader and PyTorch on whole batches. The DataLoaders run in the main process
-and with two workers. All but one pad and crop as `Batches` does; Gluon has no such transform, and its nearest one crops
-to a random size instead. Nothing is trained. Writes results/loading.json. About two minutes on two cores.
+Several ways to prepare batches of 128 cropped, mirrored and normalised CIFAR-10 images take turns, each in its own
+process, which sleeps in between: `Batches`; Gluon's DataLoader with Gluon's transforms and with those of GluonCV's
+CIFAR-10 recipe; and, with --torch-python, PyTorch's DataLoader and PyTorch on whole batches. The DataLoaders run in the
+main process and with two workers. All but one pad and crop like `Batches`; Gluon has no such transform, and its nearest
+one crops to a random size instead. Nothing is trained. Writes results/loading.json. About two minutes on two cores.
 """
 
 import argparse
@@ -40,13 +40,13 @@ TORCH = Path(__file__).parent / "rivals" / "torch_loading.py"
 
 
 def main():
-    """Let every contestant run once a round and sum the rounds up."""
+    """Run every side once per round and summarise the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     parser.add_argument("--side", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # a process that is timed
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""What does each choice of optimisation change, in validation accuracy?
+"""How does each choice of optimisation change the validation accuracy?
 
 Trains the book's CNN from scratch on the same 8,000 images of CIFAR-10 by the book's recipe, shortened to 5 epochs, and
-again with one thing changed at a time, all of it once a seed, and scores the network of the last step on 5,000 other
-images of the training split. With the same seed, runs begin with the same weights and take the images in the same
-order, so that settings are compared in pairs. No test image is touched. Every finished run is kept in runs/ until all
-are made: interrupt the script, and the same command goes on. Writes results/optimisation.json. About twenty minutes on
+again with one setting changed at a time, once per seed, and scores the network after the last step on 5,000 other
+images of the training split. With the same seed, runs start with the same weights and get the images in the same
+order, so that settings are compared in pairs. No test image is used. Finished runs are kept in runs/ until all are
+complete: after an interruption, the same command continues. Writes results/optimisation.json. About twenty minutes on
 two cores.
 """
 
@@ -18,6 +18,7 @@ from d2lcls import data
 from d2lcls.book import results
 from d2lcls.models import SmallCNN
 from d2lcls.training import cross_entropy, evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 
@@ -92,11 +93,8 @@ def run(train, valid, name, seed, num_epochs):
     epochs = fit(
         net,
         batches,
-        num_epochs=num_epochs,
-        seed=seed,
-        loss=cross_entropy(recipe.pop("label_smoothing")),
-        verbose=False,
-        **recipe,
+        recipe=Recipe(num_epochs=num_epochs, seed=seed, loss=cross_entropy(recipe.pop("label_smoothing")), **recipe),
+        on_epoch=None,
     )
     seconds = time.perf_counter() - begun
     score = evaluate(net, data.Batches(valid, 256, mean, std))
@@ -143,7 +141,7 @@ def write(runs, options):
             "units": {
                 "valid_accuracy": "% of the validation images, network of the last step",
                 "difference": "percentage points of valid_accuracy over the baseline with the same seed",
-                "valid_loss": "mean cross-entropy an image, in nats, without smoothing",
+                "valid_loss": "mean cross-entropy per image, in nats, without smoothing",
                 "seconds": "training alone",
             },
             "runs": runs,

@@ -1,11 +1,11 @@
-"""How fast do photographs come off the disk, decoded, scaled to 224 pixels, mirrored and normalised?
+"""How fast are photographs read from disk, decoded, scaled to 224 pixels, mirrored and normalised?
 
-Two folders of JPEGs are made of the photographs in scikit-image: 500 x 375 pixels, as most of ImageNet, and 2000 x
-1500, as from a camera (enlarged, as few of them are that large). Each reader runs through them in turn, in its own
+Two folders of JPEGs are made from the photographs in scikit-image: 500 x 375 pixels, like most of ImageNet, and 2000 x
+1500, as from a camera (enlarged, since few of them are that large). The readers process them in turn, each in its own
 process, which sleeps in between: `open_folder` and `open_records` with `Batches`, exact and with draft=True; Gluon's
 ImageFolderDataset and DataLoader without and with two workers; MXNet's ImageIter and ImageRecordIter; and, with
---torch-python, PyTorch's DataLoader with Pillow. Then a MobileNet is trained on the folder, to see how long it waits.
-Writes results/photographs.json. About three minutes on two cores.
+--torch-python, PyTorch's DataLoader with Pillow. Then a MobileNet is trained on the folder, to measure how long it
+waits for images. Writes results/photographs.json. About three minutes on two cores.
 """
 
 import argparse
@@ -17,9 +17,11 @@ from pathlib import Path
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from d2lcls.deploy.timing import Sleeper
 from d2lcls.models import get_model
 from d2lcls.training import fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -31,7 +33,6 @@ from rivals.turns import passes
 from skimage import data as pictures
 
 BATCH, SIDE = 32, 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = ("astronaut", "cat", "coffee", "rocket", "retina", "immunohistochemistry")
 FOLDERS = {"small": ((500, 375), 256), "large": ((2000, 1500), 64)}  # pixels and number of the photographs
 READERS = (
@@ -56,7 +57,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch and Pillow; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch and Pillow; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     parser.add_argument("--side", nargs=2, metavar=("NAME", "ROOT"), help=argparse.SUPPRESS)  # a process that is timed
     options = parser.parse_args()
@@ -113,7 +114,7 @@ def write_photographs(root, size, number):
 
 
 def measure(root, torch_python, rounds):
-    """Let every reader run through the folder once a round."""
+    """Run every reader through the folder once per round."""
     sleepers = {
         name: Sleeper(
             [torch_python, TORCH, name, root]
@@ -155,8 +156,8 @@ def waiting(root, draft):
     opened = opened.subset(np.resize(np.arange(len(opened)), 256))
     net = get_model("mobilenet0.25", classes=len(opened.classes))
     net.initialize(mx.init.MSRAPrelu("in", 0))
-    train = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
-    return fit(net, train, num_epochs=2, lr=0.01, verbose=False)[-1].waiting
+    train = data.Batches(opened, BATCH, IMAGENET_MEAN, IMAGENET_STD, shuffle=True, augment=(data.flip(),))
+    return fit(net, train, recipe=Recipe(num_epochs=2, lr=0.01), on_epoch=None)[-1].waiting
 
 
 def answer(name, root):
@@ -180,7 +181,7 @@ def make(name, root):
             if name.startswith("folder")
             else data.open_records(f"{root}-packed", SIDE, draft=draft)
         )
-        batches = data.Batches(opened, BATCH, MEAN, STD, shuffle=True, augment=(data.flip(),))
+        batches = data.Batches(opened, BATCH, IMAGENET_MEAN, IMAGENET_STD, shuffle=True, augment=(data.flip(),))
         return lambda: (nd.array(x) for x, _ in batches)
     if name.startswith("gluon"):
         steps = transforms.Compose(
@@ -189,7 +190,7 @@ def make(name, root):
                 transforms.CenterCrop(SIDE),
                 transforms.RandomFlipLeftRight(),
                 transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
         loader = gluon.data.DataLoader(
@@ -199,7 +200,7 @@ def make(name, root):
             num_workers=2 if name.endswith("_workers") else 0,
         )
         return lambda: (x for x, _ in loader)
-    mean, std = 255 * np.array(MEAN), 255 * np.array(STD)
+    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
     packed, shape = f"{root}-packed", (3, SIDE, SIDE)
     if name == "image_iter":
         iterator = mx.image.ImageIter(

@@ -1,11 +1,12 @@
-"""Do the README's two commands pass on another system, another Python, another processor?
+"""Do the README's two commands succeed on another system, Python version or processor?
 
-Clones the last commit into a fresh folder with a fresh home, runs `make book` and `make test` there and notes what
-passed and how long it took. With --root, all of it happens in another system's root folder, such as debootstrap makes
-(Debian 13: debootstrap --variant=minbase --include=ca-certificates,git,make,python3 trixie FOLDER). With --level the
-processor is masked to fewer instructions, at full speed, by tools/masked_cpu.py; such a cell is marked as emulated.
-With --offline both commands run once more, with the network refused and an empty data cache, where the sample stands in.
-Each call adds one cell of the matrix to results/portability.json. About 12 minutes on two cores. --root needs root.
+Clones the last commit into a new folder with a new home folder, runs `make book` and `make test` there and records
+what passed and how long it took. With --root, all of this happens in the root folder of another system, as made by
+debootstrap (Debian 13: debootstrap --variant=minbase --include=ca-certificates,git,make,python3 trixie FOLDER). With
+--level the processor is masked to fewer instructions, at full speed, by tools/masked_cpu.py; such a cell is marked as
+emulated. With --offline both commands run once more, without network and with an empty data cache, so that the sample
+of the data is used. Each call adds one cell of the matrix to results/portability.json. About 12 minutes on two cores.
+--root needs root.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How good are the pretrained EfficientNet-Lites here, and do they answer as PyTorch's own do?
+"""How accurate are the pretrained EfficientNet-Lites here, and do they give the same predictions as in PyTorch?
 
-Scores each on a folder of ImageNet photographs with a labels.csv (file, class_index) and compares every answer with
-the PyTorch implementation's, which a second Python with torch and efficientnet-lite-pytorch computes from the same
-arrays. Writes results/pretrained.json. About two minutes on two cores.
+Scores each on a folder of ImageNet photographs with a labels.csv (file, class_index) and compares every prediction with
+that of the PyTorch implementation, which a second Python with torch and efficientnet-lite-pytorch computes from the
+same arrays. Writes results/pretrained.json. About two minutes on two cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch and efficientnet-lite-pytorch; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch and efficientnet-lite-pytorch; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     options = parser.parse_args()
     if not (options.photographs and options.torch_python):

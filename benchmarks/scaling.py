@@ -1,10 +1,10 @@
-"""How do speed and memory grow with the batch, the image, the cores and the data set?
+"""How do speed and memory depend on batch size, image size, number of cores and size of the data set?
 
 Training steps on a fixed batch, in float32: the book's CNN with batches of 8 to 1,024 images of 32 pixels; a ResNet-18
 with 32 images of 32 to 224 pixels; both on one core and on all. The input pipeline, with crop and mirroring, over sets
-of 5,000 to 200,000 images of 32 pixels with drawn pixels. Prediction by the CNN with drawn weights, hybridized, fused
-and in int8, as `d2lcls serve` runs it, with batches of 1 to 1,024. Every point is a process of its own that sleeps but
-for its turns. Memory is the most that it ever had. Writes results/scaling.json. About six minutes on two cores, with
+of 5,000 to 200,000 images of 32 pixels with random pixels. Prediction by the CNN with random weights, hybridized, fused
+and in int8, as `d2lcls serve` runs it, with batches of 1 to 1,024. Every point is a process of its own that sleeps
+between its turns. Memory is the process's maximum. Writes results/scaling.json. About six minutes on two cores, with
 16 GB of memory.
 """
 

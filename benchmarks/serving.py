@@ -1,14 +1,15 @@
-"""How many predictions a second does a service answer, and how does it take four times as many as it can?
+"""How many predictions per second does a service return, and how does it handle four times its capacity?
 
 The same int8 CIFAR-ResNet-20 and the same PNG of 32 x 32 pixels go to `d2lcls serve` and to its rivals:
-multi-model-server and LitServe with batches of 32, and plain uvicorn, which computes each picture by itself; each has a
-process a core. They start alone, are warmed up and loaded by wrk with 32 connections, in turns, all on this machine.
-Then `d2lcls serve` is offered more than it can. Writes results/serving.json, if all rivals are there. Eight minutes on
-two cores.
+multi-model-server and LitServe with batches of 32, and plain uvicorn, which computes each image separately; each has
+one process per core. They are started one at a time, warmed up and loaded by wrk with 32 connections, in turns, all on
+this machine. Then `d2lcls serve` gets more requests than it can handle. Writes results/serving.json, if all rivals are
+installed. Eight minutes on two cores.
 
-With --minutes 10, `d2lcls serve` alone is loaded for so long and its memory written to results/serving_memory.json.
+With --minutes 10, `d2lcls serve` alone is loaded for ten minutes, and its memory is written to
+results/serving_memory.json.
 
-The rivals are looked for in the environment of --rivals PYTHON or of the variable D2LCLS_RIVALS, to be made with
+The rivals are run by the Python of --rivals PYTHON or of the variable D2LCLS_RIVALS; its environment is made with
     python -m venv rivals && rivals/bin/pip install multi-model-server==1.1.11 litserve uvicorn
 and this project's own requirements. multi-model-server needs Java, too.
 """
@@ -106,7 +107,7 @@ def write_picture(path):
 
 
 def compare(folder, services, options, size):
-    """Load all services in turns, then ours too much, and write what was found."""
+    """Load all services in turns, overload d2lcls serve, and write the results."""
     measured = {name: [] for name in services}
     for _ in range(options.rounds):
         for name, start in services.items():

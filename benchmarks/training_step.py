@@ -1,10 +1,10 @@
-"""How many images a second does a training step take: stock Gluon, PyTorch, ours?
+"""How many images per second does a training step process: stock Gluon, PyTorch, d2lcls?
 
-Forward, backward and update on a fixed batch, of a CIFAR-ResNet-20 (128 images), of a ResNet-18 at 224 pixels (32) and
-of the network of the recipe fast94 (512). Every side is a process of its own that sleeps but for its turns: stock Gluon
-as a newcomer has it, imperative and hybridized, and the same with the threads that d2lcls sets, which shows what they
-alone come to; PyTorch in its formats; and d2lcls. Memory is the most that a process ever had. Writes
-results/training_step.json if PyTorch is there. About ten minutes on two cores, with 16 GB of memory.
+Forward pass, backward pass and update on a fixed batch, of a CIFAR-ResNet-20 (128 images), of a ResNet-18 at 224 pixels
+(32) and of the network of the recipe fast94 (512). Every side is a process of its own that sleeps between its turns:
+stock Gluon with its default settings, imperative and hybridized, and the same with the number of threads that d2lcls
+sets, which shows the effect of threads alone; PyTorch in its formats; and d2lcls. Memory is the process's maximum.
+Writes results/training_step.json if PyTorch is installed. About ten minutes on two cores, with 16 GB of memory.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from d2lcls.book import results
 
 from rivals.turns import UNITS, gluon, ours, precisions, summary, take_turns, torch
 
-# Images of a batch, pixels a side, classes.
+# Images per batch, pixels per side, classes.
 NETWORKS = {"cifar_resnet20_v1": (128, 32, 10), "resnet18_v1": (32, 224, 1000), "fast94": (512, 32, 10)}
 TORCH = ("eager", "channels_last", "compile_channels_last", "autocast_channels_last", "bf16_channels_last")
 SECONDS = 0.7  # of a turn, at least a step
@@ -28,7 +28,7 @@ def main():
     parser.add_argument(
         "--torch-python",
         default=os.environ.get("D2LCLS_TORCH_PYTHON"),
-        help="a Python with torch; the default is what D2LCLS_TORCH_PYTHON says",
+        help="a Python with torch; the default is the value of D2LCLS_TORCH_PYTHON",
     )
     options = parser.parse_args()
     found = {}

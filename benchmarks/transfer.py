@@ -1,14 +1,14 @@
 """How many labelled images does CIFAR-10 need, from scratch and with ImageNet-pretrained weights?
 
-At 10, 50, 250 and 1,000 labelled images a class and for three seeds, trains
+With 10, 50, 250 and 1,000 labelled images per class and three seeds, trains
 
 - scratch: the book's CNN on the 32-pixel images;
 - frozen: a new dense layer on the features of EfficientNet-Lite0 at 128 pixels;
 - fine_tuned: the last four of Lite0's ten groups, the earlier ones computed once, in int8;
 - gradual: the same, its groups unfrozen one after another;
 
-and, at 50 images a class, fine_tuned_224 at 224 pixels. Every run is scored once, on all 10,000 test images. The recipes
-were chosen by hand on seed 0. Writes results/transfer.json. About half an hour on two cores.
+and, with 50 images per class, fine_tuned_224 at 224 pixels. Every run is scored once, on all 10,000 test images. The
+recipes were chosen by hand on seed 0. Writes results/transfer.json. About half an hour on two cores.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 
 from d2lcls.book import results
 from d2lcls.data import STANDARD, Batches, channel_statistics, flip, load, pad_crop, take_per_class
+from d2lcls.machine.gluon import is_learnable, parameters_by_path
 from d2lcls.models import (
     FeatureBatches,
     extract_features,
@@ -30,7 +31,7 @@ from d2lcls.models import (
     train_last,
 )
 from d2lcls.training import evaluate, fit
-from d2lcls.training.losses import cross_entropy
+from d2lcls.training.recipe import Recipe
 
 import numpy as np
 from mxnet import init, nd, random
@@ -47,9 +48,9 @@ EPOCHS = {
 RECIPES = {
     "frozen": {"lr": 0.1, "wd": 1e-2},
     "scratch": {"lr": 0.05},
-    "fine_tuned": {"lr": 0.005, "wd": 1e-3, "loss": cross_entropy(0.1)},
+    "fine_tuned": {"lr": 0.005, "wd": 1e-3, "label_smoothing": 0.1},
 }
-COPIES = 8  # of up to 50 images a class, differently shifted and mirrored; of more, 2
+COPIES = 8  # of up to 50 images per class, differently shifted and mirrored; of more, 2
 
 
 def main():
@@ -122,7 +123,7 @@ class Lens:
         front, self.tail = split(net, groups, size)
         hold_statistics(self.tail)
         freeze_depthwise(self.tail)
-        self.start = {name: p.data().asnumpy() for name, p in self.tail._collect_params_with_prefix().items()}
+        self.start = {name: p.data().asnumpy() for name, p in parameters_by_path(self.tail).items()}
         self.front = quantize(front, next(iter(self.batches(take_per_class(train, 26, 99), batch_size=256)))[0])
 
     def batches(self, data, augment=(), seed=0, batch_size=64):
@@ -135,7 +136,7 @@ class Lens:
         return extract_features(self.front, self.batches(data, augment, seed), copies)
 
     def fresh_tail(self):
-        for name, parameter in self.tail._collect_params_with_prefix().items():
+        for name, parameter in parameters_by_path(self.tail).items():
             parameter.set_data(nd.array(self.start[name]))
         train_last(self.tail, len(layer_groups(self.tail)))
         return self.tail
@@ -151,11 +152,8 @@ def tune(look, features, seen, method, epochs, seed):
     fit(
         tail,
         FeatureBatches(features, 50, shuffle=True, seed=seed),
-        num_epochs=epochs,
-        unfreeze=plan,
-        seed=seed,
-        verbose=False,
-        **recipe,
+        recipe=Recipe(num_epochs=epochs, unfreeze=plan, seed=seed, **recipe),
+        on_epoch=None,
     )
     return evaluate(tail, FeatureBatches(seen, 256))
 
@@ -169,19 +167,21 @@ def scratch(few, test, epochs, seed):
     fit(
         net,
         Batches(few, 50, mean, std, shuffle=True, augment=STANDARD, seed=seed),
-        num_epochs=epochs,
-        seed=seed,
-        verbose=False,
-        **RECIPES["scratch"],
+        recipe=Recipe(num_epochs=epochs, seed=seed, **RECIPES["scratch"]),
+        on_epoch=None,
     )
     return evaluate(net, Batches(test, 256, mean, std))
 
 
 def trained_share():
-    """Return the share of Lite0's parameters that the last four groups hold, in %."""
+    """Return the share of Lite0's parameters in the last four groups, in %."""
     net = get_model(NAME, classes=10, pretrained=True)
-    count = lambda blocks: sum(p.data().size for b in blocks for p in b.collect_params().values() if p._differentiable)
-    return 100 * count(sum(layer_groups(net)[-4:], [])) / count([net])
+    return 100 * sum(map(size, sum(layer_groups(net)[-4:], []))) / size(net)
+
+
+def size(block):
+    """Return the number of learnable parameters of a block."""
+    return sum(p.data().size for p in block.collect_params().values() if is_learnable(p))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 
+import d2lcls
 from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands import compile as compile_
-from d2lcls.commands.parsers import commands_of
+from d2lcls.commands.parsers import Parser, commands_of
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
     Args:
         arguments: list of texts; None takes them from the command line.
     """
-    options = _parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     try:
         code = options.run(options) or 0
         sys.stdout.flush()  # here, where a closed pipe can be caught
@@ -31,21 +38,41 @@ def main(arguments=None):
         return 1
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
         prog="d2lcls",
         description="Train and use image classifiers in Apache MXNet/Gluon.",
-        epilog="Begin with: d2lcls doctor",
+        epilog="Start with: d2lcls doctor",
     )
-    command = commands_of(parser)
+    parser.add_argument("--version", action="version", version=f"d2lcls {d2lcls.__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print the shell's completion script",
+    )
+    command = commands_of(parser, required=False)
     for module in (doctor, data, weights, train, tune, evaluate, predict, export, compile_, serve, archive, rescue):
         module.add(command)
     return parser
 
 
-def _one_line(error):
+class _PrintCompletion(argparse.Action):
+    """Print a completion script, which shtab derives from the parser, and exit."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, shell: object, option: object = None
+    ) -> None:
+        import shtab
+
+        print(shtab.complete(parser, str(shell)))
+        parser.exit()
+
+
+def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {text}"
-    text = text.replace("resume=True", "--resume")  # what a caller of `fit` passes is an option here
+    text = text.replace("resume=True", "--resume")  # the argument of `fit` is an option here
     return " ".join(text.split()) or type(error).__name__

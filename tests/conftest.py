@@ -11,7 +11,7 @@ def quiet(monkeypatch):
 
 @pytest.fixture
 def shapes():
-    """A set that a small network can learn: 3 classes of noisy 12 x 12 images, told apart by a bright band."""
+    """A set that a small network can learn: 3 classes of noisy 12 x 12 images, which differ by a bright band."""
     from d2lcls.data import Images
 
     rng = np.random.default_rng(0)

@@ -1,13 +1,15 @@
-"""Builds the Dockerfile without Docker, in a folder that becomes a root file system, and tries what it made.
+"""Builds the Dockerfile without Docker, in a folder that becomes a root file system, and tests the result.
 
-Needs root, Debian or Ubuntu, and debootstrap, which makes the base image's Debian; for another processor also
+Needs root, Debian or Ubuntu, and debootstrap, which installs the base image's Debian; for another processor also
 qemu-user-static and binfmt-support (`update-binfmts --enable qemu-aarch64`):
 
     python3 tools/container.py FOLDER
     python3 tools/container.py --arch arm64 FOLDER
 
-Prints a line for each step: its seconds, and that it works, or the line with which it refuses.
+Prints a line for each step: the seconds, and whether it works or with which message it refuses.
 """
+
+from __future__ import annotations
 
 import argparse
 import fnmatch
@@ -24,7 +26,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -72,14 +75,15 @@ COMMANDS = [
 
 
 class Container:
-    """What a Dockerfile made: the folder of its root, and how its programs are run."""
+    """A container built from a Dockerfile: the folder of its root, and how its programs are run."""
 
-    def __init__(self, root):
-        self.root, self.user, self.folder, self.entrypoint = root, "root", "/", []
+    def __init__(self, root: Path) -> None:
+        self.root, self.user, self.folder = root, "root", "/"
+        self.entrypoint: list[str] = []
         self.environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
-    def command(self, arguments, extra=()):
-        """Return the command line that runs a program in the container as its user, and in its folder."""
+    def command(self, arguments: Sequence[str | Path], extra: Iterable[tuple[str, str]] = ()) -> list[str | Path]:
+        """Return the command line that runs a program in the container as its user, in its working folder."""
         account = next(
             line.split(":")
             for line in (self.root / "etc/passwd").read_text().splitlines()
@@ -98,14 +102,15 @@ class Container:
         ]
 
 
-def instructions(text):
+def instructions(text: str) -> list[tuple[str, str]]:
     """Return the (name, argument) pairs of a Dockerfile."""
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")).replace("\\\n", "")
-    return [tuple(line.split(maxsplit=1)) for line in lines.splitlines() if line.strip()]
+    pairs = (line.split(maxsplit=1) for line in lines.splitlines() if line.strip())
+    return [(name, argument) for name, argument in pairs]
 
 
-def left_out(path, patterns):
-    """Say whether .dockerignore's patterns keep a relative path, or a folder that it lies in, out of the image."""
+def left_out(path: PurePath, patterns: Iterable[str]) -> bool:
+    """Whether .dockerignore's patterns exclude a relative path, or a folder above it, from the image."""
     return any(
         fnmatch.fnmatch(part.name if pattern.startswith("**/") else str(part), pattern.removeprefix("**/"))
         for part in (path, *path.parents)
@@ -113,11 +118,11 @@ def left_out(path, patterns):
     )
 
 
-def copy(container, argument):
-    """Carry out COPY, for the one form that the Dockerfile has: the whole folder, to belong to a user."""
-    owner, source, target = re.fullmatch(r"--chown=(\w+):\w+ (\S+) (\S+)", argument).groups()
+def copy(container: Container, argument: str) -> None:
+    """Execute COPY in the only form that the Dockerfile has: the whole folder, with a new owner."""
+    [(owner, source, name)] = re.findall(r"^--chown=(\w+):\w+ (\S+) (\S+)$", argument)
     patterns = (ROOT / ".dockerignore").read_text().split()
-    target = container.root / container.folder.lstrip("/") / target
+    target = container.root / container.folder.lstrip("/") / name
     for path in sorted((ROOT / source).rglob("*")):
         relative = path.relative_to(ROOT)
         if not left_out(relative, patterns):
@@ -128,8 +133,8 @@ def copy(container, argument):
     subprocess.run(["chroot", container.root, "chown", "-R", f"{owner}:{owner}", container.folder], check=True)
 
 
-def build(container, steps, extra, run):
-    """Carry out the Dockerfile's instructions, from the second on; without RUN where an earlier run did that."""
+def build(container: Container, steps: Steps, extra: list[tuple[str, str]], run: bool) -> None:
+    """Execute the Dockerfile's instructions, from the second on; without RUN if an earlier run did that."""
     for name, argument in instructions((ROOT / "Dockerfile").read_text())[1:]:
         if name == "RUN":
             if run:
@@ -138,7 +143,7 @@ def build(container, steps, extra, run):
                     sys.exit(1)
         elif name == "USER":
             container.user = argument
-        elif name == "WORKDIR":  # belongs to root where it is made here
+        elif name == "WORKDIR":  # belongs to root if it is created here
             container.folder = argument
             (container.root / argument.lstrip("/")).mkdir(parents=True, exist_ok=True)
         elif name == "ENV":
@@ -150,24 +155,24 @@ def build(container, steps, extra, run):
         elif name == "ENTRYPOINT":
             container.entrypoint = json.loads(argument)
         elif name != "EXPOSE":
-            sys.exit(f"Dockerfile: {name} is not an instruction that tools/container.py knows.")
+            sys.exit(f"Dockerfile: tools/container.py does not support the instruction {name}.")
 
 
 class Steps:
-    """Runs steps, prints a line for each, and keeps what is worth writing down."""
+    """Runs steps, prints a line for each, and keeps the records."""
 
-    def __init__(self):
-        self.records = []
+    def __init__(self) -> None:
+        self.records: list[dict[str, str | float]] = []
 
-    def run(self, name, command, may_refuse=False):
-        """Run a command, and return what it printed."""
+    def run(self, name: str, command: Sequence[str | Path], may_refuse: bool = False) -> str:
+        """Run a command and return its output."""
         begun = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [""]
         if done.returncode == 0:
             outcome = "works"
         elif may_refuse and lines[-1].startswith("d2lcls: ") and "Traceback" not in done.stderr:
-            outcome = f"says: {lines[-1]}"
+            outcome = f"refuses: {lines[-1]}"
         else:
             outcome = f"FAILS with {done.returncode}: {lines[-1]}"
         self.add(name, begun, outcome)
@@ -175,28 +180,32 @@ class Steps:
             print(*lines[-30:], sep="\n", flush=True)
         return done.stdout
 
-    def add(self, name, begun, outcome):
-        """Print a step's line and keep it."""
+    def add(self, name: str, begun: float, outcome: str) -> None:
+        """Print a step's line and keep its record."""
         self.records.append({"step": name, "seconds": round(time.perf_counter() - begun, 1), "outcome": outcome})
         print(f"{name:20} {self.records[-1]['seconds']:8.1f} s  {outcome}", flush=True)
 
-    def failed(self):
-        """Say whether a step failed."""
-        return any(record["outcome"].startswith("FAILS") for record in self.records)
+    def failed(self) -> bool:
+        """Whether a step failed."""
+        return any(str(record["outcome"]).startswith("FAILS") for record in self.records)
 
-    def serve(self, name, command, pattern, ask):
-        """Start a server, wait until it prints its address, and ask it something."""
+    def serve(
+        self, name: str, command: Sequence[str | Path], pattern: str, check: Callable[[re.Match[str]], str]
+    ) -> None:
+        """Start a server, wait until its output matches `pattern`, and record the outcome of `check`."""
         begun = time.perf_counter()
         server = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
-        said = []
+        lines = []
         try:
+            assert server.stdout
             for line in server.stdout:
-                said.append(line)
-                if found := re.search(pattern, line):
-                    return self.add(name, begun, ask(found))
-            self.add(name, begun, f"FAILS: {''.join(said[-10:])}")
+                lines.append(line)
+                if match := re.search(pattern, line):
+                    self.add(name, begun, check(match))
+                    return
+            self.add(name, begun, f"FAILS: {''.join(lines[-10:])}")
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             try:
@@ -205,8 +214,8 @@ class Steps:
                 os.killpg(server.pid, signal.SIGKILL)
 
 
-def open_address(request, seconds=600):
-    """Return the status and the text that an address answers; a server may need a moment before it listens."""
+def open_address(request: str | urllib.request.Request, seconds: float = 600) -> tuple[int, str]:
+    """Return the status and text of the response; retries while the server does not listen yet."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -220,26 +229,30 @@ def open_address(request, seconds=600):
             time.sleep(0.5)
 
 
-def ask_jupyter(found):
-    """JupyterLab answers with its token, and refuses without it."""
-    address, token = found.groups()
+def check_jupyter(address: str, token: str) -> str:
+    """Return the outcome: JupyterLab answers requests with its token and refuses those without."""
     inside, outside = open_address(f"{address}/lab?token={token}"), open_address(f"{address}/api/contents")
     if inside[0] == 200 and "JupyterLab" in inside[1] and outside[0] == 403:
         return "works"
     return f"FAILS: with the token {inside[0]} {inside[1][:100]}, without it {outside[0]}"
 
 
-def ask_service(port, picture):
-    """The service names what a picture shows."""
+def check_service(port: str, picture: bytes) -> str:
+    """Return the outcome: the service classifies a picture correctly."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/predict", picture, {"Content-Type": "image/png"})
     status, reply = open_address(request)
     return "works" if status == 200 and "trouser" in reply else f"FAILS: {status} {reply}"
 
 
-def check(container, steps):
-    """Run the default command and the commands of the book, as the container's user."""
+def check(container: Container, steps: Steps) -> dict[str, str]:
+    """Run the default command and the commands of the book, as the container's user; return their outputs."""
     start = container.entrypoint
-    steps.serve("JupyterLab", container.command(start), r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)", ask_jupyter)
+    steps.serve(
+        "JupyterLab",
+        container.command(start),
+        r"(http://127\.0\.0\.1:\d+)/lab\?token=(\w+)",
+        lambda match: check_jupyter(match[1], match[2]),
+    )
     printed = {
         name: steps.run(name, container.command([*start, *arguments]), may_refuse)
         for name, arguments, may_refuse in COMMANDS
@@ -250,13 +263,13 @@ def check(container, steps):
         "serve",
         container.command([*start, *service]),
         r'"event": "serving".*"port": (\d+)',
-        lambda found: ask_service(found[1], picture),
+        lambda match: check_service(match[1], picture),
     )
     return printed
 
 
-def main():
-    """Build, check, and end with 1 if a step failed."""
+def main() -> None:
+    """Build, check, and exit with 1 if a step failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="an empty folder, or one with Debian, from an earlier run")
     parser.add_argument("--arch", choices=MACHINES, default="amd64")
@@ -281,7 +294,7 @@ def main():
                 "debootstrap",
                 "--variant=minbase",
                 f"--arch={options.arch}",
-                re.fullmatch(r"debian:(\w+)-slim", base)[1],
+                base.removeprefix("debian:").removesuffix("-slim"),
                 root,
             ],
         )
@@ -299,7 +312,7 @@ def main():
     for mount in mounts:
         subprocess.run(["mount", *mount], check=True)
     try:
-        build(container, steps, [pair.split("=", 1) for pair in options.env], not options.checks_only)
+        build(container, steps, [pair.partition("=")[::2] for pair in options.env], not options.checks_only)
         shutil.rmtree(root / container.folder.lstrip("/") / "try", ignore_errors=True)
         printed = check(container, steps)
     finally:

@@ -1,7 +1,7 @@
-"""Take the network of the chapter on the training loop through every form, and print what each is worth.
+"""Convert the network of the chapter on the training loop to every form, and compare accuracy, size and speed.
 
-`make deploy-demo` runs it. The network is trained first if this machine has not done so yet, which takes a few minutes.
-The forms stay in runs/deploy-demo. Exits with 1 if a form does not say what the first one says.
+`make deploy-demo` runs it. The network is trained first if it is not in the cache, which takes a few minutes. The forms
+stay in runs/deploy-demo. Exits with 1 if a form predicts something else than the first one.
 """
 
 import json
@@ -23,11 +23,11 @@ import numpy as np
 from PIL import Image
 
 OUT = Path("runs/deploy-demo")
-PICTURES = 20  # asked of the service and of the program for Arm
+PICTURES = 20  # classified by the service and by the program for Arm
 
 
-def main():
-    """Make all forms, compare them, and return the exit code."""
+def main() -> int:
+    """Write all forms, compare them, and return the exit code."""
     os.environ["D2LCLS_SCALE"] = "full"
     shutil.rmtree(OUT, ignore_errors=True)
     shutil.copytree(example_model(), OUT / "mxnet")
@@ -42,7 +42,7 @@ def main():
         run(line)
     test = data.load("cifar10", "test")
     few = test.images[np.linspace(0, len(test) - 1, PICTURES).astype(int)]
-    wrong = [*check_arm(few), *check_service(few)]
+    problems = [*check_arm(few), *check_service(few)]
     manifest, some = read_manifest(OUT / "mxnet"), test.subset(np.linspace(0, len(test) - 1, 1000).astype(int))
     forms = [OUT / name for name in ("mxnet", "int8", "onnx", "onnx-int8", "tvm")]
     rows = compare(forms, manifest.preprocess.batch(some.images), some.labels)
@@ -52,15 +52,15 @@ def main():
         if accuracy:
             print(f"{row.name:<10} top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
         if "int8" not in row.form and row.agreement < 1:
-            wrong.append(f"{row.name} says something else than mxnet for {1 - row.agreement:.1%} of the images")
+            problems.append(f"{row.name} predicts another class than mxnet for {1 - row.agreement:.1%} of the images")
         if "int8" in row.form and accuracy.top1 < read_manifest(OUT / "mxnet").accuracy.top1 - 0.005:
-            wrong.append(f"{row.name} loses more than half a point")
-    print("\n" + ("; ".join(wrong) or "All forms agree."))
-    return int(bool(wrong))
+            problems.append(f"{row.name} is more than half a point less accurate than mxnet")
+    print("\n" + ("; ".join(problems) or "All forms agree."))
+    return int(bool(problems))
 
 
-def run(line):
-    """Run a command on folders of the demonstration, and show it."""
+def run(line: str) -> None:
+    """Print a command and run it on folders of the demonstration."""
     print(f"\n$ d2lcls {line}", flush=True)
     arguments = [
         str(OUT / word) if (OUT / word).exists() or before == "--out" else word
@@ -70,8 +70,8 @@ def run(line):
         sys.exit(f"d2lcls {line} failed")
 
 
-def check_arm(pictures):
-    """Make the program for 64-bit Arm, run it under qemu, and return what is wrong with its answers."""
+def check_arm(pictures: np.ndarray) -> list[str]:
+    """Compile the program for 64-bit Arm, run it under qemu, and return the problems with its predictions."""
     missing = [name for name in ("aarch64-linux-gnu-g++", "qemu-aarch64") if not shutil.which(name)]
     if missing:
         print(f"\nNo program for Arm: {' and '.join(missing)} not found (Debian: g++-aarch64-linux-gnu, qemu-user).")
@@ -86,14 +86,14 @@ def check_arm(pictures):
             capture_output=True,
             text=True,
         ).stdout
-        said = re.search(r"^ +[\d.]+%  (.*)$", answer, re.M)[1]
-        different += said != model.predict(picture, top=1)[0][0]
-    print(f"the program for Arm, under qemu, says the same of {len(pictures) - different} of {len(pictures)} pictures")
-    return ["the program for Arm answers otherwise"] if different else []
+        best = re.findall(r"^ +[\d.]+%  (.*)$", answer, re.M)[0]
+        different += best != model.predict(picture, top=1)[0][0]
+    print(f"the program for Arm, under qemu, agrees on {len(pictures) - different} of {len(pictures)} pictures")
+    return ["the program for Arm predicts other classes"] if different else []
 
 
-def check_service(pictures):
-    """Serve the int8 form, ask it, stop it, and return what is wrong with its answers."""
+def check_service(pictures: np.ndarray) -> list[str]:
+    """Serve the int8 form, send it pictures, stop it, and return the problems with its predictions."""
     print("\n$ d2lcls serve int8 --port 0", flush=True)
     service = subprocess.Popen(
         [sys.executable, "-m", "d2lcls", "serve", str(OUT / "int8"), "--port", "0"],
@@ -102,7 +102,8 @@ def check_service(pictures):
         text=True,
     )
     try:
-        port = next(int(found[1]) for found in (re.search(r'"port": ?(\d+)', line) for line in service.stdout) if found)
+        assert service.stdout
+        port = next(int(match[1]) for match in (re.search(r'"port": ?(\d+)', line) for line in service.stdout) if match)
         model, different = load_model(OUT / "int8"), 0
         for picture in pictures:
             body = BytesIO()
@@ -113,10 +114,8 @@ def check_service(pictures):
     finally:
         service.terminate()
         code = service.wait(30)
-    print(
-        f"the service says the same of {len(pictures) - different} of {len(pictures)} pictures; stopped with code {code}"
-    )
-    return ["the service answers otherwise"] if different or code else []
+    print(f"the service agrees on {len(pictures) - different} of {len(pictures)} pictures; it stopped with code {code}")
+    return ["the service predicts other classes or fails when stopped"] if different or code else []
 
 
 if __name__ == "__main__":

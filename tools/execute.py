@@ -1,8 +1,8 @@
 """Run notebooks and store their outputs: `python tools/execute.py book/data/loading-images.ipynb ...`
 
-With `--sources`, run only the cells that display source code of the package: for a change that alters no result.
+With `--sources`, run only the cells that display source code of the package, after a change that alters no result.
 
-Only what a reader or nbval needs is kept: no kernel paths, no times, so that a diff shows what changed.
+Kernel paths and times are removed, so that a diff shows only what changed.
 """
 
 import ast
@@ -27,8 +27,8 @@ METADATA = {
 }
 
 
-def tidy(notebook):
-    """Reduce the metadata to what is kept, merge neighbouring streams and number cells and executions anew."""
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove metadata that a reader or nbval does not need, merge neighbouring streams, and renumber the cells."""
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for number, cell in enumerate(notebook.cells):
@@ -46,7 +46,7 @@ def tidy(notebook):
 
 
 def _blank(output):
-    """Whether an output is the moving progress line, which is blank once its run is over."""
+    """Whether an output is the progress line, which is blank at the end of a run."""
     return (
         output.output_type == "display_data"
         and set(output.data) == {"text/plain"}
@@ -55,7 +55,7 @@ def _blank(output):
 
 
 def _merged(outputs):
-    merged = []
+    merged: list[nbformat.NotebookNode] = []
     for output in outputs:
         if merged and output.output_type == "stream" == merged[-1].output_type and output.name == merged[-1].name:
             merged[-1].text += output.text
@@ -64,8 +64,8 @@ def _merged(outputs):
     return merged
 
 
-def readme_picture(notebook):
-    """Return the pictures that cells tagged `readme-picture` made, as PNG files."""
+def readme_picture(notebook: nbformat.NotebookNode) -> list[bytes]:
+    """Return the pictures in the outputs of cells tagged `readme-picture`, as PNG files."""
     return [
         base64.b64decode(output.data["image/png"])
         for cell in notebook.cells
@@ -74,8 +74,8 @@ def readme_picture(notebook):
     ]
 
 
-def refresh_sources(path):
-    """Run the cells of a notebook that hold nothing but `show_source(NAME)`, and the imports that they need."""
+def refresh_sources(path: str | Path) -> None:
+    """Run the cells of a notebook that consist of `show_source(NAME)`, and the imports that they need."""
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     imports = "\n".join(
@@ -84,7 +84,7 @@ def refresh_sources(path):
         for node in ast.parse(TransformerManager().transform_cell(cell.source)).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
     )
-    names = {}
+    names: dict[str, object] = {}
     for cell in cells:
         if match := SHOWN.fullmatch(cell.source.strip()):
             if not names:
@@ -96,13 +96,13 @@ def refresh_sources(path):
         nbformat.write(notebook, path)
 
 
-def main(paths):
+def main(paths: list[str]) -> None:
     """Execute each notebook in its own folder and write it back."""
     if paths[0] == "--sources":
-        for path in paths[1:]:
-            refresh_sources(path)
+        for name in paths[1:]:
+            refresh_sources(name)
         return
-    load("cifar10", "test", fallback=False)  # the stored outputs are of the real data or not stored
+    load("cifar10", "test", fallback=False)  # stored outputs must come from the real data
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)
         begun = time.monotonic()

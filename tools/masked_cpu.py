@@ -1,12 +1,12 @@
-"""Run a command as if this processor had fewer instructions, at full speed: masked_cpu.py LEVEL COMMAND...
+"""Run a command as if the processor had fewer instructions, at full speed: masked_cpu.py LEVEL COMMAND...
 
     python tools/masked_cpu.py avx2 make test        # a laptop from before 2021, or a cloud that hides AVX-512
     python tools/masked_cpu.py avx512 make test      # AVX-512 without VNNI
 
 It needs Linux on x86-64, a processor whose CPUID instruction can be made to fault ("cpuid_fault" in /proc/cpuinfo:
-Intel since 2012) and a C compiler. Programs that ask which instructions there are get the smaller answer; those that do
-not ask, such as code compiled for another processor, still run, where the smaller processor would stop them. For that,
-`qemu-x86_64 -cpu Haswell` executes the smaller processor's instructions only, some twenty times slower.
+Intel since 2012) and a C compiler. Programs that query the instruction sets get the reduced list. Programs that do not,
+such as code compiled for another processor, still run, although they would stop on the smaller processor. To detect
+that, use `qemu-x86_64 -cpu Haswell`, which executes only the smaller processor's instructions, about 20 times slower.
 """
 
 import os
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("masked_cpu.c")
-# Bits of CPUID leaf 7 that are cleared, of the registers EBX, ECX and EDX, and the names of /proc/cpuinfo.
+# The bits of CPUID leaf 7 to clear in the registers EBX, ECX and EDX; and the names to remove from /proc/cpuinfo.
 _VNNI = (0, 1 << 11, 0)
 _AVX512 = (
     1 << 16 | 1 << 17 | 1 << 21 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31,
@@ -31,21 +31,21 @@ LEVELS = {
 }
 
 
-def possible(cpu_info=Path("/proc/cpuinfo")):
+def possible(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this machine can mask its processor."""
     return cpu_info.is_file() and " cpuid_fault" in cpu_info.read_text()
 
 
-def environment(level, folder):
-    """Compile the library into a folder and return the environment variables that mask children to a level.
+def environment(level: str, folder: str | Path) -> dict[str, str]:
+    """Compile the library into a folder and return the environment variables that mask child processes to a level.
 
     Args:
         level: one of `LEVELS`.
-        folder: where the library and the smaller /proc/cpuinfo are kept; it must outlive the children.
+        folder: where the library and the reduced /proc/cpuinfo are written; it must outlive the child processes.
 
     Raises:
-        RuntimeError: CPUID cannot be made to fault here.
-        subprocess.CalledProcessError, FileNotFoundError: there is no C compiler, or it fails.
+        RuntimeError: this processor's CPUID instruction cannot be made to fault.
+        FileNotFoundError, subprocess.CalledProcessError: there is no C compiler, or it fails.
     """
     if not possible():
         raise RuntimeError(
@@ -63,12 +63,12 @@ def environment(level, folder):
     }
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     if len(arguments) < 2 or arguments[0] not in LEVELS:
         sys.exit(f"usage: masked_cpu.py {{{','.join(LEVELS)}}} COMMAND...")
     with tempfile.TemporaryDirectory() as folder:
         code = subprocess.run(arguments[1:], env={**os.environ, **environment(arguments[0], folder)}).returncode
-        return code if code >= 0 else 128 - code  # as a shell tells of a signal
+        return code if code >= 0 else 128 - code  # as a shell reports a signal
 
 
 if __name__ == "__main__":

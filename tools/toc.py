@@ -7,22 +7,24 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pages():
+def pages() -> list[Path]:
     """Return the files of `_toc.yml`, root first, as paths relative to the repository."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     names = [toc["root"]]
     for part in toc["parts"]:
         names += [chapter["file"] for chapter in part["chapters"]]
-    found = []
+    paths: list[Path] = []
     for name in names:
         files = [Path(name + ending) for ending in (".ipynb", ".md") if (ROOT / (name + ending)).is_file()]
         if len(files) != 1:
-            raise SystemExit(f"_toc.yml lists {name!r}, for which there are {len(files)} files; 1 is needed.")
-        found += files
-    return found
+            raise SystemExit(
+                f"_toc.yml lists {name!r}: expected one file {name}.ipynb or {name}.md, found {len(files)}."
+            )
+        paths += files
+    return paths
 
 
-def notebooks():
+def notebooks() -> list[Path]:
     """Return the notebooks among `pages`."""
     return [page for page in pages() if page.suffix == ".ipynb"]
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Make a virtual environment that can hold MXNet: venv.sh FOLDER [PYTHON]
-# Without PYTHON, the first of python3.11, python3.12, python3.13 and python3 that fits is taken: 3.11 comes first
-# because the stored outputs and results were made with it. Where none fits, uv finds or downloads one.
-# A bare Debian or Ubuntu lacks two things. The pip that `python3 -m venv` needs is in a package of its own,
-# python3-venv; and MXNet needs two libraries of the system's compiler. Where one is missing, its package is downloaded
-# and unpacked into the environment, for which nobody has to be root.
+# Create a virtual environment in which MXNet works: venv.sh FOLDER [PYTHON]
+# Without PYTHON, it uses the first of python3.11, python3.12, python3.13 and python3 that is suitable; 3.11 comes first
+# because the stored outputs and results were made with it. If none is suitable, uv finds or downloads one.
+# A bare Debian or Ubuntu lacks two things: the pip that `python3 -m venv` needs, which is in the package python3-venv,
+# and two libraries of the system's compiler that MXNet needs. If one is missing, its package is downloaded and unpacked
+# into the environment, which does not require root.
 set -eu
 folder=$1
 python=${2:-}
@@ -38,7 +38,7 @@ make_environment() { # Python, folder
     fi
 }
 
-find_python() { # prints the first on PATH that fits
+find_python() { # prints the first suitable one on PATH
     for name in python3.11 python3.12 python3.13 python3; do
         if fits "$name"; then
             command -v "$name"
@@ -57,7 +57,7 @@ uv_python() { # prints a Python that uv has or downloads
     "$uv" python find ">=3.11,<3.14" 2>/dev/null || { "$uv" python install 3.11 >&2 && "$uv" python find 3.11; }
 }
 
-# The environments' own Pythons are not what a new environment is made from.
+# Do not create the environment from the Python of this or another virtual environment.
 PATH=$(printf %s "$PATH" | sed "s|$PWD/$folder/bin:||g${VIRTUAL_ENV:+; s|$VIRTUAL_ENV/bin:||g}")
 if [ -z "$python" ]; then
     python=$(find_python)

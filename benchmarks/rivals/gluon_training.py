@@ -1,10 +1,10 @@
-"""For training_step.py and end_to_end.py: Gluon as MXNet and GluonCV brought it, without anything of d2lcls.
+"""For training_step.py and end_to_end.py: Gluon as in MXNet and GluonCV, without d2lcls.
 
     python gluon_training.py step NETWORK BATCH PIXELS CLASSES imperative|hybrid
     python gluon_training.py tutorial|script FOLDER imperative|hybrid WORKERS
 
-The second line trains as a tutorial does, or as GluonCV's train_cifar10 does, on FOLDER/images.npy and labels.npy,
-with so many worker processes of its DataLoader.
+The second command trains like a tutorial, or like GluonCV's train_cifar10, on FOLDER/images.npy and labels.npy,
+with WORKERS worker processes of its DataLoader.
 """
 
 import builtins

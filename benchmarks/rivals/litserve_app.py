@@ -1,4 +1,4 @@
-"""For benchmarks/serving.py: LitServe with batches of 32 and two milliseconds to gather them, as d2lcls has them."""
+"""For benchmarks/serving.py: LitServe with batches of 32, gathered for two milliseconds as in d2lcls."""
 
 import os
 from typing import Annotated

@@ -1,9 +1,9 @@
-"""For training_step.py and end_to_end.py: this project's side.
+"""For training_step.py and end_to_end.py: the side of d2lcls.
 
     python ours.py step NETWORK BATCH PIXELS CLASSES float32|bfloat16
     python ours.py fit NETWORK FOLDER float32|bfloat16
 
-The second line calls `fit` on FOLDER/images.npy and labels.npy.
+The second command calls `fit` on FOLDER/images.npy and labels.npy.
 """
 
 import sys
@@ -14,6 +14,7 @@ from d2lcls import data
 from d2lcls.models import get_model
 from d2lcls.training import fit
 from d2lcls.training.precision import lower
+from d2lcls.training.recipe import Recipe
 from d2lcls.training.steps import make_trainer, settle_shapes, train_step
 
 import mxnet as mx
@@ -61,14 +62,16 @@ def fit_on(net, folder, precision, batch=128):
         epoch = fit(
             net,
             batches,
-            num_epochs=1,
-            lr=LR,
-            schedule="constant",
-            warmup_epochs=0,
-            optimizer="nag",
-            wd=1e-4,
-            precision=precision,
-            verbose=False,
+            recipe=Recipe(
+                num_epochs=1,
+                lr=LR,
+                schedule="constant",
+                warmup_epochs=0,
+                optimizer="nag",
+                wd=0.0001,
+                precision=precision,
+            ),
+            on_epoch=None,
         )[0]
         return {"waiting": epoch.waiting * epoch.seconds}
 

@@ -1,4 +1,4 @@
-"""For benchmarks/serving.py: how each service is started, asked, watched and stopped."""
+"""For benchmarks/serving.py: how each service is started, queried, watched and stopped."""
 
 import http.client
 import os
@@ -123,7 +123,7 @@ class Service:
         self.stop()
 
     def _wait(self):
-        """Wait for the first answer; multi-model-server is told the model and its batches first."""
+        """Wait for the first answer; multi-model-server first gets the model and its batch size."""
         until, registered = time.monotonic() + 90, not self.path.startswith("/predictions/")
         while time.monotonic() < until and self.process.poll() is None:
             try:

@@ -1,4 +1,4 @@
-"""One side of a comparison of speed: a process that trains, or reads, for a turn whenever it is asked to.
+"""One side of a speed comparison: a process that trains, or reads, for one turn per request.
 
 It needs nothing but Python and Linux, so that MXNet's and PyTorch's environments can both run it.
 """

@@ -1,6 +1,6 @@
-"""For benchmarks/loading.py: the same batches in PyTorch, which lives in an environment of its own.
+"""For benchmarks/loading.py: the same batches in PyTorch, which has an environment of its own.
 
-python torch_loading.py SIDE IMAGES.npz says PyTorch's version, then answers each line with its images/s.
+python torch_loading.py SIDE IMAGES.npz prints PyTorch's version, then answers each line with its images/s.
 """
 
 import random

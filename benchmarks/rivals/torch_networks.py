@@ -1,4 +1,4 @@
-"""For torch_training.py: the compared networks, written for PyTorch as they are usually written there."""
+"""For torch_training.py: the compared networks in PyTorch, in their usual form."""
 
 from torch import nn
 

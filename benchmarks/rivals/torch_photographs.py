@@ -1,6 +1,6 @@
 """For benchmarks/photographs.py: the same folder of photographs read by PyTorch's DataLoader and Pillow.
 
-python torch_photographs.py SIDE ROOT says PyTorch's version, then answers each line with its images/s.
+python torch_photographs.py SIDE ROOT prints PyTorch's version, then answers each line with its images/s.
 """
 
 import sys

@@ -1,10 +1,10 @@
 """For training_step.py and end_to_end.py: PyTorch's side, run by a Python that has torch.
 
-    python torch_training.py step NETWORK BATCH PIXELS CLASSES HOW
-    python torch_training.py loader|vectorised NETWORK FOLDER HOW
+    python torch_training.py step NETWORK BATCH PIXELS CLASSES MODE
+    python torch_training.py loader|vectorised NETWORK FOLDER MODE
 
-The second line trains on FOLDER/images.npy and labels.npy: fed by torch's DataLoader, picture by picture, or by whole
-batches of tensors. HOW is eager or channels_last for float32, autocast_channels_last or bf16_channels_last for
+The second command trains on FOLDER/images.npy and labels.npy: with images from torch's DataLoader, or with whole
+batches of tensors. MODE is eager or channels_last for float32, autocast_channels_last or bf16_channels_last for
 bfloat16, or compile_channels_last.
 """
 
@@ -23,7 +23,7 @@ WORKERS = 2
 
 
 class Training:
-    """A network, how it computes, and its steps."""
+    """A network, its way to compute, and its training steps."""
 
     def __init__(self, name, classes, how):
         self.how = how
@@ -50,7 +50,7 @@ class Training:
         return loss, logits
 
     def parameters(self):
-        """Return how many numbers are trained."""
+        """Return the number of trained parameters."""
         return sum(parameter.numel() for parameter in self.net.parameters() if parameter.requires_grad)
 
 

@@ -12,7 +12,7 @@ from d2lcls.machine.cores import has_bfloat16
 HERE = Path(__file__).parent
 # What importing d2lcls sets in a process and those that it starts.
 THREADS = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")
-LIBRARIES = f"LD_LIBRARY_PATH={Path(sys.prefix, 'lib', 'system')}"  # what tools/venv.sh found missing
+LIBRARIES = f"LD_LIBRARY_PATH={Path(sys.prefix, 'lib', 'system')}"  # libraries that tools/venv.sh had to add
 UNITS = {
     "images_per_second": "images/s, over rounds",
     "ours_*_over": "our images/s over theirs, by round",
@@ -58,7 +58,7 @@ def _without(names):
 
 
 def take_turns(commands, request, rounds, may_fail=()):
-    """Let every side train once a round.
+    """Train on every side once per round.
 
     Args:
         commands: dict from name to command, of which all must train equally many parameters.
@@ -117,7 +117,7 @@ def passes(sleepers, rounds):
 
 
 def speed(turn):
-    """Return the images a second of one turn."""
+    """Return the images per second of one turn."""
     return turn["images"] / turn["seconds"]
 
 

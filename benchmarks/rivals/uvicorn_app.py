@@ -1,4 +1,4 @@
-"""For benchmarks/serving.py: plain uvicorn, each process computing each picture by itself as it comes."""
+"""For benchmarks/serving.py: plain uvicorn; each process computes each image separately, as it arrives."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the notebooks need besides the package: scales and checks, figures, measured results."""
+"""Tools of the book's notebooks: scale and checks, figures, measured results."""
 
 import lazy_loader
 

@@ -1,45 +1,50 @@
-"""What the book's notebooks need besides the subject: their scale, source code shown, exercises checked."""
+"""Tools of the book's notebooks: their scale, an example model, source code and checks of exercises."""
+
+from __future__ import annotations
 
 import inspect
 import os
 import tempfile
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 SCALES = ("smoke", "lesson", "full")
 
 
-def scale():
+def scale() -> str:
     """Return how much work a notebook should do, from the environment variable `D2LCLS_SCALE`.
 
     "smoke" takes seconds and only shows that the code runs; "lesson", the default, takes minutes on two cores;
     "full" is the recipe at its real length.
 
     Raises:
-        ValueError: the variable holds something else.
+        ValueError: the variable has another value.
     """
-    found = os.environ.get("D2LCLS_SCALE", "lesson")
-    if found not in SCALES:
-        raise ValueError(f"D2LCLS_SCALE must be one of {', '.join(SCALES)}, not {found!r}.")
-    return found
+    value = os.environ.get("D2LCLS_SCALE", "lesson")
+    if value not in SCALES:
+        raise ValueError(f"D2LCLS_SCALE must be one of {', '.join(SCALES)}, not {value!r}.")
+    return value
 
 
-def by_scale(smoke, lesson, full):
-    """Return the argument that is named like the present `scale`."""
+def by_scale(smoke: T, lesson: T, full: T) -> T:
+    """Return the argument that is named like the current `scale`."""
     return {"smoke": smoke, "lesson": lesson, "full": full}[scale()]
 
 
-def example_model(network="cnn"):
-    """Return the folder of a model trained on CIFAR-10 as the chapter on the training loop does it.
+def example_model(network: str = "cnn") -> Path:
+    """Return the folder of a model trained on CIFAR-10 as in the chapter on the training loop.
 
-    It is trained at the present `scale` if the cache does not hold it yet, for 1, 4 or 12 epochs; the full training of
-    the book's CNN takes a few minutes on two cores.
+    If the cache does not hold it yet, it is trained for 1, 4 or 12 epochs, depending on the `scale`; the full training
+    of the book's CNN takes a few minutes on two cores.
 
     Args:
         network: name for `models.get_model`, of a network for images of 32 x 32 pixels.
 
     Returns:
-        `Path` of a model folder of form "mxnet", as `deploy.export` writes it, with its accuracy on the test images.
+        path of a model folder of form "mxnet", as `deploy.export` writes it, with its accuracy on the test images.
     """
     from d2lcls import data, models, training
     from d2lcls.data.preprocess import Preprocess
@@ -67,18 +72,19 @@ def example_model(network="cnn"):
             net,
             data.Batches(train, 128, mean, std, shuffle=True, augment=data.STANDARD),
             data.Batches(valid, 256, mean, std),
-            num_epochs=by_scale(1, 4, 12),
-            lr=0.1,
+            training.Recipe(num_epochs=by_scale(1, 4, 12), lr=0.1),
             checkpoint_dir=work,
         )
         training.load_checkpoint(Path(work, "best.npz"), net)
-        made = Path(work, "model")
-        export(net, made, network, images.classes, Preprocess(32, 32, mean, std, "bilinear"), "cifar10")
-        measure_accuracy(made, test)
+        exported = Path(work, "model")
+        export(
+            net, exported, network, images.classes, Preprocess(32, 32, tuple(mean), tuple(std), "bilinear"), "cifar10"
+        )
+        measure_accuracy(exported, test)
         try:
-            made.rename(folder)
+            exported.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was quicker
+            if not folder.is_dir():  # otherwise another process was faster
                 raise
     return folder
 
@@ -86,38 +92,38 @@ def example_model(network="cnn"):
 class Source:
     """Source code that a notebook displays as such."""
 
-    def __init__(self, code):
+    def __init__(self, code: str) -> None:
         self.code = code
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.code
 
-    def _repr_markdown_(self):
+    def _repr_markdown_(self) -> str:
         return f"```python\n{self.code}\n```"
 
 
-def show_source(thing):
-    """Return the source of a function or class of the package, to be displayed: what you read is what runs."""
-    return Source(textwrap.dedent(inspect.getsource(thing)).rstrip())
+def show_source(function_or_class: Any) -> Source:
+    """Return the source of a function or class of the package, to be displayed: readers see the code that runs."""
+    return Source(textwrap.dedent(inspect.getsource(function_or_class)).rstrip())
 
 
-def check(answer, test, hint):
-    """Check an answer to an exercise and print the verdict.
+def check(answer: Any, test: Callable[[Any], Any], hint: str) -> bool:
+    """Check an answer to an exercise and print the result.
 
     Args:
-        answer: what the reader made: a value or a function; None or ... while it is not there.
-        test: function that gets the answer and returns whether it is right; may raise, which counts as wrong.
-        hint: a sentence for those who are not there yet.
+        answer: the reader's value or function; None or ... if there is none yet.
+        test: function that gets the answer and returns whether it is right; if it raises, the answer is wrong.
+        hint: a sentence that is printed if the answer is wrong.
 
     Returns:
-        bool, whether the answer is right.
+        whether the answer is right.
     """
     if answer is None or answer is ...:
         print("Not answered yet.")
         return False
     try:
         right = bool(test(answer))
-    except Exception as error:  # whatever the reader's code raises is part of the verdict
+    except Exception as error:  # the reader's code may raise anything
         print(f"Not yet: it raises {type(error).__name__}: {error}. {hint}")
         return False
     print("Right." if right else f"Not yet. {hint}")

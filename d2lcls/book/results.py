@@ -1,42 +1,35 @@
-"""Measured numbers: written by benchmarks with all that is needed to make them again, read by the book."""
+"""Measured numbers: written by benchmarks with all that is needed to reproduce them, read by the book."""
+
+from __future__ import annotations
 
 import json
 import os
 import platform
 import statistics
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from d2lcls.machine.cores import cpu_flags
 
 import psutil
 
-_INSTRUCTIONS = (
-    "avx2",
-    "avx512f",
-    "avx_vnni",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimddp",
-    "bf16",
-    "i8mm",
-)
+_INSTRUCTIONS = "avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimddp bf16 i8mm"
 FOLDER = Path(__file__).resolve().parents[2] / "results"
 
 
-def write(name, command, values, data=()):
-    """Write `results/NAME.json`: what was measured, how, and on what.
+def write(name: str, command: str, values: dict[str, Any], data: Iterable[str] = ()) -> Path:
+    """Write `results/NAME.json`: the measurements, the command, and the machine, versions and data they depend on.
 
     Args:
-        name: file name without ending.
-        command: the command line that makes the file again.
-        values: dict of numbers, texts, lists and dicts that JSON can hold; see `spread`.
+        name: file name without extension.
+        command: the command line that writes the file again.
+        values: measurements that JSON can hold; see `spread`.
         data: names of the data sets used; their checksums are written too.
 
     Returns:
-        Path of the file.
+        path of the file.
     """
     from d2lcls.data.download.catalog import DATASETS
 
@@ -56,43 +49,42 @@ def write(name, command, values, data=()):
         },
         "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
     }
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
 
 
-def read(name):
-    """Return the content of `results/NAME.json` as a dict.
+def read(name: str) -> dict[str, Any]:
+    """Return the content of `results/NAME.json`.
 
     Raises:
-        FileNotFoundError: there is no such result; lists those there are.
+        FileNotFoundError: there is no such result; the message lists all results.
     """
-    path = FOLDER / f"{name}.json"
+    path = _file(name)
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none"
-        raise FileNotFoundError(f"No result is called {name!r} in {FOLDER}. There are: {there}.")
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"No result is called {name!r} in {FOLDER}. There are: {names}.")
     return json.loads(path.read_text())
 
 
-def value(address):
-    """Return one number by its address, such as "cnn_cifar10.test_accuracy.mean".
+def value(address: str) -> Any:
+    """Return one entry by its address, such as "cnn_cifar10.test_accuracy.mean".
 
     Raises:
-        KeyError: the result has no such entry; says which part is missing.
+        KeyError: the result has no such entry; the message names the missing part.
     """
     name, *keys = address.split(".")
-    found = read(name)
+    entry: Any = read(name)
     for key in keys:
         try:
-            found = found[int(key) if isinstance(found, list) else key]
+            entry = entry[int(key) if isinstance(entry, list) else key]
         except (KeyError, IndexError, ValueError, TypeError):
             raise KeyError(f"results/{name}.json has no entry {'.'.join(keys)!r}: {key!r} is missing.") from None
-    return found
+    return entry
 
 
-def spread(values):
-    """Sum up repeated measurements: mean, sample standard deviation, extremes and the values themselves."""
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Summarise repeated measurements: mean, sample standard deviation, extremes and the values themselves."""
     values = [float(v) for v in values]
     return {
         "mean": statistics.fmean(values),
@@ -104,10 +96,19 @@ def spread(values):
     }
 
 
-def instructions():
-    """Return the processor's instruction sets on which speed and rounding depend, in one text such as "avx2 avx512f"."""
+def instructions() -> str:
+    """Return the processor's instruction sets that affect speed and rounding, such as "avx2 avx512f"."""
     flags = cpu_flags()
-    return " ".join(name for name in _INSTRUCTIONS if name in flags) or platform.machine()
+    return " ".join(name for name in _INSTRUCTIONS.split() if name in flags) or platform.machine()
+
+
+def _file(name):
+    if not FOLDER.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {FOLDER}: results are part of the repository, not of the installed package. "
+            "Run this in a clone of the repository, in which `make` installs the package."
+        )
+    return FOLDER / f"{name}.json"
 
 
 def _processor():

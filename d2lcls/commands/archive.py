@@ -1,9 +1,11 @@
 """`d2lcls archive`: a model for the MXNet Model Server."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 
-def add(command):
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     archive = command(
         "archive",
@@ -15,7 +17,7 @@ def add(command):
     archive.add_argument("--out", required=True, metavar="FILE", type=Path, help="the archive to write, NAME.mar")
 
 
-def _archive(options):
+def _archive(options: argparse.Namespace) -> None:
     from d2lcls.deploy.archive import write_archive
 
     if options.out.suffix != ".mar":
@@ -24,6 +26,6 @@ def _archive(options):
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     print(f"Start it with: multi-model-server --start --model-store {path.parent} --models {path.stem}={path.name}")
     print(
-        "That server asks nobody for a token, and whoever reaches its management port makes it run code: let nobody "
-        "reach it directly."
+        "That server checks no token, and anyone who can reach its management port can make it run code: do not let "
+        "clients reach it directly."
     )

@@ -1,32 +1,34 @@
 """`d2lcls compile`: machine code of a model, for this machine or for 64-bit Arm."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from d2lcls.commands.parsers import positive
 
 
-def add(command):
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     compile_ = command(
         "compile",
         _compile,
-        "Compile a model with TVM for this machine or for 64-bit Arm.",
+        "Compile a model with TVM, for 64-bit Arm or this machine (where ONNX Runtime is usually faster).",
         "d2lcls compile models/cnn-onnx --target arm64 --out models/cnn-arm64",
     )
     add = compile_.add_argument
     add("folder", metavar="ONNX_FOLDER", help="model folder of form onnx")
     add(
         "--target",
-        choices=("host", "arm64"),
+        choices=("arm64", "host"),
         default="host",
-        help="host: a library for this machine; arm64: one program for a phone or a Raspberry Pi",
+        help="arm64: one program for a phone or a Raspberry Pi; host: a library for this machine",
     )
     add("--out", required=True, metavar="DIR", help="a new folder for the compiled model")
-    add("--batch", type=positive(int), default=1, metavar="N", help="pictures computed at once (host only)")
-    add("--tune", type=positive(float), metavar="SECONDS", help="try tiles for each loop for so long (host only)")
+    add("--batch", type=positive(int), default=1, metavar="N", help="pictures per batch (host only)")
+    add("--tune", type=positive(float), metavar="SECONDS", help="time to try tiles for each loop (host only)")
 
 
-def _compile(options):
+def _compile(options: argparse.Namespace) -> None:
     if options.target == "arm64":
         if options.tune or options.batch != 1:
             options.wrong(
@@ -38,18 +40,17 @@ def _compile(options):
         _compile_host(options)
 
 
-def _compile_host(options):
+def _compile_host(options: argparse.Namespace) -> None:
     import statistics
     import time
 
-    from d2lcls.deploy import load_model
-    from d2lcls.deploy.edge.graph import read_onnx_model
+    from d2lcls.deploy import load_model, read_manifest
     from d2lcls.deploy.edge.host import FILE, check_compiler, compile_host
     from d2lcls.deploy.edge.tuning import gain, tune
     from d2lcls.machine.files import check_new_folder
 
-    check_new_folder(options.out)  # these three say what is wrong before minutes of tuning
-    read_onnx_model(options.folder)
+    check_new_folder(options.out)  # these three find what is wrong before minutes of tuning
+    read_manifest(options.folder, forms=("onnx",))
     check_compiler()
     records = None
     if options.tune:
@@ -60,18 +61,16 @@ def _compile_host(options):
             "as scheduled by rule"
         )
     manifest, difference = compile_host(options.folder, options.out, options.batch, records)
+    needs = manifest.made_from or {}
     begun = time.perf_counter()
     load_model(options.out)
     load_ms = 1000 * (time.perf_counter() - begun)
-    print(
-        f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {manifest.made_from['machine']}, batch "
-        f"{manifest.batch}"
-    )
-    print(f"instruction sets it uses: {', '.join(manifest.made_from['instructions']) or 'those of every such machine'}")
+    print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {needs['machine']}, batch {manifest.batch}")
+    print(f"instruction sets it uses: {', '.join(needs['instructions']) or 'those of every such machine'}")
     print(f"loaded, checked and run once in {load_ms:.0f} ms; {_differ(difference)}")
 
 
-def _compile_arm(options):
+def _compile_arm(options: argparse.Namespace) -> None:
     from d2lcls.deploy.edge.arm import EMULATOR, FILE, compile_arm, run_program
 
     import numpy as np
@@ -92,9 +91,9 @@ def _compile_arm(options):
     )
 
 
-def _differ(difference):
+def _differ(difference: float) -> str:
     return f"logits differ from ONNX Runtime's by {difference:.1g} of the largest"
 
 
-def _megabytes(folder, name):
+def _megabytes(folder: str, name: str) -> str:
     return f"{Path(folder, name).stat().st_size / 1e6:.1f} MB"

@@ -1,12 +1,23 @@
 """`d2lcls export`, `quantize`, `onnx`, `torch` and `compare`: from a trained run to every form of the model."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2lcls.commands.parsers import positive
 from d2lcls.machine.files import check_new_folder
 
+if TYPE_CHECKING:
+    from d2lcls.data import Images
+    from d2lcls.deploy import Manifest
 
-def add(command):
+    import numpy as np
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     export = command(
         "export",
@@ -39,11 +50,11 @@ def add(command):
     add(
         "--vnni",
         action="store_true",
-        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): more exact, but "
-        "wrong where sums saturate; by default one bit less is used, which is right on every processor",
+        help="use all eight bits, for x86 processors with VNNI only (lscpu lists avx512_vnni or avx_vnni): more exact, "
+        "but wrong where sums saturate; by default one bit less is used, which is correct on every processor",
     )
     add("--exclude", nargs="+", default=[], metavar="LAYER", help="form mxnet: layers that stay in float")
-    add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list what each one costs")
+    add("--scan", action="store_true", help="form mxnet: quantise one layer at a time, and list the error of each")
 
     onnx = command(
         "onnx",
@@ -64,28 +75,33 @@ def add(command):
     add("model", metavar="MODEL", help="a model folder, of form mxnet or onnx")
     add("--out", metavar="DIR", required=True, help="the folder to write")
     add("--dataset", help="images for the check (default: training images of what the model was trained on)")
-    add("--images", type=positive(int), default=16, metavar="N", help="how many of them")
+    add("--images", type=positive(int), default=16, metavar="N", help="number of them")
 
     compare = command(
         "compare",
         _compare,
-        "Put forms of one model side by side: agreement, size, speed.",
+        "Compare forms of one model: agreement, size, speed.",
         "d2lcls compare models/cnn models/cnn-int8 models/cnn-onnx",
     )
     add = compare.add_argument
-    add("models", metavar="MODEL", nargs="+", help="model folders; the others are held against the first")
+    add(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="model folders; the others, ONNX before TVM, are compared with the first",
+    )
     add("--dataset", help="images to compare on (default: the test images of what the model was trained on)")
-    add("--images", type=positive(int), default=1000, metavar="N", help="how many of them")
+    add("--images", type=positive(int), default=1000, metavar="N", help="number of them")
     add("--rounds", type=positive(int), default=10, metavar="N", help="how often each model is timed")
 
 
-def _common(add, out, required=False):
+def _common(add: Callable, out: str, required: bool = False) -> None:
     add("--out", metavar="DIR", required=required, help=out)
     add("--dataset", help="images to calibrate with and to score on (default: those the model was trained on)")
-    add("--test-images", type=positive(int), metavar="N", help="score on so many test images only (default: all)")
+    add("--test-images", type=positive(int), metavar="N", help="number of test images to score on (default: all)")
 
 
-def _export(options):
+def _export(options: argparse.Namespace) -> None:
     from d2lcls.deploy.exporting import export
     from d2lcls.deploy.manifest import Manifest
 
@@ -94,10 +110,12 @@ def _export(options):
     if not options.out:
         options.wrong("the following arguments are required: --out")
     if options.run_folder:
-        from d2lcls.training.runs import load_run, preprocess_of
+        from d2lcls.training.runs import load_run
 
         run, net = load_run(options.run_folder)
-        manifest = Manifest(run.model, "mxnet", run.classes, preprocess_of(run), dataset=run.dataset)
+        manifest = Manifest(
+            run.recipe.model or "model", "mxnet", run.classes, run.preprocess(), dataset=run.recipe.dataset
+        )
     else:
         from d2lcls.data.formats.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing
@@ -111,7 +129,7 @@ def _export(options):
     _finish(options, images)
 
 
-def _quantize(options):
+def _quantize(options: argparse.Namespace) -> None:
     from d2lcls.deploy import read_manifest
 
     manifest = read_manifest(options.model)
@@ -120,8 +138,8 @@ def _quantize(options):
     if manifest.form == "onnx" and (options.scan or options.exclude or options.mode != "naive"):
         options.wrong("--mode, --exclude and --scan go with a model of form mxnet")
     images = None if options.scan else _test_images(options, manifest)
-    x, said = _examples(options, manifest)
-    print(f"calibrated on {said}")
+    x, description = _examples(options, manifest)
+    print(f"calibrated on {description}")
     if options.scan:
         from d2lcls.deploy.quantization import sensitivity
 
@@ -140,7 +158,7 @@ def _quantize(options):
     _finish(options, images)
 
 
-def _onnx(options):
+def _onnx(options: argparse.Namespace) -> None:
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.onnx.export import export_onnx
 
@@ -150,7 +168,7 @@ def _onnx(options):
     _finish(options, images)
 
 
-def _torch(options):
+def _torch(options: argparse.Namespace) -> None:
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.torch.export import export_torch
 
@@ -165,46 +183,49 @@ def _torch(options):
     )
 
 
-def _compare(options):
+def _compare(options: argparse.Namespace) -> None:
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.comparison import compare, table
+    from d2lcls.deploy.manifest import FORMS
 
     import numpy as np
 
-    manifest = read_manifest(options.models[0])
+    first, *others = options.models
+    manifest = read_manifest(first)
+    others.sort(key=lambda folder: FORMS.index(read_manifest(folder, verify=False).form))
     images = _images(options, manifest, "test")
     images = images.subset(np.linspace(0, len(images) - 1, min(options.images, len(images))).astype(int))
     labels = images.labels if tuple(images.classes) == tuple(manifest.classes) else None
-    print(table(compare(options.models, manifest.preprocess.batch(images.images), labels, rounds=options.rounds)))
+    print(table(compare([first, *others], manifest.preprocess.batch(images.images), labels, rounds=options.rounds)))
 
 
-def _images(options, manifest, split):
+def _images(options: argparse.Namespace, manifest: Manifest, split: str) -> Images:
     from d2lcls import data
 
     name = options.dataset or manifest.dataset
     if not name:
-        raise ValueError(f"{manifest.name} does not say what it was trained on: name images with --dataset.")
+        raise ValueError(f"The manifest of {manifest.name} names no data set: name images with --dataset.")
     if name in data.DATASETS:
         return data.load(name, split)
     return data.load(name, split, size=manifest.preprocess.resize)
 
 
-def _examples(options, manifest):
-    """Return typical inputs, training images spread evenly over the classes, and a text that says how many they are."""
+def _examples(options: argparse.Namespace, manifest: Manifest) -> tuple[np.ndarray, str]:
+    """Return typical inputs, training images spread evenly over the classes, and a description of them."""
     from d2lcls import data
 
     images = _images(options, manifest, "train")
     taken = data.take_evenly(images, options.images)
     fewest, most = taken.counts().min(), taken.counts().max()
-    said = (
+    description = (
         f"{'all ' if len(taken) == len(images) else ''}{len(taken):,} training images, "
         f"{fewest if fewest == most else f'{fewest} to {most}'} per class"
     )
-    return manifest.preprocess.batch(taken.images), said
+    return manifest.preprocess.batch(taken.images), description
 
 
-def _test_images(options, manifest):
-    """Return the images on which a model that is to be written will be scored, None where there are none.
+def _test_images(options: argparse.Namespace, manifest: Manifest) -> Images | None:
+    """Return the images to score the new model on, None where there are none.
 
     They are loaded before anything is written, so that a wrong folder or data set leaves nothing behind.
     """
@@ -214,14 +235,14 @@ def _test_images(options, manifest):
     images = _images(options, manifest, "test")
     if tuple(images.classes) != tuple(manifest.classes):
         raise ValueError(
-            f"{manifest.name} knows the classes {', '.join(manifest.classes)}; {images.name} has "
+            f"{manifest.name} has the classes {', '.join(manifest.classes)}; {images.name} has "
             f"{', '.join(images.classes)}. Name other images with --dataset."
         )
     return images
 
 
-def _finish(options, images):
-    """Score a model that was written, where there are images for it, and say where it is."""
+def _finish(options: argparse.Namespace, images: Images | None) -> None:
+    """Score the new model, where there are images for it, and print where it is."""
     from d2lcls.deploy import read_manifest
     from d2lcls.deploy.comparison import measure_accuracy, megabytes
 
@@ -232,7 +253,7 @@ def _finish(options, images):
     print(f"{options.out}: {manifest.name} as {manifest.form}, {megabytes(options.out):.2f} MB")
 
 
-def _has_test_images(name):
+def _has_test_images(name: str | None) -> bool:
     from d2lcls import data
 
     return name in data.DATASETS or name is not None and any((Path(name) / split).is_dir() for split in ("test", "val"))

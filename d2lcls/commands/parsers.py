@@ -1,46 +1,178 @@
-"""What the parsers of all commands share: their look, and the kinds of numbers they take."""
+"""What the parsers of all commands share: their layout, the kinds of numbers they take, and the options of a recipe."""
+
+from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from d2lcls.training.recipe import Recipe
+
+Command = Callable[..., argparse.ArgumentParser]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the nearest command or name for one that is unknown."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            nearest = difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1)
+            raise argparse.ArgumentError(
+                action, error.message + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+            ) from None
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\nTry: {self.prog} --help\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show a default only where there is one to show."""
 
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
 
 
-def commands_of(parser):
-    """Give a parser commands of its own.
+def commands_of(parser: argparse.ArgumentParser, required: bool = True) -> Command:
+    """Give a parser subcommands.
 
     Returns:
         function of (name, run, summary, example) that adds one and returns its parser. `run` takes the options and
-        returns the exit code, None for 0; it is None for a command that only holds others.
+        returns the exit code, None for 0; it is None for a command that only has subcommands.
     """
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", required=required, metavar="COMMAND", dest="command", parser_class=Parser
+    )
 
-    def command(name, run, summary, example):
-        made = commands.add_parser(
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int | None] | None, summary: str, example: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
             name, help=summary, description=summary, epilog=f"Example: {example}", formatter_class=_HelpFormatter
         )
-        # `wrong` prints the usage and exits with 2, for what argparse cannot tell: options that exclude each other.
-        made.set_defaults(run=run, wrong=made.error)
-        return made
+        # `wrong` prints the message and exits with 2, for what argparse cannot tell: options that exclude each other.
+        added.set_defaults(run=run, wrong=added.error)
+        return added
 
     return command
 
 
-def whole(text):
+def add_recipe_options(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> None:
+    """Add an option for each field of `Recipe` but those named; options that are not given leave no trace."""
+    from d2lcls.training import recipe
+
+    groups: dict[str, Any] = {"most used": parser}
+    for field in recipe.options():
+        if field.name not in without:
+            group = field.metadata["group"]
+            if group not in groups:
+                groups[group] = parser.add_argument_group(group)
+            _add_field(groups[group], field, recipe.option_name(field))
+
+
+def _add_field(parser: Any, field: dataclasses.Field[Any], option: str) -> None:
+    text, default = field.metadata["text"], field.default
+    arguments: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+    if default is False:
+        parser.add_argument(option, action="store_true", help=text, **arguments)
+        return
+    if default is not None:
+        shown = " ".join(default) if isinstance(default, tuple) else default
+        text += f" (default: {shown})"
+    if field.name == "augment":
+        arguments["nargs"] = "+"
+    if field.metadata["choices"]:
+        arguments["choices"] = field.metadata["choices"]
+    elif field.metadata["metavar"]:
+        arguments["metavar"] = field.metadata["metavar"]
+    parser.add_argument(option, type=_reader(field), help=text, **arguments)
+
+
+def _reader(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    """Return the function that reads and checks the text of an option."""
+    from d2lcls.training.recipe import check_value
+
+    kinds = typing.get_type_hints(_recipe_class())[field.name]
+    kind = next((k for k in (int, float) if k is kinds or k in typing.get_args(kinds)), str)
+
+    def read(text: str) -> Any:
+        if field.name == "small_first":
+            return _side_and_epochs(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {noun}, not {text!r}") from None
+        try:
+            check_value(field, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field.name} ").rstrip(".")) from None
+        return value
+
+    return read if not field.metadata["choices"] else str
+
+
+def _recipe_class() -> type[Recipe]:
+    from d2lcls.training.recipe import Recipe
+
+    return Recipe
+
+
+def _side_and_epochs(text: str) -> tuple[int, int]:
+    side, _, epochs = text.partition(":")
+    if not (side.isdigit() and epochs.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be pixels, a colon and epochs, as in 28:10, not {text}")
+    return int(side), int(epochs)
+
+
+def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) -> Recipe:
+    """Return a recipe with the fields that were given as options.
+
+    Args:
+        options: of a parser with `add_recipe_options`.
+        base: the recipe to start from.
+        scale: whether its warm-up and small windows keep their shares of another number of epochs.
+    """
+    given = {name: value for name, value in vars(options).items() if name in _recipe_class().__dataclass_fields__}
+    if "augment" in given:
+        given["augment"] = tuple(name for name in given["augment"] if name != "none")
+    if scale and "num_epochs" in given:
+        base = base.scaled(given["num_epochs"])
+    try:
+        return dataclasses.replace(base, **given)
+    except ValueError as error:
+        options.wrong(_with_dashes(str(error)))
+        raise AssertionError from error
+
+
+def _with_dashes(message: str) -> str:
+    """Write the names of fields at the beginning of a message as options."""
+    from d2lcls.training import recipe
+
+    name, _, rest = message.partition(" ")
+    names = {field.name: recipe.option_name(field) for field in recipe.options()}
+    return f"{names.get(name, name)} {rest}".rstrip(".")
+
+
+def whole(text: str) -> int:
     """Read a whole number of 0 or more."""
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, not {text}")
     return int(text)
 
 
-def positive(kind):
+def positive(kind: type[int] | type[float]) -> Callable[[str], Any]:
     """Make a reader of numbers above 0, whole (int) or not (float)."""
 
-    def convert(text):
+    def convert(text: str) -> int | float:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
@@ -50,7 +182,7 @@ def positive(kind):
     return convert
 
 
-def share(text):
+def share(text: str) -> float:
     """Read a share: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:

@@ -1,122 +1,124 @@
 """`d2lcls tune`: search for a learning rate, a weight decay and an augmentation."""
 
+from __future__ import annotations
+
+import argparse
+import dataclasses
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from d2lcls.commands.checks import check_training
-from d2lcls.commands.parsers import positive, share, whole
+from d2lcls.commands.parsers import Command, add_recipe_options, positive, recipe_of, share
 from d2lcls.machine.files import check_writable
 
+if TYPE_CHECKING:
+    from d2lcls.data.images import Images
+    from d2lcls.training.recipe import Recipe
+
+    import optuna
+
 AUGMENTATIONS = ("none", "flip", "pad_crop flip", "pad_crop flip cutout")  # as `train --augment` takes them
+SEARCHED = ("lr", "wd", "augment")
 
 
-def add(command):
+def add(command: Command) -> None:
     """Add the command to the parser."""
     tune = command(
         "tune",
         _tune,
-        "Search for hyper-parameters; the same line again goes on.",
+        "Search for a learning rate, weight decay and augmentation; the same command again continues the search.",
         "d2lcls tune --dataset cifar10 --share 0.1 --trials 20 --epochs 3",
     )
     add = tune.add_argument
-    add("--dataset", default="cifar10", help="as for train")
-    add("--model", default="cnn", help="as for train")
-    add("--size", type=positive(int), metavar="PIXELS", help="as for train")
-    add("--trials", type=positive(int), default=20, metavar="N", help="finished trials, earlier ones included")
-    add("--epochs", type=positive(int), default=3, metavar="N", help="passes over the training set a trial")
-    add("--batch-size", type=positive(int), default=128, metavar="N", help="images a step")
+    add("--trials", type=positive(int), default=20, metavar="N", help="finished trials, including earlier ones")
     add("--share", type=share, default=1.0, help="share of the training images to search with")
-    add("--storage", default="sqlite:///tune.db", metavar="URL", help="the database; a server's for many machines")
+    add("--storage", default="sqlite:///tune.db", metavar="URL", help="the database; for several machines, a server's")
     add("--study", metavar="NAME", help="its name there (default: made of dataset, model, share and epochs)")
-    add("--timeout", type=positive(float), metavar="SECONDS", help="begin no trial after that")
+    add("--timeout", type=positive(float), metavar="SECONDS", help="start no trial after this time")
     add("--pictures", metavar="FOLDER", help="write history.png and importance.png there")
-    add("--seed", type=whole, default=0, help="of everything random")
-    add("--ctx", default="auto", help="as for train")
+    add("--ctx", default="auto", help="device: as for train")
+    add_recipe_options(tune, without=(*SEARCHED, "checkpoint_steps"))
 
 
-def _tune(options):
-    from d2lcls import data
-    from d2lcls.models import get_model
-    from d2lcls.training.search import tuning as tune
-
-    import mxnet as mx
+def _tune(options: argparse.Namespace) -> None:
+    from d2lcls.training.recipe import Recipe
 
     if not options.share:
         options.wrong("argument --share: must be above 0, or nothing is left to search with")
-    ctx = check_training(options, options.size)
+    recipe = recipe_of(options, Recipe(num_epochs=3, validation=0.2))
+    if "warmup_epochs" not in options:
+        recipe = dataclasses.replace(recipe, warmup_epochs=min(1.0, recipe.num_epochs / 2))
+    from d2lcls.machine import devices  # MXNet is imported here, after the options have been checked
+    from d2lcls.training import search
+
     if options.pictures:
         check_writable(Path(options.pictures, "history.png"))
-    images = data.load(options.dataset, "train", size=options.size)
-    if options.share < 1:
-        images = data.split_validation(images, options.share, options.seed)[1]  # that share of each class
-    train, valid = data.split_validation(images, 0.2, options.seed)
-    mean, std = data.channel_statistics(train.images)
-    validation = data.Batches(valid, 256, mean, std, size=options.size)
+    name = options.study or _study_name(recipe, options.share)
 
-    def objective(trial, lr, wd, augment):
-        transforms = [getattr(data, name)() for name in augment.split() if name != "none"]
-        batches = data.Batches(
-            train, options.batch_size, mean, std, shuffle=True, augment=transforms, seed=options.seed, size=options.size
-        )
-        mx.random.seed(options.seed)
-        net = get_model(options.model, classes=len(images.classes))
-        net.initialize(mx.init.MSRAPrelu(slope=0))
-        return tune.fit_trial(
-            trial,
-            net,
-            batches,
-            validation,
-            num_epochs=options.epochs,
-            lr=lr,
-            wd=wd,
-            ctx=ctx,
-            seed=options.seed,
-            warmup_epochs=min(1, options.epochs / 2),
-        )
+    def begin(train: Images, validation: Images) -> None:
+        print(f"{len(train):,} training images, {len(validation):,} for validation; study {name}", flush=True)
 
     space = {
-        "lr": tune.log_uniform(0.003, 1),
-        "wd": tune.log_uniform(1e-5, 1e-2),
-        "augment": tune.choice(AUGMENTATIONS),
+        "lr": search.log_uniform(0.003, 1),
+        "wd": search.log_uniform(1e-5, 1e-2),
+        "augment": search.choice(AUGMENTATIONS),
     }
-    # Accuracies of other shares and epochs do not compare, so that these have studies of their own.
-    name = options.study or (
-        f"{Path(options.dataset).stem}-{options.model}-share{options.share:g}-epochs{options.epochs}"
-    )
-    print(f"{len(train):,} training images, {len(valid):,} for validation; study {name}", flush=True)
-    study = tune.tune(
-        objective,
+    study = search.tune_recipe(
+        recipe,
         space,
+        share=options.share,
+        ctx=devices.parse(options.ctx),
+        on_begin=begin,
         trials=options.trials,
         storage=options.storage,
         study=name,
-        seed=options.seed,
         timeout=options.timeout,
     )
-    best = tune.best_trial(study)
-    print(f"best: {best}\nTrain it in full with: {_train_line(options, best.parameters)}")
+    best = search.best_trial(study)
+    print(f"best: {best}\nTrain it in full with: {_train_command(options, best.parameters)}")
     if options.pictures:
         _draw(study, Path(options.pictures))
 
 
-def _train_line(options, best):
-    size = f" --size {options.size}" if options.size else ""
-    return (
-        f"d2lcls train --dataset {shlex.quote(options.dataset)} --model {options.model}{size} "
-        f"--batch-size {options.batch_size} --lr {best['lr']:.4g} --wd {best['wd']:.4g} "
-        f"--augment {best['augment']} --seed {options.seed}"
-    )
+def _study_name(recipe: Recipe, share: float) -> str:
+    """Accuracies of other shares and epochs cannot be compared, so that these have studies of their own."""
+    from d2lcls.training.pipeline import resolve
+
+    recipe = resolve(recipe)
+    assert recipe.dataset
+    return f"{Path(recipe.dataset).stem}-{recipe.model}-share{share:g}-epochs{recipe.num_epochs}"
 
 
-def _draw(study, folder):
+def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
+    """Return the command line that trains the best trial: the options that were given, and what was found."""
+    from d2lcls.training import recipe
+
+    words = ["d2lcls", "train"]
+    for field in recipe.options():
+        value = getattr(options, field.name, None)
+        if value is not None and field.name not in ("num_epochs", "validation"):
+            values = (
+                value
+                if isinstance(value, list)
+                else [":".join(map(str, value))]
+                if isinstance(value, tuple)
+                else [value]
+            )
+            words += [recipe.option_name(field)] + (
+                [] if value is True else [shlex.quote(str(part)) for part in values]
+            )
+    return " ".join([*words, f"--lr {best['lr']:.4g} --wd {best['wd']:.4g} --augment {best['augment']}"])
+
+
+def _draw(study: optuna.Study, folder: Path) -> None:
     from d2lcls.book import plots
-    from d2lcls.training.search import tuning as tune
+    from d2lcls.training import search
 
     folder.mkdir(parents=True, exist_ok=True)
-    records = tune.trials_table(study)
+    records = search.trials_table(study)
     plots.show_search(records).savefig(folder / "history.png", dpi=150)
     try:
-        shares = tune.importance(study)
+        shares = search.importance(study)
     except ValueError as error:  # too few trials, or all alike: no reason to fail after the search
         print(f"importance.png is not drawn: {error}")
         return

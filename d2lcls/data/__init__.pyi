@@ -38,9 +38,11 @@ from .loading import is_sample as is_sample
 from .loading import load as load
 from .preprocess import Preprocess as Preprocess
 from .transforms import STANDARD as STANDARD
+from .transforms import TRANSFORMS as TRANSFORMS
 from .transforms import colour_jitter as colour_jitter
 from .transforms import cutout as cutout
 from .transforms import flip as flip
+from .transforms import make_transform as make_transform
 from .transforms import mixup as mixup
 from .transforms import pad_crop as pad_crop
 from .transforms import randaugment as randaugment

@@ -1,39 +1,44 @@
-"""Reading one picture, whatever it is, as the array a network expects."""
+"""Reading one picture in any format as the array that a network expects."""
 
 import io
 import warnings
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
+PictureSource = str | Path | bytes | bytearray | np.ndarray  # a path, encoded bytes, or uint8 (H, W, 3), RGB
+Size = int | tuple[int, int]  # side, or (height, width), pixels
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is taken for a decompression bomb
+MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is considered a decompression bomb
+
+# Pillow warns of damaged metadata and, below MAX_PIXELS, of the size. Once for the process: `catch_warnings` changes
+# the state of all threads, and pictures are read in several.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BrokenImage(ValueError):
-    """A file that is no readable image; the message names the file and what is wrong with it."""
+    """A file that is no readable image; the message names the file and the problem."""
 
 
-def open_image(source, draft=None):
+def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
     """Open a picture upright and in RGB.
 
     Photographs taken with a turned camera (EXIF orientation) are turned upright, transparent
-    pixels are laid on white, and greyscale, palette, 16-bit and CMYK pictures become RGB.
+    pixels become white, and greyscale, palette, 16-bit and CMYK pictures are converted to RGB.
 
     Args:
         source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
-        draft: None, or a side in pixels: a JPEG is then shrunk by 2, 4 or 8 while it is decoded, as long as neither
-            of its sides falls below that.
+        draft: None, or a side in pixels: a JPEG is then shrunk by 2, 4 or 8 during decoding, as long as neither
+            of its sides becomes shorter than that.
 
     Returns:
         `PIL.Image.Image` in mode "RGB".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImage: the file is no image, is cut short, or claims more than `MAX_PIXELS` pixels.
-        ValueError: an array of another kind.
+        FileNotFoundError: the file does not exist.
+        BrokenImage: the file is no image, is incomplete, or declares more than `MAX_PIXELS` pixels.
+        ValueError: an array has another dtype or shape.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
@@ -43,28 +48,24 @@ def open_image(source, draft=None):
         return Image.fromarray(source)
     name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
     stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # gluoncv.data sets it: cut files would be half-grey pictures to all
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size, where MAX_PIXELS is our limit, and of damaged metadata
-            with Image.open(stream) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise BrokenImage(
-                        f"{name}: {picture.width} x {picture.height} pixels, "
-                        f"more than the {MAX_PIXELS:,} that are read."
-                    )
-                if draft is not None:
-                    picture.draft(None, (draft, draft))  # changes nothing but JPEG, whose blocks it decodes smaller
-                picture.load()
-                return _as_rgb(ImageOps.exif_transpose(picture))
+        with Image.open(stream) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise BrokenImage(
+                    f"{name}: {picture.width} x {picture.height} pixels, more than the limit of {MAX_PIXELS:,}."
+                )
+            if draft is not None:
+                picture.draft(None, (draft, draft))  # affects only JPEG, whose blocks are decoded to fewer pixels
+            picture.load()
+            return _as_rgb(ImageOps.exif_transpose(picture))
     except (FileNotFoundError, PermissionError, BrokenImage):
         raise
-    except Exception as error:  # damaged input makes Pillow raise a dozen kinds, struct.error among them
+    except Exception as error:  # for damaged input Pillow raises a dozen kinds, struct.error among them
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise BrokenImage(f"{name}: cannot be read as an image ({reason}). Repair, replace or remove it.") from error
 
 
-def _as_rgb(picture):
+def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "I;16L"):  # 16 bits: convert("RGB") would clip, not scale
         values = np.asarray(picture, dtype=np.float64)
         picture = Image.fromarray((values / max(values.max(), 65535) * 255).astype(np.uint8))
@@ -75,53 +76,56 @@ def _as_rgb(picture):
     return picture.convert("RGB")
 
 
-def read_image(source, size=None, interpolation="bilinear", draft=False):
+def read_image(
+    source: PictureSource, size: Size | None = None, interpolation: str = "bilinear", draft: bool = False
+) -> np.ndarray:
     """Read one picture as an array, upright and in RGB.
 
     Args:
-        source: a path, or the encoded bytes of an image file.
-        size: None for the picture as it is; an int `s` or `(height, width)` to scale the picture until it
+        source: as for `open_image`.
+        size: None for the original size; a side or `(height, width)` to scale the picture until it
             covers that size and crop the centre.
         interpolation: "nearest", "bilinear" or "bicubic".
-        draft: let a JPEG much larger than `size` be shrunk by 2, 4 or 8 while it is decoded, to twice `size` or more,
-            and scale only what is left. A photograph of a camera is read several times as quickly; a pixel
-            changes by a fraction of a grey level on average (see results/photographs.json). Good for training; to
-            score a network as it was published, leave it off.
+        draft: shrink a JPEG much larger than `size` by 2, 4 or 8 during decoding, to twice `size` or more, before it
+            is scaled. This reads a camera's photograph several times as fast and changes a pixel
+            by a fraction of a grey level on average (see results/photographs.json). Good for training; turn it off
+            to reproduce a published accuracy.
 
     Returns:
         uint8 array of shape (H, W, 3), 0 to 255.
 
     Raises:
         BrokenImage, FileNotFoundError: as `open_image`.
-        ValueError: `size` or `interpolation` is none of these.
+        ValueError: `size` or `interpolation` is invalid.
     """
     check_interpolation(interpolation)
-    if size is not None:
+    if size is None:
+        picture = open_image(source)
+    else:
         height, width = height_and_width(size)
-    picture = open_image(source, 2 * max(height, width) if draft and size is not None else None)
-    if size is not None:
+        picture = open_image(source, 2 * max(height, width) if draft else None)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling[interpolation.upper()])
-    return np.array(picture, dtype=np.uint8)  # a copy: Pillow's own memory cannot be written to
+    return np.array(picture, dtype=np.uint8)  # a copy, as Pillow's memory is read-only
 
 
-def check_interpolation(name):
-    """Raise ValueError unless `read_image` knows this interpolation."""
+def check_interpolation(name: str) -> None:
+    """Raise ValueError unless this is an interpolation of `read_image`."""
     if name not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {name!r}.")
 
 
-def height_and_width(size):
-    """Return (height, width) for a size given as one int or as a pair of them.
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return (height, width) for a size given as one int or as a pair.
 
     Raises:
         ValueError: it is neither, or not above 0.
     """
-    pair = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in pair):
         raise ValueError(f"size must be a number of pixels or (height, width), above 0, not {size!r}.")
     return int(pair[0]), int(pair[1])
 
 
-def is_image_name(path):
-    """Whether a file's ending is one of an image format that Pillow reads."""
+def is_image_name(path: str | Path) -> bool:
+    """Return whether a file name has the suffix of an image format that Pillow reads."""
     return Path(path).suffix.lower() in Image.registered_extensions()

@@ -1,25 +1,28 @@
-"""`Images`, a set of images in memory: its labels, its split into training and validation, its mean and spread."""
+"""`Images`, a set of images in memory with labels; its split into training and validation set; its statistics."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
-@dataclass(frozen=True, eq=False)  # == of arrays is no single answer
+@dataclass(frozen=True, eq=False)  # == of arrays gives an array
 class Images:
     """Images with their labels.
 
     Args:
         images: uint8 (N, H, W, C).
         labels: int64 (N,), each a position in `classes`.
-        classes: tuple of the classes' names.
-        name: what the set is called in titles and messages.
+        classes: names of the classes.
+        name: of the set, for titles and messages.
 
     Raises:
         TypeError: an array has another dtype.
-        ValueError: a shape is wrong, the lengths differ, or a label has no class; names the first.
+        ValueError: a shape is wrong, the lengths differ, or a label has no class; the message names the first.
     """
 
     images: np.ndarray
@@ -27,7 +30,7 @@ class Images:
     classes: tuple[str, ...]
     name: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check("images", np.uint8, ("N", "H", "W", "C"))
         self._check("labels", np.int64, ("N",))
         if len(self.images) != len(self.labels):
@@ -41,51 +44,51 @@ class Images:
                 f"with {len(self.classes)} classes it must be 0 to {len(self.classes) - 1}."
             )
 
-    def _check(self, field, dtype, axes):
+    def _check(self, field: str, dtype: type, axes: tuple[str, ...]) -> None:
         value = getattr(self, field)
         if not isinstance(value, np.ndarray) or value.dtype != dtype:
-            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-            raise TypeError(f"{self.name}: {field} must be a numpy array of {dtype.__name__}, not {found}.")
+            received = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise TypeError(f"{self.name}: {field} must be a numpy array of {dtype.__name__}, not {received}.")
         if value.ndim != len(axes):
             raise ValueError(
                 f"{self.name}: {field} must have {len(axes)} axes ({', '.join(axes)}), not the shape {value.shape}."
             )
 
-    def __len__(self):
-        """Number of images."""
+    def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.images)
 
-    def subset(self, indices):
+    def subset(self, indices: Any) -> Images:
         """Return the `Images` at these positions, or where this bool mask is True, in the order given."""
         return Images(self.images[indices], self.labels[indices], self.classes, self.name)
 
-    def counts(self):
+    def counts(self) -> np.ndarray:
         """Return the number of images of each class, int64 (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
 
-def split_validation(data, size, seed=0):
-    """Split off a validation set in which every class has its share.
+def split_validation(data: Images, size: float, seed: int = 0) -> tuple[Images, Images]:
+    """Split off a stratified validation set: every class has the same share in it.
 
     Shares are rounded by the largest remainder, so the total is exact; an image of each class stays in
-    train as long as `size` leaves room for that. Both sets keep the order of `data`.
+    the training set as long as `size` allows. Both sets keep the order of `data`.
 
     Args:
-        data: `Images`.
+        data: the images to split.
         size: number of validation images (int), or their share of all (float between 0 and 1).
-        seed: int; the same seed makes the same split.
+        seed: the same seed gives the same split.
 
     Returns:
-        (train, validation): two `Images`.
+        (train, validation).
 
     Raises:
         ValueError: `size` is out of range, or a class has a single image, which cannot be in both sets.
     """
     total, counts = len(data), data.counts()
-    if isinstance(size, Integral) and not isinstance(size, bool):
+    if isinstance(size, (int, np.integer)) and not isinstance(size, bool):
         wanted = int(size)
-    elif isinstance(size, Real) and 0 < size < 1:
-        wanted = round(size * total)
+    elif isinstance(size, (float, np.floating)) and 0 < size < 1:
+        wanted = round(float(size) * total)
     else:
         raise ValueError(f"size must be a number of images (int) or a share between 0 and 1 (float), not {size!r}.")
     if not 0 < wanted < total:
@@ -94,10 +97,10 @@ def split_validation(data, size, seed=0):
             "for validation; both sets need at least one."
         )
     if (counts == 1).any():
-        lonely = data.classes[np.flatnonzero(counts == 1)[0]]
+        name = data.classes[np.flatnonzero(counts == 1)[0]]
         raise ValueError(
-            f"{data.name}: class {lonely!r} has a single image, which cannot be in both sets. "
-            "Add images of it or leave the class out."
+            f"{data.name}: class {name!r} has a single image, which cannot be in both sets. "
+            "Add images to the class or remove it."
         )
     rng = np.random.default_rng(seed)
     chosen = [
@@ -108,22 +111,22 @@ def split_validation(data, size, seed=0):
     return data.subset(~validation), data.subset(validation)
 
 
-def _shares(counts, wanted):
+def _shares(counts: np.ndarray, wanted: int) -> np.ndarray:
     """Divide `wanted` among classes in proportion to `counts`, in whole numbers with an exact total."""
     taken, remainder = np.divmod(wanted * counts, counts.sum())
     by_remainder = np.argsort(-remainder, kind="stable")
     while (rest := wanted - taken.sum()) > 0:
-        room = taken < counts - 1  # keeps an image of each class in train ...
+        room = taken < counts - 1  # keeps an image of each class in the training set ...
         if not room.any():
-            room = taken < counts  # ... unless more are wanted than that leaves
+            room = taken < counts  # ... unless too many are wanted
         taken[[k for k in by_remainder if room[k]][:rest]] += 1
     return taken
 
 
-def channel_statistics(images):
+def channel_statistics(images: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Compute each channel's mean and standard deviation over all pixels of all images.
 
-    Counted in integers, so the result is exact to the last float64 digit or so however many images there are.
+    Computed with integers, so the result is exact to about the last float64 digit for any number of images.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -140,15 +143,15 @@ def channel_statistics(images):
             f"images must be uint8 of shape (N, H, W, C) and not empty, not {images.dtype} of shape {images.shape}."
         )
     histogram = np.zeros((images.shape[3], 256), dtype=np.int64)
-    for begin in range(0, len(images), 1000):  # bincount widens its input to 8 bytes a pixel
+    for begin in range(0, len(images), 1000):  # bincount converts its input to 8 bytes per pixel
         chunk = images[begin : begin + 1000]
         for channel in range(images.shape[3]):
             histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     mean, std = [], []
-    for channel in histogram.tolist():  # Python's integers do not overflow
-        number = sum(channel)
-        first = sum(value * count for value, count in enumerate(channel))
-        second = sum(value * value * count for value, count in enumerate(channel))
+    for counts in histogram.tolist():  # Python's integers do not overflow
+        number = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
         mean.append(first / (number * 255))
         std.append(sqrt(number * second - first * first) / (number * 255))
     return np.array(mean), np.array(std)

@@ -1,13 +1,16 @@
-"""Sets of photographs too large for memory: each picture is decoded when a batch asks for it.
+"""Sets of photographs too large for memory: each picture is decoded when a batch needs it.
 
-A set then needs no more memory than the batches that are ready, and `fit` prepares those while the network computes.
+Only the batches prepared in advance are in memory; `fit` prepares them while the network computes.
 """
+
+from __future__ import annotations
 
 import math
 import os
-import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from d2lcls.machine.memory import check_memory
 
@@ -15,56 +18,53 @@ import numpy as np
 
 
 class Decoded:
-    """Pictures that look like an array of uint8 (N, H, W, 3) and are decoded, in threads, when indexed.
+    """Pictures that can be used like an array of uint8 (N, H, W, 3) and are decoded, in threads, when indexed.
 
     Args:
         decode: function from a position to uint8 (H, W, 3); called from several threads.
-        positions: int array, the positions that make up the array.
+        positions: int (N,), the position of each picture.
         size: (height, width), pixels.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, decode, positions, size):
+    def __init__(self, decode: Callable[[int], np.ndarray], positions: np.ndarray, size: tuple[int, int]) -> None:
         self.decode, self.positions, self.size = decode, positions, size
         self.shape = (len(positions), *size, 3)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positions)
 
-    def load(self):
+    def load(self) -> np.ndarray:
         """Decode all pictures, after a check that they fit into memory."""
         check_memory(
             math.prod(self.shape),
             f"Loading {len(self):,} pictures of {self.size[0]} x {self.size[1]} pixels",
-            "Choose a smaller size, or open them with open_folder or open_records, which load as they go.",
+            "Choose a smaller size, or use open_folder or open_records, which read pictures when they are needed.",
         )
         return self[:]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> np.ndarray:
         """Decode the pictures at an int, a slice, an int array or a bool mask."""
         positions = self.positions[index]
         if np.ndim(positions) == 0:
             return self.decode(int(positions))
         images = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
-        # Pillow lets other threads run while it decodes. `open_image` switches warnings off and on, which is
-        # the whole process's state: unless they are off around all threads, one could leave them off for good.
-        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            warnings.simplefilter("ignore")
-            for place, image in zip(images, pool.map(self.decode, positions.tolist())):
-                place[...] = image
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow releases the GIL while it decodes
+            for number, image in enumerate(pool.map(self.decode, positions.tolist())):
+                images[number] = image
         return images
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """What `Images` is, for a set that is not in memory: `Batches`, `evaluate` and `predict` take either.
+    """The counterpart of `Images` for a set that is not in memory: `Batches`, `evaluate` and `predict` take both.
 
     Args:
-        images: `Decoded`, of shape (N, H, W, 3).
+        images: (N, H, W, 3).
         labels: int64 (N,), each a position in `classes`.
-        classes: tuple of the classes' names; a class may be without pictures.
-        name: what the set is called in titles and messages.
+        classes: names of the classes; a class may have no pictures.
+        name: of the set, for titles and messages.
     """
 
     images: Decoded
@@ -72,15 +72,15 @@ class LazyImages:
     classes: tuple[str, ...]
     name: str
 
-    def __len__(self):
-        """Number of images."""
+    def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.images)
 
-    def subset(self, indices):
+    def subset(self, indices: Any) -> LazyImages:
         """Return the `LazyImages` at these positions, or where this bool mask is True, in the order given."""
         images = Decoded(self.images.decode, self.images.positions[indices], self.images.size)
         return LazyImages(images, self.labels[indices], self.classes, self.name)
 
-    def counts(self):
+    def counts(self) -> np.ndarray:
         """Return the number of images of each class, int64 (K,)."""
         return np.bincount(self.labels, minlength=len(self.classes))

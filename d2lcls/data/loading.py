@@ -1,37 +1,37 @@
 """`load`: a data set by its name, from a folder of pictures, or from a RecordIO file."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+from d2lcls.data.decode import Size
 from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import DataUnavailable, fetch
 from d2lcls.data.download.sample import SAMPLE_NAME, read_sample
 from d2lcls.data.formats.folders import load_folder
 from d2lcls.data.formats.records import read_records
 from d2lcls.data.images import Images
+from d2lcls.data.lazy import LazyImages
 from d2lcls.machine.files import cache_folder
 
 import numpy as np
 
 
-def load(name, split="train", fallback=True, size=None):
-    """Load one split of a data set, fetching it first if it is not in the cache.
+def load(name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None) -> Images:
+    """Load one split of a data set, which is fetched first if it is not in the cache.
 
     Args:
-        name: a name in `DATASETS`; or a folder that holds `train/<class>/*.jpg` and perhaps `test/...` (one that
-            is called like a data set: as `./cifar10`); or the `.rec` file of a record set. A folder without
-            `test` may hold `val` instead.
+        name: a name in `DATASETS`; or a folder with `train/<class>/*.jpg` and perhaps `test/...` (written as
+            `./cifar10` if it has the name of a data set); or the `.rec` file of a record set. A folder may have `val`
+            in place of `test`.
         split: "train" or "test".
-        fallback: where no source can be reached, print a line and return the sample of Fashion-MNIST that
-            comes with the package, in the data set's image shape; `is_sample` tells. False raises instead.
+        fallback: if no source can be reached, print one line and return the package's sample of Fashion-MNIST
+            in the image shape of the data set; see `is_sample`. False raises instead.
         size: side or (height, width) in pixels that the pictures of a folder or record set are cropped to;
-            None is 32. Data sets by name have a size of their own.
-
-    Returns:
-        `Images`.
+            None is 32. It does not apply to data sets by name.
 
     Raises:
-        ValueError: there is no such data set or split.
+        ValueError: the data set or split is unknown.
         FileNotFoundError, BrokenImage: as `load_folder` and `read_records`.
         DataUnavailable: no source can be reached and `fallback` is False.
         OSError: a file in the cache is damaged, or the cache cannot be written.
@@ -43,9 +43,10 @@ def load(name, split="train", fallback=True, size=None):
         return load_folder(_split_folder(path, split), size or 32)
     if path.parent != Path(".") and str(name) not in catalog.DATASETS:
         raise FileNotFoundError(
-            f"{name}: no such folder. Expected one that holds train/CLASS/*.jpg, a .rec file, "
+            f"{name}: no such folder. Expected one with train/CLASS/*.jpg, a .rec file, "
             f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}."
         )
+    name = str(name)
     dataset = catalog.find(name)
     if split not in dataset.splits:
         raise ValueError(f"{dataset.title} has no split {split!r}, only {' and '.join(dataset.splits)}.")
@@ -67,8 +68,8 @@ def load(name, split="train", fallback=True, size=None):
     return Images(images, labels, dataset.classes, name)
 
 
-def _split_folder(root, split):
-    """Many sets for download call the pictures kept apart from training `val`, and have no `test`."""
+def _split_folder(root: Path, split: str) -> Path:
+    """Return the folder of a split; `val` replaces a missing `test`, as in many published sets."""
     if split != "test" or (root / "test").is_dir():
         return root / split
     if (root / "val").is_dir():
@@ -78,23 +79,23 @@ def _split_folder(root, split):
     )
 
 
-def is_sample(data):
-    """Whether these `Images` are the sample that stands in for data that could not be fetched."""
+def is_sample(data: Images | LazyImages) -> bool:
+    """Return whether these images are the sample that replaces data that could not be fetched."""
     return data.name == SAMPLE_NAME
 
 
-def _read(path, file, name):
-    """Read a file once, both to check and to use it."""
+def _read(path: Path, file: catalog.File, name: str) -> np.ndarray:
+    """Read a file and check it, as uint8 (size,)."""
     content = path.read_bytes()
-    if (found := hashlib.sha1(content).hexdigest()) != file.sha1:
+    if (checksum := hashlib.sha1(content).hexdigest()) != file.sha1:
         raise OSError(
-            f"{path} is damaged: {len(content)} bytes with sha1 {found}, expected {file.size} "
-            f"bytes with {file.sha1}. Fetch it anew: `d2lcls data get {name} --force`."
+            f"{path} is damaged: {len(content)} bytes with sha1 {checksum}, expected {file.size} "
+            f"bytes with {file.sha1}. Fetch it again: `d2lcls data get {name} --force`."
         )
     return np.frombuffer(content, dtype=np.uint8)
 
 
-def _from_cifar(contents, image_shape):
+def _from_cifar(contents: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Read records of a label byte and the image's colour planes; see `sources.cifar_from_png`."""
     height, width, channels = image_shape
     contents = [content.reshape(-1, 1 + height * width * channels) for content in contents]
@@ -107,7 +108,7 @@ def _from_cifar(contents, image_shape):
     return images, np.concatenate([records[:, 0] for records in contents]).astype(np.int64)
 
 
-def _from_idx(contents, image_shape):
+def _from_idx(contents: Sequence[np.ndarray], image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of images (16 bytes of header) and one of labels (8 bytes)."""
     pixels, labels = contents
     return pixels[16:].reshape(-1, *image_shape).copy(), labels[8:].astype(np.int64)

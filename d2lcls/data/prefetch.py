@@ -1,16 +1,21 @@
 """Preparing the next batches while the network computes this one."""
 
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
+from typing import TypeVar
+
+Batch = TypeVar("Batch")
 
 
-def prefetch(batches, ahead=2):
-    """Yield what an iterator of batches yields, prepared by a thread, up to `ahead` before they are wanted.
+def prefetch(batches: Iterable[Batch], ahead: int = 2) -> Generator[Batch, None, None]:
+    """Yield the batches of an iterator in their order, with up to `ahead` of them prepared by a thread.
 
-    The order stays, and what the iterator raises is raised where its batch would have come. When the generator is
-    closed, so is the thread.
+    An exception of the iterator is raised in place of its batch. Closing the generator ends the thread.
     """
-    ready, stopped = Queue(ahead), Event()
+    ready: Queue = Queue(ahead)  # of pairs (batch, None) and at the end (None, exception)
+    stopped = Event()
 
     def put(item):
         while not stopped.is_set():
@@ -26,7 +31,7 @@ def prefetch(batches, ahead=2):
                 if stopped.is_set():
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # whatever it is, it belongs to the thread that asked
+        except BaseException as error:  # raised again in the caller's thread
             put((None, error))
 
     thread = Thread(target=work, name="prefetch", daemon=True)
@@ -41,8 +46,6 @@ def prefetch(batches, ahead=2):
             yield batch
     finally:
         stopped.set()
-        try:
-            ready.get_nowait()  # makes room for a thread that waits for it
-        except Empty:
-            pass
+        with suppress(Empty):
+            ready.get_nowait()  # makes room for a thread that is waiting to put a batch
         thread.join()

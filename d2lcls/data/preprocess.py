@@ -1,37 +1,50 @@
 """How a picture becomes the input of an ImageNet network: the protocol behind every published accuracy.
 
-Scale the shorter side to `resize` pixels, cut out the centre of `crop` x `crop`, subtract the mean, divide by
-the standard deviation. A pixel's shift or another filter costs tenths of a per cent, so a network carries its own.
+Scale the shorter side to `resize` pixels, crop the centre of `crop` x `crop`, subtract the mean, divide by the
+standard deviation. A shift by one pixel or another filter costs tenths of a per cent, so each network has its own.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
-from d2lcls.data.decode import MAX_PIXELS, BrokenImage, open_image
+from d2lcls.data.decode import MAX_PIXELS, BrokenImage, PictureSource, open_image
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on the 0..1 scale
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # R, G, B on the 0..1 scale
+
+
+def scale_and_shift(mean: npt.ArrayLike, std: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 (scale, shift), (C, 1, 1) each, with x * scale + shift = (x / 255 - mean) / std.
+
+    Args:
+        mean, std: (C,), on the 0..1 scale.
+    """
+    mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    return scale[:, None, None], shift[:, None, None]
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The steps from a picture to a network's input; `dataclasses.asdict` of it is JSON, and back.
+    """The steps from a picture to a network's input; `dataclasses.asdict` converts it to JSON types.
 
-    Sizes are rounded as torchvision's ``Resize`` and ``CenterCrop`` do it: the longer side is cut off to whole
-    pixels, the corner of the crop goes to the nearest one, halves to the even one. Two things differ, for
-    the better: photographs are turned upright, and transparent pixels are laid on white.
+    Sizes are rounded as in torchvision's ``Resize`` and ``CenterCrop``: the longer side is rounded down to whole
+    pixels, the corner of the crop to the nearest pixel, halves to the even one. Two things differ on purpose:
+    photographs are turned upright, and transparent pixels become white.
 
     Args:
-        resize: what the shorter side is scaled to, pixels.
-        crop: side of the square cut from the middle, pixels, at most `resize`.
-        mean, std: three numbers each (R, G, B) on the 0..1 scale.
-        interpolation: "bilinear" or "bicubic", both averaging over what a pixel of the result covers.
+        resize: length of the shorter side after scaling, pixels.
+        crop: side of the square cropped from the centre, pixels, at most `resize`.
+        mean, std: of red, green and blue, on the 0..1 scale.
+        interpolation: "bilinear" or "bicubic", both with antialiasing.
 
     Raises:
-        ValueError: an argument is out of range; says which.
+        ValueError: an argument is out of range; the message names it.
     """
 
     resize: int
@@ -40,7 +53,7 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -54,7 +67,7 @@ class Preprocess:
         for name in ("mean", "std"):
             value = np.asarray(getattr(self, name), dtype=np.float64)
             if value.shape != (3,) or not np.isfinite(value).all():
-                raise ValueError(f"{name} must be three numbers, one a colour, not {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be three numbers, one for each colour, not {getattr(self, name)!r}.")
             object.__setattr__(self, name, tuple(value.tolist()))
         if min(self.mean) < 0 or max(self.mean) > 1 or min(self.std) <= 0 or max(self.std) > 1:
             raise ValueError(
@@ -64,7 +77,7 @@ class Preprocess:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', not {self.interpolation!r}.")
 
-    def image(self, source):
+    def image(self, source: PictureSource) -> np.ndarray:
         """Read, scale and crop one picture.
 
         Args:
@@ -74,30 +87,30 @@ class Preprocess:
             uint8 array of shape (crop, crop, 3), RGB.
 
         Raises:
-            BrokenImage, FileNotFoundError: as `open_image`; also for a picture so narrow that it would grow beyond
-                `MAX_PIXELS`.
+            BrokenImage, FileNotFoundError: as `open_image`; BrokenImage also for a picture so narrow that scaling
+                would make it larger than `MAX_PIXELS`.
         """
         picture = open_image(source)
         size = self._scaled(*picture.size)
         if size[0] * size[1] > MAX_PIXELS:
             name = source if isinstance(source, (str, Path)) else "the picture"
             raise BrokenImage(
-                f"{name}: {picture.width} x {picture.height} pixels is too narrow a picture: with the "
-                f"shorter side at {self.resize} it would be {size[0]} x {size[1]}."
+                f"{name}: {picture.width} x {picture.height} pixels is too narrow: scaled to a shorter side of "
+                f"{self.resize} pixels, it would have {size[0]} x {size[1]}. Crop it first."
             )
         # Not ImageOps.fit or `box=`: cropping before scaling gives other pixels than the published protocol.
         picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = (round((side - self.crop) / 2) for side in size)
         return np.array(picture.crop((left, top, left + self.crop, top + self.crop)), dtype=np.uint8)
 
-    def _scaled(self, width, height):
-        """Size (width, height) of a picture once its shorter side is `resize`."""
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) of a picture after its shorter side is scaled to `resize`."""
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
 
-    def normalise(self, images):
-        """Turn uint8 images (N, H, W, 3) into the network's float32 (N, 3, H, W), as `Batches` does.
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """Convert uint8 images (N, H, W, 3) to the network's input, float32 (N, 3, H, W), as `Batches` does.
 
         Raises:
             ValueError: the array has another dtype or shape.
@@ -105,32 +118,30 @@ class Preprocess:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 of shape (N, H, W, 3), not {images.dtype} of {images.shape}.")
-        mean, std = np.array(self.mean), np.array(self.std)
-        scale = (1 / (255 * std)).astype(np.float32)[:, None, None]  # (3, 1, 1)
-        shift = (-mean / std).astype(np.float32)[:, None, None]
+        scale, shift = scale_and_shift(self.mean, self.std)
         x = np.empty((len(images), 3, *images.shape[1:3]), dtype=np.float32)
         np.multiply(images.transpose(0, 3, 1, 2), scale, out=x)
         return np.add(x, shift, out=x)
 
-    def batch(self, sources):
-        """Turn pictures into a network's input.
+    def batch(self, sources: Iterable[PictureSource]) -> np.ndarray:
+        """Convert pictures to a network's input.
 
         Args:
-            sources: list of paths, encoded bytes or uint8 arrays (H, W, 3), one or more.
+            sources: paths, encoded bytes or uint8 arrays (H, W, 3), at least one.
 
         Returns:
             float32 array of shape (N, 3, crop, crop).
 
         Raises:
-            TypeError: `sources` is a single path or picture.
-            ValueError: it is empty.
+            TypeError: `sources` is a single path or encoded picture.
+            ValueError: `sources` is empty.
             BrokenImage, FileNotFoundError: as `image`.
         """
         if isinstance(sources, (str, bytes, bytearray)) or not hasattr(sources, "__iter__"):
             raise TypeError(f"sources must be a list of pictures, not a {type(sources).__name__}. Put it in a list.")
         images = [self.image(source) for source in sources]
         if not images:
-            raise ValueError("sources holds no picture; one or more are needed.")
+            raise ValueError("sources is empty; at least one picture is needed.")
         return self.normalise(np.stack(images))
 
     __call__ = batch

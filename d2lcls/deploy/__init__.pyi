@@ -3,6 +3,7 @@ from . import archive_handler as archive_handler
 from . import comparison as comparison
 from . import edge as edge
 from . import exporting as exporting
+from . import forms as forms
 from . import graph as graph
 from . import manifest as manifest
 from . import onnx as onnx
@@ -13,6 +14,9 @@ from . import rescue as rescue
 from . import serve as serve
 from . import timing as timing
 from . import torch as torch
+from .forms import Choice as Choice
+from .forms import fastest_form as fastest_form
+from .forms import find_forms as find_forms
 from .manifest import Accuracy as Accuracy
 from .manifest import Manifest as Manifest
 from .manifest import ModelError as ModelError

@@ -1,31 +1,29 @@
 """A model folder as an archive for the MXNet Model Server (multi-model-server), for those who run one.
 
 That server was last released in 2023, with the Netty of that year. It has no authentication, and its management port
-runs the code of any archive it is told to load: keep it behind something that knows who may ask what. `d2lcls serve`
+runs the code of any archive that a client names: keep it behind a proxy that checks who sends a request. `d2lcls serve`
 does not need it.
 """
 
 import json
 import zipfile
 from pathlib import Path
+from typing import IO
 
-from d2lcls.deploy import archive_handler as mar_handler
+from d2lcls.deploy import archive_handler
 from d2lcls.deploy.manifest import read_manifest
 from d2lcls.machine.files import write_atomically
 
 
-def write_archive(folder, path):
-    """Write a model folder as a .mar archive.
+def write_archive(folder: str | Path, path: str | Path) -> Path:
+    """Write a model folder as a .mar archive, and return its path.
 
     The server's Python needs d2lcls, so that pictures are prepared there as they are here. Start it with:
     multi-model-server --start --model-store FOLDER --models NAME=FILE.mar
 
     Args:
         folder: a model folder of any form.
-        path: of the archive; its ending has to be .mar.
-
-    Returns:
-        `Path` of the archive.
+        path: of the archive; its name must end in .mar.
 
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`.
@@ -49,10 +47,10 @@ def write_archive(folder, path):
         },
     }
 
-    def write(file):
+    def write(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("MAR-INF/MANIFEST.json", json.dumps(content, indent=1))
-            archive.write(mar_handler.__file__, "handler.py")
+            archive.write(archive_handler.__file__, "handler.py")
             for name in ("manifest.json", *manifest.files):
                 archive.write(folder / name, name)
 

@@ -1,17 +1,24 @@
-"""What the MXNet Model Server calls; `write_archive` puts this file into the archive as it is."""
+"""The function that the MXNet Model Server calls; `write_archive` puts this file into the archive as it is."""
 
-_predictor = None
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2lcls.deploy.predictor import Predictor
+
+_predictor: Predictor | None = None
 
 
-def handle(requests, context):
-    """Load the model at the first call, and name what pictures show at all others.
+def handle(requests: list[dict[str, bytes]] | None, context: Any) -> list[Any] | None:
+    """Load the model at the first call, and classify pictures at all later ones.
 
     Args:
-        requests: None at first; then a list of dicts from a parameter's name to its bytes, one of them a picture.
-        context: the server's, which knows the folder that the archive was unpacked to.
+        requests: None at first; then one dict per request, from a parameter's name to its bytes, which are a picture.
+        context: the server's; its `system_properties` have the folder that the archive was unpacked to.
 
     Returns:
-        list with, for each request, its five likeliest classes as {"class", "probability"}, the likeliest first.
+        For each request, its five likeliest classes as {"class", "probability"}, the likeliest first.
     """
     global _predictor
     from d2lcls.data.decode import BrokenImage
@@ -21,22 +28,17 @@ def handle(requests, context):
         _predictor = load_model(context.system_properties["model_dir"])
     if requests is None:
         return None
-    preprocess, images, answers = _predictor.manifest.preprocess, [], []
-    for place, parameters in enumerate(requests):
+    classes, preprocess = _predictor.manifest.classes, _predictor.manifest.preprocess
+    answers: list[Any] = [{"detail": "The body is no picture that can be read."}] * len(requests)
+    images = {}
+    for index, parameters in enumerate(requests):
         try:
-            images.append(preprocess.image(bytes(next(iter(parameters.values()), b""))))
-            answers.append(None)
+            images[index] = preprocess.image(bytes(next(iter(parameters.values()), b"")))
         except BrokenImage:
-            context.set_response_status(code=400, phrase="Broken picture", idx=place)
-            answers.append({"detail": "The body is no picture that can be read."})
+            context.set_response_status(code=400, phrase="Broken picture", idx=index)
     if images:
-        rows = iter(_predictor.logits(images))
-        answers = [
-            answer
-            or [
-                {"class": name, "probability": probability}
-                for name, probability in likeliest(next(rows), _predictor.manifest.classes)
+        for index, logits in zip(images, _predictor.logits(list(images.values()))):
+            answers[index] = [
+                {"class": name, "probability": probability} for name, probability in likeliest(logits, classes)
             ]
-            for answer in answers
-        ]
     return answers

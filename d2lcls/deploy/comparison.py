@@ -2,10 +2,12 @@
 
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from d2lcls.deploy.manifest import Accuracy, write_manifest
+from d2lcls.data.images import Images
+from d2lcls.deploy.manifest import Accuracy, read_manifest, write_manifest
 from d2lcls.deploy.predictor import load_model
 from d2lcls.deploy.timing import command_of, in_turn
 
@@ -19,110 +21,110 @@ class Row:
     name: of its folder.
     form: as in its manifest.
     megabytes: of all files in its folder.
-    ms: dict from batch size to the median time of a batch in milliseconds.
+    ms: from batch size to the median time of a batch in milliseconds.
     agreement: share of images with the same likeliest class as the first model.
     difference: largest difference of a logit from the first model's.
-    top1: share of right answers, None without labels.
+    top1: share of correct answers, None without labels.
     """
 
     name: str
     form: str
     megabytes: float
-    ms: dict
+    ms: Mapping[int, float]
     agreement: float
     difference: float
     top1: float | None
 
 
-def measure_accuracy(folder, data, limit=None):
+def measure_accuracy(folder: str | Path, data: Images, limit: int | None = None) -> Accuracy:
     """Score a model on images, and write the accuracy into its manifest.
 
     Args:
         folder: model folder.
-        data: `Images` with the model's classes.
+        data: images with the model's classes.
         limit: number of images to score, evenly spread over the set; None is all.
-
-    Returns:
-        `Accuracy`.
 
     Raises:
         ValueError: the set has other classes.
     """
-    model = load_model(folder)
-    if tuple(data.classes) != tuple(model.manifest.classes):
+    manifest = read_manifest(folder)
+    if tuple(data.classes) != tuple(manifest.classes):
         raise ValueError(
-            f"{folder}: the model knows the classes {', '.join(model.manifest.classes)}; this set has "
-            f"{', '.join(data.classes)}."
+            f"{folder}: the model has the classes {', '.join(manifest.classes)}; this set has "
+            f"{', '.join(data.classes)}. Choose another set."
         )
+    model = load_model(folder)
     if limit and limit < len(data):
         data = data.subset(np.linspace(0, len(data) - 1, limit).astype(int))
     hits = 0
     for begin in range(0, len(data), 64):
-        part = model.manifest.preprocess.batch(data.images[begin : begin + 64])
+        part = manifest.preprocess.batch(data.images[begin : begin + 64])
         hits += int((model.compute(part).argmax(axis=1) == data.labels[begin : begin + 64]).sum())
     accuracy = Accuracy(hits / len(data), len(data), data.name)
-    packages = [name for name in model.manifest.versions if name not in ("python", "d2lcls")]
-    write_manifest(folder, replace(model.manifest, accuracy=accuracy), packages)
+    packages = [name for name in manifest.versions if name not in ("python", "d2lcls")]
+    write_manifest(folder, replace(manifest, accuracy=accuracy), packages)
     return accuracy
 
 
-def compare(folders, x, labels=None, batch_sizes=(1, 64), rounds=10, tie=1e-3):
-    """Compare models that should say the same, in answers, size and time, each in a process of its own.
+def compare(
+    folders: Sequence[str | Path],
+    x: np.ndarray,
+    labels: np.ndarray | None = None,
+    batch_sizes: Sequence[int] = (1, 64),
+    rounds: int = 10,
+    tie: float = 1e-3,
+) -> list[Row]:
+    """Compare models that should give the same answers, in agreement, size and time; each is timed in its own process.
 
     Args:
-        folders: model folders; the first is what the others are held against.
+        folders: model folders; the others are compared with the first.
         x: float32 (N, 3, H, W).
         labels: int (N,), if known.
         batch_sizes: to time.
         rounds: how often each is timed.
-        tie: logits of the first model nearer to each other than that are taken as equal: either answer agrees.
+        tie: as for `agreement`.
 
     Returns:
-        list of `Row`, in the order of the folders.
+        One row for each folder, in their order.
     """
-    models = [load_model(folder) for folder in folders]
-    logits = [
-        np.concatenate([model.compute(x[begin : begin + 64]) for begin in range(0, len(x), 64)]) for model in models
-    ]
+    manifests = [read_manifest(folder, verify=False) for folder in folders]
+    logits = []
+    for model in map(load_model, folders):
+        logits.append(np.concatenate([model.compute(x[begin : begin + 64]) for begin in range(0, len(x), 64)]))
     with tempfile.TemporaryDirectory() as work:
         np.save(Path(work, "x.npy"), x[: max(batch_sizes)])
-        times = in_turn(
-            {place: command_of(folder, Path(work, "x.npy")) for place, folder in enumerate(folders)},
-            batch_sizes,
-            rounds,
+        commands = {index: command_of(folder, Path(work, "x.npy")) for index, folder in enumerate(folders)}
+        times = in_turn(commands, batch_sizes, rounds)
+    return [
+        Row(
+            Path(folder).name,
+            manifests[index].form,
+            megabytes(folder),
+            {size: statistics.median(times[size][index]) for size in batch_sizes},
+            agreement(logits[0], logits[index], tie),
+            float(np.abs(logits[index] - logits[0]).max()),
+            None if labels is None else float((logits[index].argmax(axis=1) == labels).mean()),
         )
-    first = logits[0]
-    rows = []
-    for place, (folder, model, found) in enumerate(zip(folders, models, logits)):
-        rows.append(
-            Row(
-                Path(folder).name,
-                model.manifest.form,
-                megabytes(folder),
-                {n: statistics.median(times[n][place]) for n in batch_sizes},
-                agreement(first, found, tie),
-                float(np.abs(found - first).max()),
-                None if labels is None else float((found.argmax(axis=1) == labels).mean()),
-            )
-        )
-    return rows
+        for index, folder in enumerate(folders)
+    ]
 
 
-def agreement(first, found, tie=1e-3):
-    """Return the share of images whose likeliest class is the same, or leads by no more than `tie`.
+def agreement(first: np.ndarray, second: np.ndarray, tie: float = 1e-3) -> float:
+    """Return the share of images for which two models have the same likeliest class.
 
     Args:
-        first, found: logits (N, K) of two models; a lead is one in the first's.
+        first, second: their logits (N, K).
+        tie: logits of the first model nearer to each other than that are taken as equal: either class agrees.
     """
-    return float((first.max(axis=1) - first[np.arange(len(first)), found.argmax(axis=1)] <= tie).mean())
+    return float((first.max(axis=1) - first[np.arange(len(first)), second.argmax(axis=1)] <= tie).mean())
 
 
-def megabytes(folder):
+def megabytes(folder: str | Path) -> float:
     """Return the MB of all files of a model folder."""
     return sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file()) / 1e6
 
 
-def table(rows):
+def table(rows: Sequence[Row]) -> str:
     """Return rows as text, with speed as a multiple of the first row's."""
     sizes, width = list(rows[0].ms), max(len(row.name) for row in rows) + 2
     lines = [

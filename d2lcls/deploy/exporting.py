@@ -1,35 +1,43 @@
 """From a trained network to a model folder that needs neither its class nor its training code."""
 
 import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.graph.bound import bind
-from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_manifest
-from d2lcls.machine.files import check_new_folder, new_folder
+from d2lcls.deploy.manifest import Manifest, read_manifest, write_model
+from d2lcls.machine.files import check_new_folder
+from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
-from d2lcls.models.fusion.fused import assemble, checked, fuse_graph, trace
+from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
 
 import mxnet as mx
 import numpy as np
-from mxnet import nd
+from mxnet import gluon, nd
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
 _SCALE = "scale:"
 
 
-def export(net, folder, name, classes, preprocess, dataset=None):
+def export(
+    net: gluon.HybridBlock,
+    folder: str | Path,
+    name: str,
+    classes: Sequence[str],
+    preprocess: Preprocess,
+    dataset: str | None = None,
+) -> Manifest:
     """Write a network as a model folder, read it back and compare.
 
     Args:
-        net: initialised `gluon.HybridBlock` on the CPU, from (N, 3, crop, crop) to logits.
+        net: initialised, on the CPU, from (N, 3, crop, crop) to logits.
         folder: a new or empty folder.
         name: of the network.
-        classes: sequence of names, in the order of the logits.
-        preprocess: `Preprocess`.
+        classes: names in the order of the logits.
+        preprocess: from a picture to the input.
         dataset: name or folder of the images it was trained on, if known.
-
-    Returns:
-        `Manifest`.
 
     Raises:
         ValueError: the folder is not empty, or the number of classes is not that of the logits.
@@ -37,8 +45,7 @@ def export(net, folder, name, classes, preprocess, dataset=None):
     """
     check_new_folder(folder)
     crop = preprocess.crop
-    if hasattr(net, "see"):
-        net.see(crop, crop)  # padding depends on the size
+    set_image_size(net, crop, crop)
     x = nd.array(np.random.default_rng(0).normal(size=(2, 3, crop, crop)))
     logits = net(x).asnumpy()
     if logits.shape != (2, len(classes)):
@@ -48,36 +55,30 @@ def export(net, folder, name, classes, preprocess, dataset=None):
         )
     symbol, arguments, statistics = trace(net)
     symbol, arguments = fold_constants(symbol, arguments)
-    with new_folder(folder) as folder:
-        save_graph(
-            folder,
-            symbol,
-            {f"arg:{name}": value for name, value in arguments.items()},
-            {f"aux:{name}": value for name, value in statistics.items()},
-        )
-        manifest = write_manifest(
-            folder, Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset), ["mxnet"]
-        )
-        again = assemble(*load_graph(folder))(x).asnumpy()
-        if not np.abs(again - logits).max() <= 1e-5 * np.abs(logits).max():  # compiled, it may be rounded otherwise
-            raise ModelError(
-                f"{folder}: read back, the model's logits differ from the network's by up to "
-                f"{np.abs(again - logits).max():.2g}. Is one of its layers random at prediction?"
-            )
+    manifest, _ = write_model(
+        folder,
+        Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset),
+        ["mxnet"],
+        write=lambda path: save_graph(path, symbol, _with_prefix("arg:", arguments), _with_prefix("aux:", statistics)),
+        compute=lambda path: assemble(*_read_files(path))(x).asnumpy(),
+        expected=logits,
+        tolerance=1e-5,  # compiled, it may be rounded differently
+        advice="Is one of its layers random at prediction?",
+    )
     return manifest
 
 
-def save_graph(folder, symbol, arguments, statistics):
-    """Write a symbol and its parameters, dicts from name with "arg:", "aux:" or "scale:" before it to NDArray.
+def save_graph(folder: str | Path, symbol: mx.sym.Symbol, arguments: Arrays, statistics: Arrays) -> None:
+    """Write a symbol and its parameters, whose names begin with "arg:", "aux:" or "scale:".
 
-    The files are those of MXNet's own export; only the blanks in the symbol's JSON are left out.
+    The files are those of MXNet's own export, except that the symbol's JSON has no blanks.
     """
     text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"), ensure_ascii=False)  # MXNet reads no \u
     Path(folder, SYMBOL).write_text(text, encoding="utf-8")
     nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
 
 
-def load_graph(folder):
+def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     """Return (symbol, arguments, statistics) of a model folder of form "mxnet" or "mxnet-int8".
 
     Weights kept in int8 are multiplied by their scales.
@@ -85,34 +86,37 @@ def load_graph(folder):
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
     """
-    folder, manifest = Path(folder), read_manifest(folder)
-    if not manifest.form.startswith("mxnet"):
-        raise ModelError(
-            f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet, as "
-            "`d2lcls export` writes it."
-        )
-    stored = nd.load(str(folder / PARAMETERS))
+    read_manifest(folder, forms=("mxnet", "mxnet-int8"))
+    return _read_files(folder)
+
+
+def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
+    stored = nd.load(str(Path(folder, PARAMETERS)))
     scales = {name[len(_SCALE) :]: value for name, value in stored.items() if name.startswith(_SCALE)}
-    found = {"arg": {}, "aux": {}}
+    arrays: dict[str, Arrays] = {"arg": {}, "aux": {}}
     for name, value in stored.items():
         kind, _, short = name.partition(":")
-        if kind in found:
-            found[kind][short] = value.astype("float32") * scales[short] if short in scales else value
-    return mx.sym.load(str(folder / SYMBOL)), found["arg"], found["aux"]
+        if kind in arrays:
+            arrays[kind][short] = value.astype("float32") * scales[short] if short in scales else value
+    return mx.sym.load(str(Path(folder, SYMBOL))), arrays["arg"], arrays["aux"]
 
 
-def shrink(arguments, names):
-    """Round some weights to 8 bits, each output channel on a scale of its own.
+def _with_prefix(prefix: str, arrays: Mapping[str, nd.NDArray]) -> Arrays:
+    return {prefix + name: value for name, value in arrays.items()}
+
+
+def shrink(arguments: Arrays, names: Collection[str]) -> tuple[dict[str, nd.NDArray], dict[str, Any]]:
+    """Round some weights to 8 bits, with one scale per output channel.
 
     Args:
-        arguments: dict from name to NDArray, float32.
+        arguments: float32, by name.
         names: of the weights (O, ...) to round.
 
     Returns:
-        (rounded, stored): the weights after rounding, as float32, and what `nd.save` is to keep of all arguments:
-        int8 and a scale (O, 1, ...) for each of them, the others as they are.
+        (rounded, stored): all arguments, those weights rounded, as float32; and what `nd.save` is to keep of them:
+        int8 and a scale (O, 1, ...) for each rounded weight, the others as they are.
     """
-    rounded, stored = dict(arguments), {f"arg:{name}": value for name, value in arguments.items()}
+    rounded, stored = dict(arguments), _with_prefix("arg:", arguments)
     for name in names:
         weight = arguments[name].asnumpy()
         largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
@@ -123,10 +127,10 @@ def shrink(arguments, names):
     return rounded, stored
 
 
-def read_graph(folder, manifest):
+def read_graph(folder: str | Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU.
 
-    Layers are fused, unless that changes the logits of a made-up picture: then there is a warning.
+    Layers are fused, unless that changes the logits of a random input: then there is a warning.
     """
     symbol, arguments, statistics = load_graph(folder)
     unfused = bind(symbol, arguments, statistics, manifest.input_name)

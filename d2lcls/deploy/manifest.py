@@ -1,4 +1,4 @@
-"""What a model folder says of itself, so that no later step has to guess.
+"""The manifest of a model folder, so that no later step has to guess.
 
 A model folder holds one form of one model: the files that a runtime needs, and `manifest.json` with the classes, the
 preprocessing, the input, the accuracy and where it was measured, the files' checksums and the model it was made from.
@@ -6,21 +6,33 @@ preprocessing, the input, the accuracy and where it was measured, the files' che
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NoReturn
 
 from d2lcls.data.download.transfer import file_checksum
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.machine.files import write_atomically
+from d2lcls.machine.files import new_folder, write_atomically
+
+import numpy as np
 
 FILE = "manifest.json"
-FORMS = ("mxnet", "mxnet-int8", "onnx", "onnx-int8", "tvm", "torch")
+# Each form, and the command that makes it; in the order in which forms are shown.
+_COMMANDS = {
+    "mxnet": "export",
+    "mxnet-int8": "quantize",
+    "onnx": "onnx",
+    "onnx-int8": "quantize",
+    "tvm": "compile",
+    "torch": "torch",
+}
+FORMS = tuple(_COMMANDS)
 
 
 class ModelError(ValueError):
-    """A model folder that cannot be used; the message names it, says why, and what to do."""
+    """A model folder that cannot be used; the message names it, and has the reason and what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Accuracy:
     images: int
     data: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.top1 <= 1 or self.images < 1:
             raise ValueError(
                 f"top1 must be a share from 0 to 1 on one image or more, not {self.top1} on {self.images}."
@@ -40,20 +52,20 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model folder says of itself.
+    """What is in a model folder.
 
     Args:
         name: of the network, such as "cnn".
-        form: one of `FORMS`: what computes it.
+        form: one of `FORMS`: which program computes it.
         classes: names in the order of the logits.
-        preprocess: `Preprocess`, from a picture to the input.
-        input_name: the graph's name of its input, float32 of shape (N, 3, crop, crop) with any N.
+        preprocess: from a picture to the input.
+        input_name: name of the graph's input, float32 of shape (N, 3, crop, crop) with any N.
         batch: N where it is fixed, None where it is free.
         dataset: name or folder of the images it was trained on, None if unknown.
-        accuracy: `Accuracy` of this very form, None if not measured.
-        files: dict from the names of the folder's other files to their sha256.
+        accuracy: of this form, None if not measured.
+        files: from the names of the folder's other files to their sha256.
         made_from: form, files and accuracy of the model this one was made from, and how; None for the first.
-        versions: dict from packages to versions.
+        versions: from packages to versions.
     """
 
     name: str
@@ -65,37 +77,37 @@ class Manifest:
     dataset: str | None = None
     accuracy: Accuracy | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    made_from: Mapping | None = None
+    made_from: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}.")
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes must be one text or more, not {self.classes!r}.")
 
-    def needs_vnni(self):
+    def needs_vnni(self) -> bool:
         """Whether this is an int8 model that may answer differently on an x86 processor without VNNI.
 
         Models made before there was a choice use all eight bits, and their manifests do not mention it.
         """
-        return self.form in ("mxnet-int8", "onnx-int8") and (self.made_from or {}).get("vnni", True)
+        return self.form.endswith("int8") and (self.made_from or {}).get("vnni", True)
 
-    def input_shape(self, batch_size=1):
-        """Return the shape of an input with so many pictures."""
+    def input_shape(self, batch_size: int = 1) -> tuple[int, int, int, int]:
+        """Return the shape of an input of so many pictures."""
         return batch_size, 3, self.preprocess.crop, self.preprocess.crop
 
 
-def write_manifest(folder, manifest, packages=()):
+def write_manifest(folder: str | Path, manifest: Manifest, packages: Sequence[str] = ()) -> Manifest:
     """Write a folder's manifest, last of all its files: a folder without one is not a model yet.
 
     Args:
         folder: where the model's files are already.
-        manifest: `Manifest`; `files` and `versions` are filled in here.
+        manifest: its `files` and `versions` are filled in here.
         packages: distributions whose versions matter, such as "mxnet".
 
     Returns:
-        `Manifest` as it was written.
+        The manifest as it was written.
     """
     folder = Path(folder)
     files = {
@@ -110,16 +122,64 @@ def write_manifest(folder, manifest, packages=()):
     return read_manifest(folder)
 
 
-def read_manifest(folder, verify=True):
-    """Return the `Manifest` of a model folder.
+def write_model(
+    folder: str | Path,
+    manifest: Manifest,
+    packages: Sequence[str],
+    write: Callable[[Path], object],
+    compute: Callable[[Path], np.ndarray] | None = None,
+    expected: np.ndarray | None = None,
+    tolerance: float = 1e-4,
+    advice: str = "Please report the network's name.",
+) -> tuple[Manifest, float]:
+    """Make a model folder: write its files, compare its logits with those of its source, and write its manifest.
+
+    If one of these fails, nothing is left of the folder.
+
+    Args:
+        folder: a new or empty folder.
+        manifest, packages: as for `write_manifest`; the difference is added to `made_from`.
+        write: called with the folder's path to write the files.
+        compute: called with the folder's path to return logits (N, K) from the files; None compares nothing.
+        expected: the logits (N, K) of the source for the same inputs.
+        tolerance: largest allowed difference of a logit, as a share of the largest expected one.
+        advice: end of the message if it is exceeded.
+
+    Returns:
+        (the manifest as it was written, largest difference as that share; NaN where nothing was compared).
+
+    Raises:
+        ValueError, OSError: as `new_folder`.
+        ModelError: the logits differ by more than the tolerance.
+    """
+    with new_folder(folder) as path:
+        write(path)
+        difference = float("nan")
+        if compute is not None and expected is not None:
+            largest = np.abs(expected).max() or 1
+            difference = float(np.abs(compute(path) - expected).max() / largest)
+            if not difference <= tolerance:
+                raise ModelError(
+                    f"{path}: in form {manifest.form}, the model's logits differ by up to {difference:.2g} of the "
+                    f"largest, more than {tolerance:g}. {advice}"
+                )
+            if manifest.made_from is not None:
+                manifest = replace(manifest, made_from={**manifest.made_from, "largest_difference": difference})
+        return write_manifest(path, manifest, packages), difference
+
+
+def read_manifest(folder: str | Path, verify: bool = True, forms: Sequence[str] = FORMS) -> Manifest:
+    """Return the manifest of a model folder.
 
     Args:
         folder: the folder.
         verify: compare the files' checksums.
+        forms: those that the caller can use.
 
     Raises:
         FileNotFoundError: there is no such folder, or no manifest in it.
-        ModelError: the manifest is damaged or of a later version, or a file is missing or not the one that was written.
+        ModelError: the model has another form; the manifest is damaged or of a later version; or a file is missing or
+            not the one that was written.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
@@ -146,6 +206,11 @@ def read_manifest(folder, verify=True):
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder / FILE}: damaged ({error!r}). Make the model anew.") from error
+    if manifest.form not in forms:
+        raise ModelError(
+            f"{folder}: a model of form {manifest.form}; this step takes one of form {' or '.join(forms)}. "
+            f"Make one with: d2lcls {_COMMANDS[forms[0]]}"
+        )
     for name, checksum in files.items():
         if Path(name).name != name:
             raise ModelError(
@@ -161,8 +226,8 @@ def read_manifest(folder, verify=True):
     return manifest
 
 
-def derive(manifest, form, batch=None, **how):
-    """Return the `Manifest` of a model in another form made from this one; `how` tells of its making."""
+def derive(manifest: Manifest, form: str, batch: int | None = None, **how: object) -> Manifest:
+    """Return the manifest of a model in another form made from this one; `how` is added to `made_from`."""
     made_from = {
         "form": manifest.form,
         "files": dict(manifest.files),
@@ -172,5 +237,5 @@ def derive(manifest, form, batch=None, **how):
     return replace(manifest, form=form, batch=batch, accuracy=None, made_from=made_from)
 
 
-def _no_constant(name):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")

@@ -1,34 +1,38 @@
 """Running ONNX models with ONNX Runtime on the CPU."""
 
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.machine.cores import usable_cores
 
 import numpy as np
 
-_MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
+MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
 
 
-def import_onnx():
+def import_onnx() -> ModuleType:
     """Import and return the package onnx; ImportError names the extra it comes with."""
     try:
         import onnx
         import onnx.checker
         import onnx.helper
     except ImportError as error:
-        raise ImportError(_MISSING.format("onnx")) from error
+        raise ImportError(MISSING.format("onnx")) from error
     return onnx
 
 
-def import_runtime():
+def import_runtime() -> ModuleType:
     """Import and return the package onnxruntime; ImportError names the extra it comes with."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(_MISSING.format("onnxruntime")) from error
+        raise ImportError(MISSING.format("onnxruntime")) from error
     return onnxruntime
 
 
-def open_session(path, threads=None):
+def open_session(path: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by ONNX Runtime.
 
     Args:
@@ -48,7 +52,7 @@ def open_session(path, threads=None):
     options.log_severity_level = 3  # errors; warnings are about nodes it has optimised away
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own kinds have no common parent but this one
+    except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}). Make it anew."
         ) from error

@@ -1,14 +1,19 @@
-"""One way to ask a model, whatever form it has: a picture in, its likeliest classes out."""
+"""One interface to a model, whatever form it has: a picture in, its likeliest classes out."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2lcls.deploy.forms import AUTO, fastest_form
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
+from d2lcls.explain.scores import softmax
 from d2lcls.machine.cores import int8_saturates
 
 import numpy as np
+
+Compute = Callable[[np.ndarray], np.ndarray]
+Source = str | Path | bytes | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -16,61 +21,56 @@ class Predictor:
     """A loaded model.
 
     Args:
-        manifest: `Manifest` of its folder.
+        manifest: of its folder.
         compute: function from float32 (N, 3, H, W) to logits, float32 (N, K).
     """
 
     manifest: Manifest
-    compute: Callable
+    compute: Compute
 
-    def logits(self, sources):
-        """Return the logits float32 (N, K) of a list of pictures: paths, encoded bytes, or uint8 arrays (H, W, 3)."""
+    def logits(self, sources: Sequence[Source]) -> np.ndarray:
+        """Return the logits float32 (N, K) of pictures: paths, encoded bytes, or uint8 arrays (H, W, 3)."""
         return self.compute(self.manifest.preprocess.batch(sources))
 
-    def predict(self, source, top=5):
-        """Name what one picture shows.
+    def predict(self, source: Source, top: int = 5) -> list[tuple[str, float]]:
+        """Return the likeliest classes of one picture with their probabilities, the likeliest first.
 
         Args:
             source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
-            top: how many classes.
-
-        Returns:
-            list of (class, probability), the likeliest first.
+            top: number of classes.
 
         Raises:
             BrokenImage, FileNotFoundError: as `open_image`.
         """
         return self.predict_many([source], top)[0]
 
-    def predict_many(self, sources, top=5):
-        """Name what each of several pictures shows: a list of what `predict` returns."""
+    def predict_many(self, sources: Sequence[Source], top: int = 5) -> list[list[tuple[str, float]]]:
+        """Return what `predict` does, for each of several pictures."""
         return [likeliest(row, self.manifest.classes, top) for row in self.logits(sources)]
 
 
-def likeliest(logits, classes, top=5):
+def likeliest(logits: np.ndarray, classes: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
     """Return the `top` likeliest classes of logits (K,) as (class, probability); equal ones in the classes' order."""
     order = np.argsort(-logits, kind="stable")[:top]
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponentials / exponentials.sum()
-    return [(classes[place], float(probabilities[place])) for place in order]
+    probabilities = softmax(logits.astype(np.float64))
+    return [(classes[index], float(probabilities[index])) for index in order]
 
 
-def load_model(folder):
-    """Load a model folder, whatever its form.
+def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
+    """Load a model folder, whatever its form; of a folder that holds several, the fastest form on this machine.
 
     Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
 
     Args:
-        folder: what `export` and its later steps wrote.
-
-    Returns:
-        `Predictor`.
+        folder: a model folder, as `export` and its later steps write it, or a folder of such forms of one model.
+        form: "auto", or the form to load; see `fastest_form`.
 
     Raises:
         FileNotFoundError: it holds no model.
-        ModelError: it is damaged, or its graph does not fit its manifest.
+        ModelError: it is damaged or holds no such form, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
+    folder = fastest_form(folder, form).folder
     manifest = read_manifest(folder)
     if manifest.needs_vnni() and int8_saturates():
         warnings.warn(
@@ -78,7 +78,7 @@ def load_model(folder):
             "wrong. Make it again with d2lcls quantize, without --vnni.",
             stacklevel=2,
         )
-    compute = _RUNTIMES[manifest.form](Path(folder), manifest)
+    compute = _RUNTIMES[manifest.form](folder, manifest)
     probe = compute(np.zeros(manifest.input_shape(manifest.batch or 1), dtype=np.float32))
     if probe.shape != (manifest.batch or 1, len(manifest.classes)):
         raise ModelError(
@@ -88,25 +88,25 @@ def load_model(folder):
     return Predictor(manifest, compute)
 
 
-def _mxnet(folder, manifest):
+def _mxnet(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.exporting import read_graph
 
     return read_graph(folder, manifest)
 
 
-def _onnx(folder, manifest):
+def _onnx(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.onnx_runtime import open_session
 
     return open_session(folder / "model.onnx")
 
 
-def _tvm(folder, manifest):
+def _tvm(folder: Path, manifest: Manifest) -> Compute:
     from d2lcls.deploy.edge.host import open_library
 
     return open_library(folder, manifest)
 
 
-def _torch(folder, manifest):
+def _torch(folder: Path, manifest: Manifest) -> Compute:
     raise ModelError(
         f"{folder}: a model of form torch is run by PyTorch, in an environment of its own: python {folder / 'check.py'}"
     )

@@ -1,14 +1,17 @@
 """From float32 to int8: a quarter of the size, and on a CPU with 8-bit instructions several times the speed."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
-from d2lcls.deploy.exporting import load_graph, save_graph, shrink
-from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
-from d2lcls.machine.files import check_new_folder, new_folder
+from d2lcls.deploy.exporting import Arrays, load_graph, save_graph, shrink
+from d2lcls.deploy.manifest import Manifest, derive, read_manifest, write_model
+from d2lcls.machine.files import check_new_folder
 from d2lcls.models.fusion.folding import fold_batch_norm, nodes
 from d2lcls.models.fusion.fused import assemble, fuse_graph, quantize_graph
 
+import mxnet as mx
 import numpy as np
 from mxnet import nd
 
@@ -17,26 +20,33 @@ MODES = ("naive", "entropy")
 
 @dataclass(frozen=True)
 class Layer:
-    """How much one layer's rounding changes the logits: the root of the mean squared error over their deviation."""
+    """How much one layer's rounding changes the logits: root mean squared error over their standard deviation."""
 
     name: str
     error: float
 
 
-def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
-    """Write a model in int8: its weights rounded, one scale an output channel, its layers' ranges taken from examples.
+def quantize_model(
+    folder: str | Path,
+    target: str | Path,
+    x: np.ndarray,
+    mode: str = "naive",
+    exclude: Collection[str] = (),
+    vnni: bool = False,
+) -> tuple[Manifest, list[str]]:
+    """Write a model in int8: weights rounded with one scale per output channel, the layers' ranges from examples.
 
     Args:
         folder: model folder of form "mxnet".
         target: a new or empty folder for the model of form "mxnet-int8".
         x: float32 (N, 3, H, W), a few hundred typical inputs, none of the test set.
-        mode: "naive" takes the least and the largest number a layer returns, "entropy" cuts off rare large ones.
+        mode: "naive" takes the smallest and the largest number a layer returns, "entropy" cuts off rare large ones.
         exclude: layers to leave in float, as `sensitivity` names them.
         vnni: use all 256 levels of an activation instead of 128: more exact, but only on a processor with the VNNI
             instructions, see `quantize_graph`. The manifest records it in `made_from`.
 
     Returns:
-        (`Manifest`, names of the layers that compute in float).
+        (manifest, names of the layers that compute in float).
 
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`.
@@ -44,14 +54,12 @@ def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, forms=("mxnet",))
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     layers = quantizable(symbol)
     unknown = sorted(set(exclude) - set(layers))
     if unknown:
         raise ValueError(f"There is no layer {', '.join(unknown)} to exclude. There are: {', '.join(layers)}.")
-    if manifest.form != "mxnet":
-        raise ModelError(f"{folder}: a model of form {manifest.form}; int8 is made of one of form mxnet.")
     check_new_folder(target)
     rounded, stored = shrink(arguments, [weight for name, weight in layers.items() if name not in exclude])
     graph, values, statistics = quantize_graph(symbol, rounded, statistics, x, mode, exclude, vnni)
@@ -61,28 +69,33 @@ def quantize_model(folder, target, x, mode="naive", exclude=(), vnni=False):
         else:
             stored[f"arg:{name}"] = value
     stored = {name: value for name, value in stored.items() if name.split(":", 1)[1] in values}
-    written = derive(manifest, "mxnet-int8", mode=mode, images=len(x), excluded=list(exclude), vnni=vnni)
-    with new_folder(target):
-        save_graph(target, graph, stored, {f"aux:{name}": value for name, value in statistics.items()})
-        return write_manifest(target, written, ["mxnet"]), float_layers(graph)
+    made, _ = write_model(
+        target,
+        derive(manifest, "mxnet-int8", mode=mode, images=len(x), excluded=list(exclude), vnni=vnni),
+        ["mxnet"],
+        write=lambda path: save_graph(
+            path, graph, stored, {f"aux:{name}": value for name, value in statistics.items()}
+        ),
+    )
+    return made, float_layers(graph)
 
 
-def quantizable(symbol):
-    """Return a dict from the names of the layers that can be quantised to those of their weights.
+def quantizable(symbol: mx.sym.Symbol) -> dict[str, str]:
+    """Return the names of the layers that can be quantised, and of each layer's weight.
 
     A layer is a convolution or a dense layer, fused with what oneDNN fuses with it.
     """
-    found = {}
+    layers = {}
     fused = nodes(fuse_graph(symbol, "MKLDNN_QUANTIZE"))
     for node in fused:
         if "conv" in node["op"] or "fully_connected" in node["op"] or node["op"] in ("Convolution", "FullyConnected"):
-            weights = [fused[place]["name"] for place, *_ in node["inputs"]]
-            found[node["name"]] = next(name for name in weights if name.endswith("weight") or "_pad" in name)
-    return found
+            inputs = [fused[index]["name"] for index, *_ in node["inputs"]]
+            layers[node["name"]] = next(name for name in inputs if name.endswith("weight") or "_pad" in name)
+    return layers
 
 
-def float_layers(symbol):
-    """Return the names of the layers of a quantised graph that compute in float all the same."""
+def float_layers(symbol: mx.sym.Symbol) -> list[str]:
+    """Return the names of the layers of a quantised graph that still compute in float."""
     return [
         node["name"]
         for node in nodes(symbol)
@@ -92,8 +105,8 @@ def float_layers(symbol):
     ]
 
 
-def sensitivity(folder, x, mode="naive", vnni=False):
-    """Quantise one layer at a time and see what it does to the logits.
+def sensitivity(folder: str | Path, x: np.ndarray, mode: str = "naive", vnni: bool = False) -> list[Layer]:
+    """Quantise one layer at a time and measure how much the logits change.
 
     Args:
         folder: model folder of form "mxnet".
@@ -101,20 +114,21 @@ def sensitivity(folder, x, mode="naive", vnni=False):
         mode, vnni: as for `quantize_model`.
 
     Returns:
-        list of `Layer`, the most sensitive first.
+        The layers, the most sensitive first.
     """
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     layers = quantizable(symbol)
     expected = _logits(symbol, arguments, statistics, x)
-    found = []
+    results = []
     for name, weight in layers.items():
         rounded, _ = shrink(arguments, [weight])
-        graph = quantize_graph(symbol, rounded, statistics, x, mode, [other for other in layers if other != name], vnni)
-        error = _logits(*graph, x) - expected
-        found.append(Layer(name, float(np.sqrt((error**2).mean()) / expected.std())))
-    return sorted(found, key=lambda layer: -layer.error)
+        others = [other for other in layers if other != name]
+        graph, values, running = quantize_graph(symbol, rounded, statistics, x, mode, others, vnni)
+        error = _logits(graph, values, running, x) - expected
+        results.append(Layer(name, float(np.sqrt((error**2).mean()) / expected.std())))
+    return sorted(results, key=lambda layer: -layer.error)
 
 
-def _logits(symbol, arguments, statistics, x):
+def _logits(symbol: mx.sym.Symbol, arguments: Arrays, statistics: Arrays, x: np.ndarray) -> np.ndarray:
     net = assemble(symbol, arguments, statistics)
     return np.concatenate([net(nd.array(x[begin : begin + 64])).asnumpy() for begin in range(0, len(x), 64)])

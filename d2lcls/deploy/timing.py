@@ -1,7 +1,7 @@
-"""Timing forms of a model fairly: each in a process of its own, which sleeps but for its turns.
+"""Timing forms of a model fairly: each in a process of its own, which sleeps except in its turns.
 
-The threads of MXNet, ONNX Runtime and TVM look for work for a while before they sleep; in one process they take the
-cores from whoever is measured, and a form was seen to take twenty times as long. Run as a module, this is such a process:
+The threads of MXNet, ONNX Runtime and TVM look for work for a while before they sleep. In one process they would take
+the cores from the form that is timed: in one case it took twenty times as long. This module runs as such a process:
 python -m d2lcls.deploy.timing FOLDER X.npy, for a model folder and inputs float32 (N, 3, H, W).
 """
 
@@ -10,67 +10,75 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 SETTLE, RUN = 0.05, 0.1  # seconds of a turn before anything is timed, and of timing
 SERVING = "NaiveEngine"  # how `d2lcls serve` computes: no threads of MXNet's between a call and its computation
 
+Name = TypeVar("Name")
+
 
 class Sleeper:
     """A process that computes when it is asked to, and sleeps in between.
 
     Args:
-        command: list; the process says a line when it is ready, which is kept in `ready`, and answers each line on
-            standard input with a line.
+        command: program and arguments; it prints a line when it is ready, which is kept in `ready`, and answers each
+            line on standard input with a line.
         engine: MXNet's engine; `SERVING`, or None for its usual one, which training needs.
+        threads: value of OMP_NUM_THREADS; None is that of this process.
 
     Raises:
-        RuntimeError: it ended; says what it printed.
+        RuntimeError: the process ended; the message has what it printed.
     """
 
-    def __init__(self, command, engine=SERVING):
-        self._errors = tempfile.TemporaryFile()
-        environment = {**os.environ, "MXNET_ENGINE_TYPE": engine} if engine else os.environ
+    def __init__(self, command: Sequence[object], engine: str | None = SERVING, threads: int | None = None) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
+        settings = {"MXNET_ENGINE_TYPE": engine, "OMP_NUM_THREADS": threads}
         self._process = subprocess.Popen(
             [str(word) for word in command],
             text=True,
-            env=environment,
+            env={**os.environ, **{name: str(value) for name, value in settings.items() if value}},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
         self.ready = self._answer()
 
-    def ask(self, question):
-        """Return the line with which it answers a number."""
+    def ask(self, question: object) -> str:
+        """Return the line with which the process answers a line, such as a number of pictures."""
         print(question, file=self._process.stdin, flush=True)
         return self._answer()
 
-    def milliseconds(self, pictures):
-        """Return how long it takes for so many pictures, if that is what it answers, as `answer` does."""
+    def milliseconds(self, pictures: int) -> float:
+        """Return how long so many pictures take, for a process that answers with `answer`."""
         return float(self.ask(pictures))
 
-    def _answer(self):
+    def _answer(self) -> str:
+        assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
             printed = self._errors.read().decode()[-1000:]
             self.close()
-            raise RuntimeError(f"A process that was to be timed ended: {printed}")
+            raise RuntimeError(printed or f"The process ended with exit code {self._process.returncode}.")
         threads = Path(f"/proc/{self._process.pid}/task")
         while any(_state(path) != "S" for path in threads.glob("*/stat")):
             time.sleep(0.002)
         return line
 
-    def close(self):
-        """End it."""
-        self._process.communicate()  # closes its input, at which it ends
+    def close(self) -> None:
+        """Close the input of the process, at which it ends, and wait for that."""
+        self._process.communicate()
         self._errors.close()
 
 
-def in_turn(commands, batch_sizes=(1, 64), rounds=10, starts=2):
+def in_turn(
+    commands: Mapping[Name, Sequence[object]], batch_sizes: Sequence[int] = (1, 64), rounds: int = 10, starts: int = 2
+) -> dict[int, dict[Name, list[float]]]:
     """Time several forms: one turn of each, round after round, so that a busy machine slows all of them.
 
     Args:
@@ -84,33 +92,39 @@ def in_turn(commands, batch_sizes=(1, 64), rounds=10, starts=2):
         dict from batch size to a dict from name to the list of its milliseconds, by round.
     """
     starts = min(starts, rounds)
-    found = {size: {name: [] for name in commands} for size in batch_sizes}
+    times: dict[int, dict[Name, list[float]]] = {size: {name: [] for name in commands} for size in batch_sizes}
     for start in range(starts):
         sleepers = {name: Sleeper(command) for name, command in commands.items()}
         try:
             for turn in range(start * rounds // starts, (start + 1) * rounds // starts):
                 for size in batch_sizes:
-                    for name in rotated(sleepers, turn):
-                        found[size][name].append(sleepers[name].milliseconds(size))
+                    for name, milliseconds in take_turns(sleepers, size, turn).items():
+                        times[size][name].append(milliseconds)
         finally:
             for sleeper in sleepers.values():
                 sleeper.close()
-    return found
+    return times
 
 
-def rotated(names, turn):
-    """Return names as a list that begins with another one each turn: nobody is always the first."""
-    first = turn % len(names)
-    return [*names][first:] + [*names][:first]
+def take_turns(sleepers: Mapping[Name, Sleeper], pictures: int, turn: int = 0) -> dict[Name, float]:
+    """Return the milliseconds that each process takes for so many pictures; the order depends on the turn's number."""
+    return {name: sleepers[name].milliseconds(pictures) for name in rotated(sleepers, turn)}
 
 
-def command_of(folder, inputs):
+def rotated(names: Iterable[Name], turn: int) -> list[Name]:
+    """Return names as a list that begins with another one in each turn, so that none is always the first."""
+    names = list(names)
+    first = turn % len(names) if names else 0
+    return names[first:] + names[:first]
+
+
+def command_of(folder: str | Path, inputs: str | Path) -> list[str | Path]:
     """Return the command of a `Sleeper` for a model folder and the .npy file of its inputs."""
     return [sys.executable, "-m", "d2lcls.deploy.timing", folder, inputs]
 
 
-def answer(run, x, ready="ready"):
-    """Say that all is ready; then, for each number of pictures that is asked for, how long `run` takes, a median."""
+def answer(run: Callable[[np.ndarray], Any], x: np.ndarray, ready: str = "ready") -> None:
+    """Print `ready`; then, for each number of pictures on standard input, the median milliseconds of `run`."""
     print(ready, flush=True)
     for line in sys.stdin:
         batch = np.resize(x, (int(line), *x.shape[1:]))
@@ -118,8 +132,9 @@ def answer(run, x, ready="ready"):
         print(1000 * float(np.median(_seconds_of(run, batch, RUN, 3))), flush=True)
 
 
-def _seconds_of(run, x, total, at_least):
-    begun, times = time.perf_counter(), []
+def _seconds_of(run: Callable[[np.ndarray], Any], x: np.ndarray, total: float, at_least: int) -> list[float]:
+    times: list[float] = []
+    begun = time.perf_counter()
     while len(times) < at_least or time.perf_counter() - begun < total:
         started = time.perf_counter()
         run(x)
@@ -127,14 +142,23 @@ def _seconds_of(run, x, total, at_least):
     return times
 
 
-def _state(path):
+def _state(path: Path) -> str:
     try:
         return path.read_text().rpartition(")")[2].split()[0]
     except OSError:  # the thread has ended since it was listed
         return "S"
 
 
-if __name__ == "__main__":
+def main(folder: str, inputs: str) -> None:
+    """Be the process of `command_of`; where the model cannot be loaded, exit with the reason."""
     from d2lcls.deploy.predictor import load_model
 
-    answer(load_model(sys.argv[1]).compute, np.load(sys.argv[2]))
+    try:
+        model = load_model(folder)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(str(error))
+    answer(model.compute, np.load(inputs))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Looking into a network's answers."""
+"""Analysing a network's predictions."""
 
 import lazy_loader
 

@@ -15,3 +15,4 @@ from .maps import map_features as map_features
 from .neighbours import nearest_neighbours as nearest_neighbours
 from .scores import balanced_accuracy as balanced_accuracy
 from .scores import per_class_accuracy as per_class_accuracy
+from .scores import softmax as softmax

@@ -1,20 +1,24 @@
-"""Which classes a network takes for which."""
+"""Which classes a network confuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def confusion_matrix(labels, predicted, num_classes):
-    """Count how often each class was taken for each.
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count how often each class was predicted for images of each class.
 
     Args:
         labels, predicted: int (N,), true and predicted class of every image.
         num_classes: K.
 
     Returns:
-        int64 (K, K); row i, column j: images of class i taken for class j.
+        int64 (K, K); row i, column j: number of images of class i predicted as class j.
 
     Raises:
-        ValueError: the lengths differ, or a class is no whole number or out of range.
+        ValueError: the lengths differ, or a class is not a whole number or is out of range.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or labels.ndim != 1:
@@ -25,19 +29,19 @@ def confusion_matrix(labels, predicted, num_classes):
                 f"{name} must lie between 0 and {num_classes - 1}; they lie between {values.min()} and {values.max()}."
             )
         if (values != np.floor(values)).any():  # MXNet's argmax returns whole numbers as floats
-            raise ValueError(f"{name} must be whole numbers, not such as {values[values != np.floor(values)][0]}.")
-    # int64, or small types such as uint8 would overflow here without a word
+            raise ValueError(f"{name} must be whole numbers; one is {values[values != np.floor(values)][0]}.")
+    # int64, because small types such as uint8 would overflow here without a warning
     counts = np.bincount(labels.astype(np.int64) * num_classes + predicted.astype(np.int64), minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
-def most_confused(matrix, classes, top=5):
-    """List the pairs of classes that are mistaken for each other most often, in either direction.
+def most_confused(matrix: np.ndarray, classes: Sequence[str], top: int = 5) -> list[tuple[str, str, int]]:
+    """List the pairs of classes that are confused most often, in either direction.
 
     Args:
         matrix: as `confusion_matrix` returns.
         classes: the K names.
-        top: how many pairs.
+        top: number of pairs.
 
     Returns:
         list of (name, name, count), most often first.

@@ -1,30 +1,44 @@
-"""Where in a picture a network saw its class: Grad-CAM."""
+"""Which parts of an image a prediction depends on: Grad-CAM."""
 
-from contextlib import contextmanager
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from d2lcls.machine.gluon import no_training_behaviour, uncompiled
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import mxnet as mx
 
-def grad_cam(net, x, layer=None, classes=None):
-    """Map how much each place of an image spoke for a class.
+    Steps = list[tuple[mx.gluon.Block, list[mx.gluon.Block]]]
+
+
+def grad_cam(
+    net: mx.gluon.HybridBlock,
+    x: np.ndarray | mx.nd.NDArray,
+    layer: mx.gluon.Block | None = None,
+    classes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Map how much each part of an image contributes to a class.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-    Localization" (2017). The maps of one layer are added up, each weighted with the mean of the gradient of
-    the class's logit over that map; what speaks against the class is cut off. The network is left as it was.
+    Localization" (2017). The feature maps of one layer are added up, each weighted by the mean of the gradient of
+    the class's logit over that map; negative contributions are set to 0. The network is not changed.
 
     Args:
-        net: initialised `gluon.HybridBlock` made of `features`, a HybridSequential, and `output`, as `SmallCNN`
-            and most classifiers of GluonCV are; hybridized or not.
-        x: (N, C, H, W), images as the network takes them; numpy array or NDArray.
-        layer: block of `net.features`, or of a HybridSequential in it, that returns maps (N, C, h, w). None is
+        net: initialised network made of `features`, a HybridSequential, and `output`, like `SmallCNN` and most
+            classifiers of GluonCV; hybridized or not.
+        x: (N, C, H, W), normalised images.
+        layer: block of `net.features`, or of a HybridSequential in it, that returns feature maps (N, C, h, w). None is
             the last one whose maps are larger than 1 x 1.
         classes: int (N,), the class to explain for each image; None is the predicted one.
 
     Returns:
-        float32 (N, H, W), each map scaled so that its highest place is 1; all 0 where nothing spoke for the class.
+        float32 (N, H, W), each map scaled to a maximum of 1; all 0 where nothing contributes to the class.
 
     Raises:
-        ValueError: the network is built otherwise, or the images, the layer or the classes do not fit.
+        ValueError: the network is built otherwise, or the images, the layer or the classes are wrong.
     """
     import cv2
     from mxnet import autograd, nd
@@ -38,34 +52,34 @@ def grad_cam(net, x, layer=None, classes=None):
     if x.ndim != 4 or 0 in x.shape or x.dtype.kind != "f":
         raise ValueError(
             "x must be one image or more, normalised, as floats of shape (N, C, H, W), not "
-            f"{x.dtype} of shape {x.shape}. `Batches.normalise` makes it of uint8 images."
+            f"{x.dtype} of shape {x.shape}. `Batches.normalise` converts uint8 images."
         )
-    if not np.isfinite(x).all():  # ReLU and pooling can hide NaN from all that comes after
+    if not np.isfinite(x).all():  # ReLU and pooling can hide NaN from later layers
         raise ValueError("x must hold finite numbers only; NaN or infinity is among them.")
     context = next(iter(net.collect_params().values())).list_ctx()[0]
     x = nd.array(x, ctx=context, dtype="float32")
     with autograd.pause(train_mode=False):
-        answer = net(x).asnumpy()
-    classes = _check_classes(answer, classes)
-    with _open_for_gradients(net):
+        expected = net(x).asnumpy()
+    classes = _check_classes(expected, classes)
+    with uncompiled(net), no_training_behaviour(net):
         with autograd.pause(train_mode=False):
-            at, maps = _find_maps(steps, x, layer)
+            index, maps = _find_maps(steps, x, layer)
         maps.attach_grad()
         # In predict mode, the backward pass of oneDNN's max-pooling is wrong.
         with autograd.record(train_mode=True):
             logits = maps
-            for block, _ in steps[at + 1 :]:
+            for block, _ in steps[index + 1 :]:
                 logits = block(logits)
             logits = net.output(logits)
             chosen = nd.pick(logits, nd.array(classes, ctx=context), axis=1).sum()
-        if logits.shape != answer.shape or not np.allclose(
-            logits.asnumpy(), answer, rtol=1e-3, atol=1e-3 * np.abs(answer).max()
+        if logits.shape != expected.shape or not np.allclose(
+            logits.asnumpy(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
         ):
             raise ValueError(
-                f"net.output(net.features(x)) is not what {type(net).__name__} answers, so Grad-CAM "
-                "cannot follow it: it does more on the way, or draws random numbers in training."
+                f"{type(net).__name__} does not return net.output(net.features(x)), as Grad-CAM needs: "
+                "it computes something in between, or draws random numbers in training."
             )
-        gradient = autograd.grad(chosen, [maps])[0].asnumpy()  # into new memory: parameters' gradients stay
+        gradient = autograd.grad(chosen, [maps])[0].asnumpy()  # a new array: the parameters' gradients stay
     weights = gradient.mean(axis=(2, 3), dtype=np.float64)  # (N, C)
     cams = np.maximum(np.einsum("nc,nchw->nhw", weights, maps.asnumpy()), 0)
     height, width = x.shape[2:]
@@ -74,10 +88,10 @@ def grad_cam(net, x, layer=None, classes=None):
     return (cams / np.where(highest > 0, highest, 1)).astype(np.float32)
 
 
-def overlay(image, cam):
-    """Lay a map over its picture: the picture in grey, coloured from black-violet (0) to pale yellow (1).
+def overlay(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Lay a map over its image: the image in grey, coloured from black-violet (0) to pale yellow (1).
 
-    The colours grow lighter with the map, so that the result can be read in grey, too.
+    Higher values have lighter colours, so that the result can be read in grey, too.
 
     Args:
         image: uint8 (H, W, 3) or (H, W, 1).
@@ -87,7 +101,7 @@ def overlay(image, cam):
         uint8 (H, W, 3).
 
     Raises:
-        ValueError: the shapes, the type or the range do not fit.
+        ValueError: a shape, the type or the range is wrong.
     """
     import cv2
 
@@ -103,14 +117,14 @@ def overlay(image, cam):
     return np.rint(0.5 * grey + 0.5 * colours).astype(np.uint8)
 
 
-def _steps(net):
-    """List what `features` runs one after the other: (block, [that block, sequences that end with it])."""
+def _steps(net: mx.gluon.HybridBlock) -> Steps:
+    """List the blocks that `features` runs one after another: (block, [that block, sequences that end with it])."""
     from mxnet.gluon import nn
 
-    def unfold(sequence):
-        steps = []
+    def unfold(sequence: Any) -> Steps:
+        steps: Steps = []
         for block in sequence:
-            # of exactly this class: those derived from it, such as HybridConcurrent, run side by side
+            # Exactly this class: derived ones, such as HybridConcurrent, run their blocks in parallel.
             steps += unfold(block) if type(block) is nn.HybridSequential and len(block) else [(block, [block])]
         steps[-1][1].append(sequence)
         return steps
@@ -124,60 +138,31 @@ def _steps(net):
     return unfold(features)
 
 
-def _check_classes(answer, classes):
-    if answer.ndim != 2:
-        raise ValueError(f"The network must return logits (N, K), not {answer.shape}.")
-    if not np.isfinite(answer).all():
+def _check_classes(logits: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    if logits.ndim != 2:
+        raise ValueError(f"The network must return logits (N, K), not {logits.shape}.")
+    if not np.isfinite(logits).all():
         raise ValueError("The network's logits are not finite numbers. Check its parameters and the images.")
     if classes is None:
-        return answer.argmax(axis=1)
+        return logits.argmax(axis=1)
     classes = np.asarray(classes)
-    if classes.shape != answer.shape[:1]:
-        raise ValueError(f"classes must have shape {answer.shape[:1]}, one an image, not {classes.shape}.")
-    if not np.isin(classes, np.arange(answer.shape[1])).all():
-        raise ValueError(f"classes must be whole numbers from 0 to {answer.shape[1] - 1}, not {classes.tolist()}.")
+    if classes.shape != logits.shape[:1]:
+        raise ValueError(f"classes must have shape {logits.shape[:1]}, one per image, not {classes.shape}.")
+    if not np.isin(classes, np.arange(logits.shape[1])).all():
+        raise ValueError(f"classes must be whole numbers from 0 to {logits.shape[1] - 1}, not {classes.tolist()}.")
     return classes
 
 
-def _find_maps(steps, x, layer):
-    """Return the place of a layer among the steps, and what it makes of x."""
-    at, maps = None, None
-    for place, (block, blocks) in enumerate(steps):
+def _find_maps(steps: Steps, x: mx.nd.NDArray, layer: mx.gluon.Block | None) -> tuple[int, mx.nd.NDArray]:
+    """Return the index of a layer among the steps, and its output for x."""
+    layer_index, maps = 0, None
+    for index, (block, blocks) in enumerate(steps):
         x = block(x)
-        # 1 x 1 is what global pooling leaves, and says nothing about places
+        # Maps of 1 x 1, as after global pooling, do not tell one part of the image from another.
         if layer in blocks or layer is None and x.ndim == 4 and x.shape[2] * x.shape[3] > 1:
-            at, maps = place, x
+            layer_index, maps = index, x
     if maps is None:
         raise ValueError("No layer of net.features returns maps larger than 1 x 1. Use larger images.")
-    if maps.ndim != 4:
+    if layer is not None and maps.ndim != 4:
         raise ValueError(f"layer must return maps (N, C, h, w); {layer.name} returns {maps.shape}.")
-    return at, maps
-
-
-@contextmanager
-def _open_for_gradients(net):
-    """Let blocks run one by one and, though in train mode, compute what they do in predict mode."""
-    from mxnet.gluon import nn
-
-    blocks = []
-    net.apply(blocks.append)
-    active = [block for block in blocks if getattr(block, "_active", False)]
-    norms = [block for block in blocks if "use_global_stats" in getattr(block, "_kwargs", {})]
-    dropouts = [block for block in blocks if isinstance(block, nn.Dropout)]
-    settings = [norm._kwargs["use_global_stats"] for norm in norms]
-    rates = [dropout._rate for dropout in dropouts]
-    try:
-        for block in active:
-            block._active = False  # compiled graphs know nothing of these settings; hybridize(False) would drop them
-        for norm in norms:
-            norm._kwargs["use_global_stats"] = True
-        for dropout in dropouts:
-            dropout._rate = 0
-        yield
-    finally:
-        for block in active:
-            block._active = True
-        for norm, setting in zip(norms, settings):
-            norm._kwargs["use_global_stats"] = setting
-        for dropout, rate in zip(dropouts, rates):
-            dropout._rate = rate
+    return layer_index, maps

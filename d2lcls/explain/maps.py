@@ -1,27 +1,29 @@
-"""Many features as points on a page."""
+"""Features as points in the plane."""
+
+from __future__ import annotations
 
 import numpy as np
 
 
-def map_features(features, method="pca", seed=0):
+def map_features(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
     """Place features in the plane so that similar ones lie close.
 
-    "pca" projects onto the two directions of greatest variance: what lies far apart on the page is at least as far
-    apart in the features. "tsne" keeps neighbours together at the cost of everything else: do not read distances
-    between groups, or their sizes. Source of the latter: van der Maaten and Hinton, "Visualizing Data using
-    t-SNE" (2008); it starts from the 50 first principal components.
+    "pca" projects onto the two directions of greatest variance: points far apart in the plane are at least as far
+    apart in the features. "tsne" keeps neighbours together at the cost of everything else: distances between groups,
+    and their sizes, mean nothing. Source of the latter: van der Maaten and Hinton, "Visualizing Data using t-SNE"
+    (2008); it starts from the first 50 principal components.
 
     Args:
-        features: (N, D), D of 2 or more; N of 2 or more, 4 or more for "tsne", which is slow beyond some
-            thousands.
+        features: (N, D), D of 2 or more; N of 2 or more, 4 or more for "tsne", which is slow beyond a few
+            thousand.
         method: "pca" or "tsne"; the latter needs scikit-learn.
-        seed: int, of "tsne".
+        seed: of "tsne".
 
     Returns:
         float32 (N, 2).
 
     Raises:
-        ValueError: the method is neither, or the features do not fit.
+        ValueError: the method is neither, or the features have a wrong shape or are not finite.
         ImportError: scikit-learn is not installed.
     """
     if method not in ("pca", "tsne"):
@@ -37,7 +39,7 @@ def map_features(features, method="pca", seed=0):
     return (_principal(features, 2) if method == "pca" else _tsne(features, seed)).astype(np.float32)
 
 
-def _principal(features, count):
+def _principal(features: np.ndarray, count: int) -> np.ndarray:
     centred = features - features.mean(axis=0)
     left, singular, directions = np.linalg.svd(centred, full_matrices=False)
     # The sign of a direction is arbitrary: let its largest entry be positive.
@@ -46,14 +48,14 @@ def _principal(features, count):
     return (left * singular * signs)[:, :count]
 
 
-def _tsne(features, seed):
+def _tsne(features: np.ndarray, seed: int) -> np.ndarray:
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
     except ModuleNotFoundError as error:
         raise ImportError('t-SNE needs scikit-learn: pip install "d2lcls[tune]"') from error
     perplexity = min(30, (len(features) - 1) / 3)
-    with threadpool_limits(1, user_api="openmp"):  # more threads add up in any order, and the map differs each time
+    with threadpool_limits(1, user_api="openmp"):  # more threads add up in a different order each time
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
             _principal(features, 50).astype(np.float32)
         )

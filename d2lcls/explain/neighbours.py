@@ -1,27 +1,29 @@
-"""Which images a network takes for alike."""
+"""Which images have similar features."""
+
+from __future__ import annotations
 
 import numpy as np
 
 BLOCK = 1 << 24  # similarities computed at once: 64 MB of float32
 
 
-def nearest_neighbours(features, queries, k=5):
-    """Find the most similar features of each query, by the cosine of the angle between them.
+def nearest_neighbours(features: np.ndarray, queries: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Find the features most similar to each query, by the cosine of the angle between them.
 
-    Similarities are rounded to 6 decimals, about what float32 holds, before they are compared: equal ones are
-    then equal whatever the order of the sums, and the lower index comes first. A vector of zeros has similarity 0
-    to everything.
+    Similarities are rounded to 6 decimals, about the precision of float32, before they are compared, so that ties do
+    not depend on the order of summation; of equal ones, the lower index comes first. A vector of zeros has similarity
+    0 to every vector.
 
     Args:
         features: (N, D), such as the outputs of `net.features`.
         queries: (Q, D).
-        k: neighbours of each query, 1 to N.
+        k: number of neighbours per query, 1 to N.
 
     Returns:
         (indices, similarities): int64 (Q, k), rows of `features`, nearest first; float32 (Q, k), -1 to 1.
 
     Raises:
-        ValueError: shapes do not fit, k is out of range, or a feature is no finite number.
+        ValueError: a shape is wrong, k is out of range, or a feature is not finite.
     """
     features, queries = np.asarray(features, dtype=np.float32), np.asarray(queries, dtype=np.float32)
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1] or 0 in features.shape:
@@ -49,7 +51,7 @@ def nearest_neighbours(features, queries, k=5):
     return indices, similarities
 
 
-def _lengths(name, vectors):
+def _lengths(name: str, vectors: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # without a temporary as large as the vectors
     if not np.isfinite(lengths).all():
         raise ValueError(f"{name} must be finite numbers; row {np.flatnonzero(~np.isfinite(lengths))[0]} is not.")

@@ -1,9 +1,24 @@
-"""How good a network is for each class, whatever their numbers of images."""
+"""Probabilities from logits, and accuracies that do not depend on the classes' numbers of images."""
+
+from __future__ import annotations
 
 import numpy as np
 
 
-def per_class_accuracy(matrix):
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Turn logits into probabilities that sum to 1 along the last axis.
+
+    Args:
+        logits: float array (N, K), or (..., K); exp does not overflow, however large they are.
+
+    Returns:
+        array of the same shape and type.
+    """
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def per_class_accuracy(matrix: np.ndarray) -> np.ndarray:
     """Return the share of each class's images that were recognised.
 
     Args:
@@ -25,7 +40,7 @@ def per_class_accuracy(matrix):
     return matrix.diagonal() / np.where(images, images, np.nan)
 
 
-def balanced_accuracy(matrix):
+def balanced_accuracy(matrix: np.ndarray) -> float:
     """Return the mean of the classes' accuracies, in which a rare class counts as much as a common one.
 
     Source: Brodersen et al., "The Balanced Accuracy and Its Posterior Distribution" (2010).
@@ -34,12 +49,12 @@ def balanced_accuracy(matrix):
         matrix: int (K, K), as `confusion_matrix` returns; classes without images are left out.
 
     Returns:
-        float, share of 1.
+        share of 1.
 
     Raises:
         ValueError: as `per_class_accuracy`, or there is no image at all.
     """
     accuracies = per_class_accuracy(matrix)
     if np.isnan(accuracies).all():
-        raise ValueError("matrix holds no image; balanced accuracy needs one at least.")
+        raise ValueError("matrix holds no image; balanced accuracy needs at least one.")
     return float(np.nanmean(accuracies))

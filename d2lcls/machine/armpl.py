@@ -1,21 +1,22 @@
-"""Puts OpenBLAS in the place of Arm Performance Libraries, with which MXNet's wheel for 64-bit Arm Linux was linked.
+"""Replace the Arm Performance Libraries, which MXNet's wheel for 64-bit Arm Linux needs, with SciPy's OpenBLAS.
 
-The wheel asks the loader for three libraries that Arm distributes and that no package index has. All it calls in them
-is BLAS and LAPACK, which SciPy's wheel contains as OpenBLAS, under names with a prefix: scipy_cblas_sgemm;
-mathematical and string functions it also finds in the C library. The loader looks for a library by the name written
-inside it ("soname"), and takes one that is loaded already. So three small libraries of the three names are written and
-loaded: two empty ones, and one with the functions, each of which jumps to OpenBLAS's.
+The wheel is linked against three shared libraries that Arm distributes and that no package index has. It calls only
+their BLAS and LAPACK functions, which SciPy's wheel contains in OpenBLAS, under names with a prefix
+(scipy_cblas_sgemm); the mathematical and string functions are also in the C library. The loader identifies a library
+by the name stored in it ("soname"), and uses one that is already loaded. So three small libraries with the three
+names are written and loaded: two empty ones, and one with functions that jump to those of OpenBLAS.
 """
 
 import ctypes
 import platform
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 LIBRARIES = ("libarmpl_lp64_mp.so", "libamath.so", "libastring.so")
 PREFIX = "scipy_"
-# What `nm -D --undefined-only libmxnet.so` lists, without the letter of the type of numbers.
+# From `nm -D --undefined-only libmxnet.so`, without the letter of the number type.
 _CBLAS = {"c": "gemm", "d": "dot gemm ger syrk trmm trsm", "s": "axpy dot gemm ger syrk trmm trsm", "z": "gemm"}
 _LAPACK = "gels geqrf gesdd gesv getrf posv potrf"
 _LAPACKE = "geev gelqf gesdd gesv gesvd getrf getri orglq potrf potri syevd"
@@ -25,19 +26,19 @@ FUNCTIONS = (
     *(f"LAPACKE_{kind}{name}" for kind in "ds" for name in _LAPACKE.split()),
 )
 
-# The processor's number in ELF, and that of its relocation "put the address of this symbol here".
+# ELF's number of the processor, and of its relocation type that stores the address of a symbol.
 _MACHINES = {"aarch64": (183, 1025), "x86_64": (62, 6)}
-_PAGE = 0x10000  # the largest that Linux has on Arm
+_PAGE = 0x10000  # the largest page size of Linux on Arm
 
 
-def substitutes(folder):
-    """Return the paths of the libraries to load before MXNet: empty if the real ones, or no MXNet, are installed.
+def substitutes(folder: str) -> list[Path]:
+    """Return the paths of the libraries to load before MXNet; empty if Arm's libraries, or no MXNet, are installed.
 
     Args:
-        folder: where the small libraries are written; they may be deleted once they are loaded.
+        folder: the folder into which the small libraries are written; they may be deleted once they are loaded.
     """
     openblas = _find("scipy.libs/libscipy_openblas*.so")
-    if not openblas or not _find("mxnet/libmxnet.so") or _installed():
+    if not openblas or not _find("mxnet/libmxnet.so") or can_load(LIBRARIES[0]):
         return []
     small = [Path(folder, name) for name in LIBRARIES]
     for path, functions in zip(small, (FUNCTIONS, (), ())):
@@ -45,48 +46,50 @@ def substitutes(folder):
     return [*openblas[0].parent.glob("libgfortran*"), openblas[0], *small]
 
 
-def _find(pattern):
+def _find(pattern: str) -> list[Path]:
     return [path for folder in sys.path for path in sorted(Path(folder).glob(pattern))]
 
 
-def _installed():
+def can_load(library: str) -> bool:
+    """Return whether the loader finds a shared library, such as "libcudnn.so.8", and can load it."""
     try:
-        ctypes.CDLL(LIBRARIES[0])
+        ctypes.CDLL(library)
     except OSError:
         return False
     return True
 
 
-def library(soname, functions=(), machine=platform.machine()):
-    """Return the bytes of a shared library (64-bit ELF) whose functions jump to those of the same names with `PREFIX`.
+def library(soname: str, functions: Sequence[str] = (), machine: str | None = None) -> bytes:
+    """Return a shared library (64-bit ELF) whose functions jump to those of the same names with `PREFIX`.
 
     Args:
-        soname: the name under which the loader knows it.
-        functions: their names.
-        machine: "aarch64", or "x86_64" for the tests.
+        soname: the name by which the loader identifies the library.
+        functions: the names of its functions.
+        machine: "aarch64", or "x86_64" for the tests; None is this machine.
     """
+    machine = machine or platform.machine()
     count = len(functions)
     texts = [b"\0", *(text.encode() + b"\0" for text in (soname, *(PREFIX + name for name in functions), *functions))]
     strings = b"".join(texts)
     names = [sum(map(len, texts[:index])) for index in range(len(texts))][2:]
 
-    # Read and executed: headers, symbols, hash table, relocations, names, code. Written by the loader: the rest.
+    # Read and executed: headers, symbols, hash table, relocations, names, code. The loader writes to the rest.
     symbols_at = 64 + 4 * 56
     hash_at = symbols_at + 24 * (1 + 2 * count)
-    relocations_at = _even(hash_at + 4 * (4 + 2 * count))
+    relocations_at = _align(hash_at + 4 * (4 + 2 * count))
     strings_at = relocations_at + 24 * count
-    code_at = _even(strings_at + len(strings))
+    code_at = _align(strings_at + len(strings))
     data_at = code_at + 8 * count  # in the file; in memory a page later
     slots = [data_at + _PAGE + 8 * index for index in range(count)]
     dynamic_at = data_at + 8 * count
 
-    # A symbol that is sought has section 0, one that is found here any other.
+    # An undefined symbol has section 0, a defined one any other.
     symbols = [
         bytes(24),
         *(struct.pack("<IBBHQQ", name, 0x12, 0, 0, 0, 0) for name in names[:count]),
         *(struct.pack("<IBBHQQ", name, 0x12, 0, 1, code_at + 8 * index, 8) for index, name in enumerate(names[count:])),
     ]
-    chain = [0] * (1 + count) + [count + 2 + index for index in range(count)]  # one list of all that are found here
+    chain = [0] * (1 + count) + [count + 2 + index for index in range(count)]  # one list of all defined symbols
     if count:
         chain[-1] = 0
     hashes = struct.pack(f"<{4 + 2 * count}I", 1, 1 + 2 * count, count + 1 if count else 0, *chain)
@@ -125,21 +128,21 @@ def library(soname, functions=(), machine=platform.machine()):
         (dynamic_at, dynamic),
     ]
     image = bytearray(end)
-    for place, part in parts:
-        image[place : place + len(part)] = part
+    for offset, part in parts:
+        image[offset : offset + len(part)] = part
     return bytes(image)
 
 
-def _even(offset):
+def _align(offset: int) -> int:
     return (offset + 7) // 8 * 8
 
 
-def _segment(kind, access, offset, shift, size):
+def _segment(kind: int, access: int, offset: int, shift: int, size: int) -> bytes:
     return struct.pack("<IIQQQQQQ", kind, access, offset, offset + shift, offset + shift, size, size, _PAGE)
 
 
-def _jump(machine, distance):
-    """Return eight bytes of code that jump to the address that lies so many bytes further."""
+def _jump(machine: str, distance: int) -> bytes:
+    """Return eight bytes of code that jump to the address stored `distance` bytes after them."""
     if machine == "aarch64":
         return struct.pack("<II", 0x58000010 | distance // 4 << 5, 0xD61F0200)  # ldr x16, [pc + distance]; br x16
     return b"\xff\x25" + struct.pack("<iH", distance - 6, 0)  # jmp [rip + distance - 6]

@@ -1,10 +1,14 @@
-"""Calling a function in a process of its own, for what may crash the process that runs it, such as new machine code."""
+"""Call a function in a separate process, for code that may crash, such as newly compiled machine code."""
 
 import pickle
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from d2lcls.machine.devices import child_failure, start_child
+
+T = TypeVar("T")
 
 _CALL = """
 import pickle, sys
@@ -12,36 +16,36 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 function, arguments = pickle.loads((folder / "call").read_bytes())
 try:
-    answer = function(*arguments), None
+    result = function(*arguments), None
 except Exception as error:
-    answer = None, error
-(folder / "answer").write_bytes(pickle.dumps(answer))
+    result = None, error
+(folder / "result").write_bytes(pickle.dumps(result))
 """
 
 
 class ChildFailed(RuntimeError):
-    """A child process ended without an answer: "Tuning failed: killed by SIGILL (Illegal instruction)"."""
+    """A child process ended without a result, as in "Tuning failed: killed by SIGILL (Illegal instruction)"."""
 
 
-def in_child(function, *arguments, what="A child process", timeout=600):
+def in_child(function: Callable[..., T], *arguments: Any, what: str = "A child process", timeout: float = 600) -> T:
     """Call a function in a new process and return what it returns.
 
     Args:
-        function: of a module; it and its arguments, and what it returns or raises, must be such that pickle takes them.
-        arguments: its arguments.
-        what: the beginning of the message if it fails.
-        timeout: seconds to wait for it.
+        function: a function of a module; pickle must be able to store it, its arguments, its result and its exceptions.
+        arguments: the function's arguments.
+        what: the beginning of the message when the process fails.
+        timeout: seconds.
 
     Raises:
-        ChildFailed: the process crashed, or gave no answer in time.
-        Exception: what the function raises.
+        ChildFailed: the process crashed, or did not end in time.
+        Exception: any exception of the function.
     """
     with tempfile.TemporaryDirectory() as work:
         Path(work, "call").write_bytes(pickle.dumps((function, arguments)))
         failure = child_failure(start_child(_CALL, work), timeout)
         if failure:
             raise ChildFailed(f"{what} failed: {failure}")
-        answer, error = pickle.loads(Path(work, "answer").read_bytes())
+        result, error = pickle.loads(Path(work, "result").read_bytes())
     if error:
         raise error
-    return answer
+    return result

@@ -1,19 +1,19 @@
-"""Makes ``import mxnet`` work on a machine of today; runs when d2lcls is imported.
+"""Make ``import mxnet`` work on a current machine; runs when d2lcls is imported.
 
-MXNet 1.9.1 was released in 2022 and retired in 2023. `prepare` mends what has changed since:
-names that numpy removed, CUDA libraries that the loader does not look for, the BLAS that the wheel
-for 64-bit Arm lacks, matrix units (Intel AMX) that Linux keeps locked, and the number of threads,
-which MXNet takes to be half of the processors it sees. It imports numpy, and nothing else that is large.
+MXNet 1.9.1 was released in 2022 and retired in 2023. `prepare` adapts to what has changed since: it restores names
+that numpy removed, loads the CUDA libraries that the loader does not find and the BLAS that the wheel for 64-bit Arm
+lacks, asks Linux for the matrix units (Intel AMX), and sets the number of threads, for which MXNet would use half of
+the processors. The only large library that it imports is numpy.
 
-What was run, on Linux x86-64 with MXNet 1.9.1: the tests on Python 3.11 with numpy 1.26.4 and on Python 3.13, for
-which there is no numpy 1, with 2.2.6; half of them on Python 3.12 with 1.26.4. On Python 3.11 alone, also with numpy
-1.23.5, 1.24.4, 1.25.2, 2.0.2 and 2.2.6: training and exporting a network, saving and loading every dtype, random numbers, ``mx.np``, the data pipeline,
-RecordIO, int8, GluonCV and mxboard. All of it works; only numpy's own ``linalg.svd``, from 1.25 on, takes no ``mx.np``
-array (MXNet's does). With numpy 2.3.5, which lost ``ndarray.tostring``, ``mx.recordio.pack`` fails for more than one
-label. With numpy 2.4.0 mxboard and int8 calibration fail too ("only 0-dimensional arrays can be converted to Python
-scalars"). On Python 3.14, which has no older numpy than 2.3.2, MXNet, GluonCV and mxboard can be imported; what fails
-is ``mx.recordio.pack`` and, for want of an onnx below 1.19, the export to ONNX.
-The GPU half has only been run with stand-ins, without a GPU.
+Tested on Linux x86-64 with MXNet 1.9.1: all tests on Python 3.11 with numpy 1.26.4 and on Python 3.13, for which there
+is no numpy 1, with 2.2.6; half of them on Python 3.12 with 1.26.4. On Python 3.11 also with numpy 1.23.5, 1.24.4,
+1.25.2, 2.0.2 and 2.2.6: training and exporting a network, saving and loading every dtype, random numbers, ``mx.np``,
+the data pipeline, RecordIO, int8, GluonCV and mxboard. All of it works, except that numpy's own ``linalg.svd``, from
+1.25 on, does not accept an ``mx.np`` array (MXNet's does). With numpy 2.3.5, which removed ``ndarray.tostring``,
+``mx.recordio.pack`` fails for more than one label. With numpy 2.4.0 mxboard and int8 calibration fail too ("only
+0-dimensional arrays can be converted to Python scalars"). On Python 3.14, which has no numpy before 2.3.2, MXNet,
+GluonCV and mxboard can be imported; ``mx.recordio.pack`` fails and, without an onnx below 1.19, the export to ONNX.
+The GPU part has only been tested with stand-ins, without a GPU.
 """
 
 import ast
@@ -29,7 +29,10 @@ import platform
 import sys
 import tempfile
 import types
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from d2lcls.machine import armpl
 from d2lcls.machine.cores import cpu_flags, usable_cores
@@ -38,14 +41,14 @@ import numpy
 
 INSTALL_HINT = 'pip install "d2lcls[cpu]" (or "d2lcls[cu118]" for an NVIDIA GPU)'
 
-# What `prepare` found, for `d2lcls.machine.doctor`.
-mxnet_came_first = False  # mxnet was imported before d2lcls: too late to mend anything for it
-unloadable = {}  # CUDA library -> the loader's error
-amx = "absent"  # "absent", "open", "refused" by Linux, or "off" by DNNL_MAX_CPU_ISA
+# Results of `prepare`, for `d2lcls.machine.doctor`.
+mxnet_came_first = False  # mxnet was imported before d2lcls, which is too late to prepare it
+unloadable: dict[Path, str] = {}  # CUDA library -> the loader's error
+amx = "absent"  # as `open_amx` returns it
 
 _prepared = False
 
-# Removed in numpy 1.24. numpy 2 has a `bool` of its own, which MXNet gets on with.
+# Removed in numpy 1.24. numpy 2 has its own `bool`, which MXNet works with.
 _BUILTINS = ("bool", "int", "float", "complex", "object", "str")
 # Removed in numpy 2.0 or later.
 _CONSTANTS = {
@@ -56,7 +59,7 @@ _CONSTANTS = {
     "Inf": numpy.inf,
     "NAN": numpy.nan,
     "NaN": numpy.nan,
-    "compat": types.SimpleNamespace(basestring=str),  # all that mx.np.pad wants of it
+    "compat": types.SimpleNamespace(basestring=str),  # all that mx.np.pad uses
 }
 _RENAMED = {
     "alltrue": "all",
@@ -68,22 +71,22 @@ _RENAMED = {
     "sometrue": "any",
     "trapz": "trapezoid",
 }
-# Left numpy in 1.20; MXNet only passes the names on.
+# Removed in numpy 1.20; MXNet only re-exports them.
 _FINANCIAL = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
 
-# They take over the BLAS and FFT functions of everything loaded after them.
+# They replace the BLAS and FFT functions of every library loaded after them.
 _DROP_IN_LIBRARIES = ("libnvblas", "libcufftw")
 
-_AMX = "AVX512_CORE_AMX"  # oneDNN's name for "up to and with AMX"
+_AMX = "AVX512_CORE_AMX"  # oneDNN's name for all instruction sets up to AMX
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # x86-64 Linux
 
 
-def prepare():
-    """Mend this process so that ``import mxnet`` works; a second call does nothing.
+def prepare() -> None:
+    """Prepare this process so that ``import mxnet`` works; a second call does nothing.
 
-    OMP_NUM_THREADS is set to the number of usable cores and GOMP_SPINCOUNT to 10,000, unless you have
-    set them; where the processor has AMX, DNNL_MAX_CPU_ISA is set too. Children inherit all of these,
-    but not the permission to use AMX: a child that imports mxnet has to import d2lcls first.
+    OMP_NUM_THREADS is set to the number of usable cores and GOMP_SPINCOUNT to 10,000, unless you have set them; where
+    the processor has AMX, DNNL_MAX_CPU_ISA is set too. Child processes inherit these settings, but not the permission
+    to use AMX: a child that imports mxnet has to import d2lcls first.
     """
     global _prepared, mxnet_came_first, unloadable, amx
     if _prepared:
@@ -92,18 +95,18 @@ def prepare():
     mxnet_came_first = "mxnet" in sys.modules
     if not mxnet_came_first:
         forget_failed_import()
-        sys.meta_path.insert(0, QuickImport())
+        sys.meta_path.insert(0, ImportHook())
     restore_numpy_names()
     if numpy.lib.NumpyVersion(numpy.__version__) >= "2.0.0":
         write_plain_numbers()
-    # Else MXNet halves the number of processors, as if each core showed itself twice.
+    # Otherwise MXNet uses half of the processors, as if each core appeared twice.
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
-    # Threads that wait for each other keep their core busy, and two programs on the same cores then wait for the
-    # scheduler at every operation; after so many turns a thread goes to sleep.
+    # Waiting threads keep their core busy, so that two programs on the same cores wait for the scheduler at every
+    # operation; after this many turns a thread goes to sleep.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # or every fused network writes a line to stderr
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # otherwise every fused network writes a line to stderr
     if sys.platform == "linux":
-        preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # what tools/venv.sh found missing
+        preload(sorted(Path(sys.prefix, "lib", "system").glob("*.so.?")))  # those that tools/venv.sh found missing
         if any(wheel.startswith("mxnet-cu11") for wheel in mxnet_wheels()):
             unloadable = preload(cuda_libraries())
         if platform.machine() == "x86_64":
@@ -113,62 +116,84 @@ def prepare():
                 preload(armpl.substitutes(folder))
 
 
-def forget_failed_import():
-    """Drop what an ``import mxnet`` that failed left behind, and return the dropped modules' names.
+def forget_failed_import() -> None:
+    """Remove the modules that a failed ``import mxnet`` left behind.
 
-    Python drops only the package itself. A new import would find the submodules loaded and not
-    attach them: ``mxnet.autograd`` and a dozen others would be missing from an mxnet that imports.
+    Python removes only the package itself. A new import would find the submodules loaded and not attach them to the
+    package: ``mxnet.autograd`` and a dozen others would be missing.
     """
-    left = [name for name in sys.modules if name.startswith("mxnet.")]
-    for name in left:
+    for name in [name for name in sys.modules if name.startswith("mxnet.")]:
         del sys.modules[name]
-    return left
 
 
-class QuickImport(importlib.abc.MetaPathFinder):
-    """Leaves out a third of ``import mxnet``: two packages that MXNet imports and hardly any program needs.
+class ImportHook(importlib.abc.MetaPathFinder):
+    """Finds the few modules of MXNet and GluonCV whose import needs a changed environment.
 
-    scikit-learn gives `mxnet.model.FeedForward` a base class; MXNet deprecated that class long ago, and works without
-    scikit-learn. scipy.stats serves `mxnet.test_utils`, and is imported when it is first used.
+    Two packages take a third of the time of ``import mxnet``, and hardly any program needs them there. scikit-learn
+    only gives the deprecated `mxnet.model.FeedForward` a base class, for which MXNet has a replacement. scipy.stats,
+    which `mxnet.test_utils` uses, is imported when it is first used.
+
+    `gluoncv.data` makes Pillow fill up truncated images with grey, for the whole process; that is undone.
     """
 
-    def find_spec(self, fullname, path, target=None):
-        """Find the modules of MXNet that import one of them."""
-        name = {
-            "mxnet.model": "sklearn",
-            "mxnet.test_utils": "scipy.stats",
-            "mxnet.contrib.quantization": "scipy.stats",
-        }.get(fullname)
-        if not name or name in sys.modules:
-            return None
-        stand_in = _Later(name) if name == "scipy.stats" else None  # None: an import raises ImportError
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec:
-            execute = spec.loader.exec_module
-
-            def execute_without(module):
-                sys.modules[name] = stand_in
-                try:
-                    execute(module)
-                finally:
-                    del sys.modules[name]
-
-            spec.loader.exec_module = execute_without
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Find a module that `_SURROUNDINGS` lists; other modules are left to Python."""
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path) if fullname in _SURROUNDINGS else None
+        if spec and spec.origin:
+            spec.loader = _Loader(fullname, spec.origin)
         return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module: types.ModuleType) -> None:
+        with _SURROUNDINGS[self.name]():
+            super().exec_module(module)
+
+
+@contextmanager
+def _with_stand_in(name: str, stand_in: Any) -> Iterator[None]:
+    """Put an object in the place of a module that is not imported yet; None makes importing it fail."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextmanager
+def _with_pillow_unchanged() -> Iterator[None]:
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    yield
+    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 class _Later(types.ModuleType):
     """A module that is imported when something in it is used."""
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def restore_numpy_names(module=numpy):
-    """Give numpy back the names that MXNet 1.9.1 and GluonCV use, where it no longer has them."""
-    # vars(), because hasattr() would make numpy warn about the names it removed.
+_SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "mxnet.model": lambda: _with_stand_in("sklearn", None),
+    "mxnet.test_utils": lambda: _with_stand_in("scipy.stats", _Later("scipy.stats")),
+    "mxnet.contrib.quantization": lambda: _with_stand_in("scipy.stats", _Later("scipy.stats")),
+    "gluoncv.data.mhp": _with_pillow_unchanged,
+}
+
+
+def restore_numpy_names(module: types.ModuleType = numpy) -> None:
+    """Restore the names that MXNet 1.9.1 and GluonCV use and that numpy no longer has."""
+    # vars(), because hasattr() makes numpy warn about the names it removed.
     present = vars(module)
-    names = {name: getattr(builtins, name) for name in _BUILTINS}
+    names: dict[str, Any] = {name: getattr(builtins, name) for name in _BUILTINS}
     names.update(_CONSTANTS)
     names.update((old, present[new]) for old, new in _RENAMED.items() if new in present)
     names.update((name, _financial(name)) for name in _FINANCIAL)
@@ -177,27 +202,28 @@ def restore_numpy_names(module=numpy):
             setattr(module, name, value)
 
 
-def write_plain_numbers():
-    """Let numpy 2 write a number in a tuple or list as 0.5 again, not as np.float64(0.5).
+def write_plain_numbers() -> None:
+    """Make numpy 2 write a number in a tuple or list as 0.5, like numpy 1, not as np.float64(0.5).
 
-    MXNet hands its operators their parameters as text: learning rates, shapes, axes.
+    MXNet passes parameters such as learning rates, shapes and axes to its operators as text.
     """
-    numpy.set_printoptions(legacy="1.25")
+    legacy: Any = "1.25"  # unknown to the types of numpy 1
+    numpy.set_printoptions(legacy=legacy)
     options = sys.modules.get("numpy._core.printoptions")
-    if options:  # from numpy 2.1 on, other threads begin with the defaults
+    if options:  # from numpy 2.1 on, other threads start with the defaults
         contextvars.Context().run(options.format_options.get)["legacy"] = 125
 
 
-def _financial(name):
-    def removed(*args, **kwargs):
-        raise RuntimeError(f"numpy.{name} left numpy in version 1.20: use the numpy-financial package")
+def _financial(name: str) -> Callable[..., None]:
+    def removed(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(f"numpy.{name} was removed in numpy 1.20: use the numpy-financial package")
 
     return removed
 
 
-def mxnet_wheels():
+def mxnet_wheels() -> list[str]:
     """Return the names of the installed MXNet distributions, such as ``["mxnet", "mxnet-cu117"]``."""
-    # The folders' names tell, and importlib.metadata would be slow to import here.
+    # Read from the names of folders, because importlib.metadata is slow to import.
     return sorted(
         {
             info.name.split("-")[0].replace("_", "-")
@@ -208,10 +234,10 @@ def mxnet_wheels():
     )
 
 
-def cuda_libraries():
+def cuda_libraries() -> list[Path]:
     """Return the paths of the shared libraries in the installed ``nvidia-*-cu11`` wheels."""
-    # Asked of the wheels' own lists, because wheels for CUDA 12 put theirs in the same folders.
-    libraries = []
+    # Read from the wheels' lists of files, because wheels for CUDA 12 use the same folders.
+    libraries: list[Path] = []
     for folder in sys.path:
         for record in Path(folder).glob("nvidia_*_cu11-*.dist-info/RECORD"):
             with record.open(newline="") as rows:
@@ -224,10 +250,11 @@ def cuda_libraries():
     return libraries
 
 
-def preload(libraries):
-    """Load shared libraries for everything that comes after, whatever order they need.
+def preload(libraries: Iterable[Path]) -> dict[Path, str]:
+    """Load shared libraries, in the order in which they need each other, for all libraries loaded later.
 
-    Returns a dict from each path that could not be loaded to the loader's error.
+    Returns:
+        dict from each path that could not be loaded to the loader's error.
     """
     errors = {}
     waiting = list(libraries)
@@ -241,15 +268,20 @@ def preload(libraries):
                 failed.append(library)
         if len(failed) == len(waiting):
             break
-        waiting = failed  # some were loaded in this round: they may be what the others lacked
+        waiting = failed  # those loaded in this round may be what the others need
     return {library: errors[library] for library in waiting}
 
 
-def open_amx(cpu_info="/proc/cpuinfo", syscall=None, environment=os.environ):
-    """Ask Linux for the AMX tile registers, tell oneDNN to use them, and return the outcome.
+def open_amx(
+    cpu_info: str | Path = "/proc/cpuinfo",
+    syscall: Callable[..., int] | None = None,
+    environment: MutableMapping[str, str] = os.environ,
+) -> str:
+    """Ask Linux for the AMX tile registers and let oneDNN use them.
 
-    The outcome is "absent" (the processor has no AMX), "refused" (Linux said no), "off" (the
-    reader's DNNL_MAX_CPU_ISA asks for something else, and is left alone) or "open".
+    Returns:
+        "open", "absent" (the processor has no AMX), "refused" (by Linux), or "off" (DNNL_MAX_CPU_ISA was set to a
+        value without AMX, and is not changed).
     """
     if "amx_tile" not in cpu_flags(cpu_info):
         return "absent"
@@ -262,10 +294,11 @@ def open_amx(cpu_info="/proc/cpuinfo", syscall=None, environment=os.environ):
     return "open"
 
 
-def import_mxnet():
+def import_mxnet() -> types.ModuleType:
     """Import MXNet and return the module.
 
-    Raises ImportError with one line that says what to install, or why it cannot be loaded.
+    Raises:
+        ImportError: it is not installed or cannot be loaded; one line gives the reason and what to do.
     """
     if "mxnet" not in sys.modules and importlib.util.find_spec("mxnet") is None:
         raise ImportError(f"MXNet is not installed: {INSTALL_HINT}")
@@ -274,28 +307,29 @@ def import_mxnet():
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ImportError(
-            f"MXNet is installed and cannot be loaded ({reason}): run `d2lcls doctor`, which says what to do"
+            f"MXNet is installed but cannot be loaded ({reason}): run `d2lcls doctor`, which shows what to do"
         ) from error
 
 
-def import_mxboard():
+def import_mxboard() -> types.ModuleType:
     """Import mxboard, with any version of protobuf, and return the module.
 
-    mxboard 0.1.0's generated modules create every descriptor by hand, which protobuf 4 and later refuse. Each holds
-    its serialized .proto file as well, and the messages are made from that, in a pool of their own: TensorBoard has
-    other messages of the same names.
+    mxboard 0.1.0's generated modules create every descriptor by hand, which protobuf 4 and later refuse. Each also
+    contains its serialized .proto file, and the messages are made from that, in a separate pool, because TensorBoard
+    has other messages with the same names.
     """
-    if "mxboard" not in sys.modules:
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    if "mxboard" not in sys.modules and (spec := importlib.util.find_spec("mxboard")) and spec.origin:
+        # protobuf comes without types
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
-        folder = Path(importlib.util.find_spec("mxboard").submodule_search_locations[0], "proto")
+        folder = Path(spec.origin).parent / "proto"
         modules = {f"mxboard/proto/{path.stem.removesuffix('_pb2')}.proto": path for path in folder.glob("*_pb2.py")}
         pool = descriptor_pool.DescriptorPool()
 
-        def add(name):
+        def add(name: str) -> None:
             serialized = _serialized_proto(modules[name])
-            for needed in descriptor_pb2.FileDescriptorProto.FromString(serialized).dependency:
-                add(needed)
+            for dependency in descriptor_pb2.FileDescriptorProto.FromString(serialized).dependency:
+                add(dependency)
             pool.AddSerializedFile(serialized)
 
         for name, path in modules.items():
@@ -307,7 +341,9 @@ def import_mxboard():
     return importlib.import_module("mxboard")
 
 
-def _serialized_proto(path):
+def _serialized_proto(path: Path) -> bytes:
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.keyword) and node.arg == "serialized_pb":
-            return node.value.args[0].value.encode("latin1")  # serialized_pb=_b("...")
+        match node:  # serialized_pb=_b("...")
+            case ast.keyword(arg="serialized_pb", value=ast.Call(args=[ast.Constant(value=str(text))])):
+                return text.encode("latin1")
+    raise ImportError(f"{path}: no serialized .proto file")

@@ -1,10 +1,9 @@
-"""Examines this machine and says what keeps MXNet or the book from running, and what to do.
+"""Check this machine for what keeps MXNet or the book from running, and suggest remedies.
 
-Each check returns a list of `Finding` and takes the facts that it judges as arguments, whose defaults are
-those of this machine.
+Each check returns a list of `Finding`. Its arguments are the facts that it judges; their defaults are those of this
+machine.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -12,19 +11,24 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from d2lcls.machine import compat, devices
+from d2lcls.machine.armpl import can_load
 from d2lcls.machine.cores import cpu_flags, onednn_flags, usable_cores
-from d2lcls.machine.files import cache_folder
+from d2lcls.machine.files import cache_folder, check_writable, nearest_existing
 
-from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 GIB = 2**30
+ROOT = Path(__file__).resolve().parents[2]  # in a checkout, its folder
 
-# What libmxnet.so of the GPU wheels asks the loader for; the last one belongs to the driver.
+# The libraries that libmxnet.so of the GPU wheels is linked against; the last one is part of the driver.
 CUDA_LIBRARIES = (
     "libcudnn.so.8",
     "libcudart.so.11.0",
@@ -49,10 +53,11 @@ _USE_GPU_WHEEL = 'pip uninstall -y {}\npip install "d2lcls[cu118]"'
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
-    status is "ok", "note" (works, and worth knowing) or "problem" (something will fail). remedy
-    is what to paste into a shell, or where it starts with "#", what to do; "" for "ok".
+    Args:
+        status: "ok", "note" (it works, but could be better) or "problem" (something will fail).
+        remedy: shell commands, or after a "#" what to do; "" for "ok".
     """
 
     name: str
@@ -61,8 +66,8 @@ class Finding:
     remedy: str = ""
 
 
-def examine(hosts=()):
-    """Run every check and return the list of `Finding`.
+def examine(hosts: Iterable[str] = ()) -> list[Finding]:
+    """Run every check.
 
     Args:
         hosts: names of the hosts from which data sets can be downloaded.
@@ -90,25 +95,25 @@ def examine(hosts=()):
     ):
         findings += _findings_of(check)
     findings += _findings_of(data_hosts, hosts)
-    return [dataclasses.replace(finding, remedy=_here(finding.remedy)) for finding in findings]
+    return [dataclasses.replace(finding, remedy=_for_this_python(finding.remedy)) for finding in findings]
 
 
-def _findings_of(check, *arguments):
+def _findings_of(check: Callable[..., list[Finding]], *arguments: Any) -> list[Finding]:
     try:
         return check(*arguments)
-    except Exception as error:  # one check that cannot be made must not hide the others
+    except Exception as error:  # a check that fails must not hide the others
         name = check.__name__.replace("_", " ")
         return [_problem(name, f"could not be checked: {error!r}", "pip check")]
 
 
-def _here(remedy, root=Path(__file__).resolve().parents[2]):
-    """Turn `pip` into this Python's pip and, in a checkout, the package's name into its folder."""
+def _for_this_python(remedy: str, root: Path = ROOT) -> str:
+    """Replace `pip` with this Python's pip and, in a checkout, the package's name with its folder."""
     remedy = re.sub(r"^pip ", f"{sys.executable} -m pip ", remedy, flags=re.M)
     return remedy.replace('"d2lcls[', f'"{root}[') if (root / "pyproject.toml").is_file() else remedy
 
 
-def report(findings):
-    """Return the findings as text, remedies indented below what they remedy."""
+def report(findings: Sequence[Finding]) -> str:
+    """Return the findings as text, with each remedy indented below its finding."""
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:
@@ -118,12 +123,12 @@ def report(findings):
     return "\n".join([*lines, "", "problems: {}, notes: {}, ok: {}".format(*counts)])
 
 
-def as_json(findings):
+def as_json(findings: Iterable[Finding]) -> str:
     """Return the findings as a JSON list of objects with name, status, message and remedy."""
     return json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2)
 
 
-def installed(name):
+def installed(name: str) -> str | None:
     """Return the installed version of a distribution, or None."""
     try:
         return metadata.version(name)
@@ -131,8 +136,8 @@ def installed(name):
         return None
 
 
-def system(name=None, machine=None):
-    """MXNet 1.9.1 has wheels for Linux on x86-64 and 64-bit Arm, and one for Intel Macs, which was not tried."""
+def system(name: str | None = None, machine: str | None = None) -> list[Finding]:
+    """MXNet 1.9.1 has wheels for Linux on x86-64 and 64-bit Arm, and one for Intel Macs, which was not tested."""
     name, machine = name or platform.system(), machine or platform.machine()
     if (name, machine) == ("Linux", "x86_64"):
         return [_ok("system", "Linux on x86-64")]
@@ -147,8 +152,8 @@ def system(name=None, machine=None):
     ]
 
 
-def container(root=Path("/"), environment=os.environ):
-    """A container may have less memory than its machine, and a program that needs more is killed without a word."""
+def container(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> list[Finding]:
+    """A container may have less memory than its machine; a program that needs more is killed without a message."""
     import psutil
 
     if not (
@@ -160,79 +165,80 @@ def container(root=Path("/"), environment=os.environ):
         return [_ok("container", "none")]
     total = psutil.virtual_memory().total
     groups = root / "sys/fs/cgroup"
-    limit = (_read(groups / "memory.max") or _read(groups / "memory/memory.limit_in_bytes")).strip()
-    limit = min(int(limit), total) if limit.isdigit() else total
+    text = (_read(groups / "memory.max") or _read(groups / "memory/memory.limit_in_bytes")).strip()
+    limit = min(int(text), total) if text.isdigit() else total
     message = f"one with {limit / GIB:.1f} GiB of memory"
     if limit >= 2 * GIB:
         return [_ok("container", message)]
     return [
         _note(
             "container",
-            f"{message}: training on CIFAR-10 takes about 1 GiB, and JupyterLab runs beside it",
+            f"{message}: training on CIFAR-10 needs about 1 GiB, and JupyterLab some more",
             "docker run --memory=4g ...  # in Docker Desktop: Settings, Resources",
         )
     ]
 
 
-def _read(path):
+def _read(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
         return ""
 
 
-def python(version=sys.version_info):
+def python(version: Sequence[Any] = sys.version_info) -> list[Finding]:
     """d2lcls and its lock are for Python 3.11 to 3.13.
 
     Python 3.14 has no numpy below 2.3, with which `mx.recordio` fails, and no onnx below 1.19, with which MXNet's
-    exporter fails. Python 3.10 gets security fixes no longer, nor new versions of most packages.
+    exporter fails. For Python 3.10 there are no more security fixes, and no new versions of most packages.
     """
     text = f"Python {version[0]}.{version[1]}"
     if (3, 11) <= tuple(version[:2]) <= (3, 13):
         return [_ok("Python", text)]
     why = (
-        ": numpy 2.2 and onnx 1.18, the newest that MXNet 1.9.1 wholly works with, have no wheel for 3.14"
+        ": numpy 2.2 and onnx 1.18, the newest versions that MXNet 1.9.1 fully supports, have no wheel for 3.14"
         if tuple(version[:2]) > (3, 13)
         else ""
     )
     return [_problem("Python", f"{text}: d2lcls runs on 3.11 to 3.13{why}", "conda create -n d2lcls python=3.11")]
 
 
-def lock(path=Path(__file__).resolve().parents[2] / "requirements.lock"):
+def lock(path: Path = ROOT / "requirements.lock") -> list[Finding]:
     """In a checkout, the installed packages should be those of requirements.lock, with which the book is tested."""
     if not path.is_file():
         return [_ok("lock", "d2lcls was installed without requirements.lock")]
-    pins = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.+?))? \\$", path.read_text(), flags=re.M)
-    pins = [(name, version) for name, version, marker in pins if not marker or Marker(marker).evaluate()]
+    # The other lines are hashes and comments.
+    pins = [Requirement(line.rstrip(" \\")) for line in path.read_text().splitlines() if line[:1].isalnum()]
+    pins = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
     if _is_gpu(_wheel()):
-        pins = [(name, version) for name, version in pins if name != "mxnet"]  # the GPU wheel stands in for it
+        pins = [pin for pin in pins if pin.name != "mxnet"]  # the GPU wheel replaces it
     different = [
-        f"{name} {installed(name) or 'is missing'} (locked: {version})"
-        for name, version in pins
-        if installed(name) != version
+        f"{pin.name} {version or 'is missing'} (locked: {str(pin.specifier).removeprefix('==')})"
+        for pin in pins
+        if not _fits(version := installed(pin.name), pin.specifier)
     ]
     if not different:
         return [_ok("lock", f"all {len(pins)} packages of requirements.lock are installed")]
-    named = ", ".join(different[:10]) + (" ..." if len(different) > 10 else "")
+    first = ", ".join(different[:10]) + (" ..." if len(different) > 10 else "")
     return [
         _note(
             "lock",
-            f"{len(different)} of {len(pins)} packages are not those of requirements.lock: {named}",
+            f"{len(different)} of {len(pins)} packages differ from requirements.lock: {first}",
             f'pip install --require-hashes --no-deps -r "{path}"',
         )
     ]
 
 
-def numpy(version=None):
-    """The numpy versions that were run are listed in `d2lcls.machine.compat`."""
+def numpy(version: str | None = None) -> list[Finding]:
+    """The numpy versions that were tested are listed in `d2lcls.machine.compat`."""
     version = version or installed("numpy")
-    if (1, 23) <= _release(version) < (2, 3):
+    if _fits(version, ">=1.23,<2.3"):
         return [_ok("numpy", f"numpy {version}")]
     return [_problem("numpy", f"numpy {version}: parts of MXNet 1.9.1 fail with it", 'pip install "numpy>=1.26,<2.3"')]
 
 
-def wheels(names=None):
-    """The wheels mxnet and mxnet-cu... install the same module, so only one of them can be right."""
+def wheels(names: Sequence[str] | None = None) -> list[Finding]:
+    """The wheels mxnet and mxnet-cu... install the same module, so only one of them should be installed."""
     names = compat.mxnet_wheels() if names is None else names
     if len(names) < 2:
         return [_ok("MXNet wheels", names[0] if names else "none installed by pip")]
@@ -245,8 +251,8 @@ def wheels(names=None):
     ]
 
 
-def mxnet():
-    """Import mxnet in a child process, because a failing import can take the process with it."""
+def mxnet() -> list[Finding]:
+    """Import mxnet in a child process, because a failing import can crash the process."""
     failure = devices.child_failure(devices.start_child("from d2lcls.machine import compat; compat.import_mxnet()"))
     wheel = _wheel()
     if not failure:
@@ -261,8 +267,8 @@ def mxnet():
     return [_problem("import mxnet", f"fails: {failure}", remedy)]
 
 
-def import_order(mxnet_came_first=None):
-    """Importing d2lcls prepares an import of mxnet that is still to come."""
+def import_order(mxnet_came_first: bool | None = None) -> list[Finding]:
+    """d2lcls prepares the import of mxnet, and so has to be imported first."""
     if compat.mxnet_came_first if mxnet_came_first is None else mxnet_came_first:
         return [
             _note(
@@ -274,23 +280,25 @@ def import_order(mxnet_came_first=None):
     return [_ok("import order", "d2lcls came before mxnet")]
 
 
-def cuda_libraries(wheel=None, required=CUDA_LIBRARIES):
-    """The GPU wheels bring no CUDA libraries: they come from the ``nvidia-*-cu11`` wheels or from a CUDA 11."""
+def cuda_libraries(wheel: str | None = None, required: Sequence[str] = CUDA_LIBRARIES) -> list[Finding]:
+    """The GPU wheels contain no CUDA libraries: they come from the ``nvidia-*-cu11`` wheels or a CUDA 11."""
     wheel = wheel or _wheel()
     if not _is_gpu(wheel):
         return [_ok("CUDA libraries", "not needed without a GPU wheel of MXNet")]
-    missing = [library for library in required if not _loads(library)]
+    missing = [library for library in required if not can_load(library)]
     if not missing:
         return [_ok("CUDA libraries", f"all {len(required)} load")]
     remedy = 'pip install "d2lcls[cu118]"'
-    if missing == ["libcuda.so.1"]:  # that one comes with the driver
+    if missing == ["libcuda.so.1"]:  # it is part of the driver
         remedy = f"# install the NVIDIA driver, or use the CPU:\n{_USE_CPU_WHEEL.format(wheel)}"
     errors = "".join(f"; {error}" for error in compat.unloadable.values())
     return [_problem("CUDA libraries", f"{wheel} cannot load {', '.join(missing)}{errors}", remedy)]
 
 
-def gpu(gpus=None, wheel=None, machine=None):
-    """A GPU needs a GPU wheel that holds machine code for it, and then has to run a kernel."""
+def gpu(
+    gpus: Sequence[devices.Gpu] | None = None, wheel: str | None = None, machine: str | None = None
+) -> list[Finding]:
+    """A GPU needs a GPU wheel with machine code for it, and then has to run a kernel."""
     gpus = devices.installed_gpus() if gpus is None else gpus
     wheel = wheel or _wheel()
     if not gpus and _is_gpu(wheel):
@@ -300,15 +308,14 @@ def gpu(gpus=None, wheel=None, machine=None):
     findings = []
     for card in dict.fromkeys(gpus):
         if not card.supported:
-            tell = _problem if _is_gpu(wheel) else _note
-            findings.append(
-                tell("GPU", f"{card.why_unsupported()}: the CPU is used", f"# to compute on it, {devices.OTHER_WAYS}")
-            )
+            finding = _problem if _is_gpu(wheel) else _note
+            message = f"{card.why_unsupported()}: the CPU is used"
+            findings.append(finding("GPU", message, f"# to compute on it, {devices.OTHER_WAYS}"))
         elif (machine or platform.machine()) == "aarch64":
             findings.append(
                 _note(
                     "GPU",
-                    f"{card.name} lies idle: MXNet has GPU wheels for x86-64 only",
+                    f"{card.name} is not used: MXNet has GPU wheels for x86-64 only",
                     "# to compute on it, export the network to ONNX: d2lcls onnx",
                 )
             )
@@ -316,7 +323,7 @@ def gpu(gpus=None, wheel=None, machine=None):
             findings.append(
                 _note(
                     "GPU",
-                    f"{card.name} lies idle: no GPU wheel of MXNet is installed",
+                    f"{card.name} is not used: no GPU wheel of MXNet is installed",
                     _USE_GPU_WHEEL.format(wheel or "mxnet"),
                 )
             )
@@ -324,8 +331,8 @@ def gpu(gpus=None, wheel=None, machine=None):
             findings.append(
                 _ok(
                     "GPU",
-                    f"{card.name}, compute capability {'%d.%d' % card.capability}; "
-                    "float16, several GPUs and pinned memory have only been run on CPU contexts",
+                    f"{card.name}, compute capability {card.capability[0]}.{card.capability[1]}; "
+                    "float16, several GPUs and pinned memory have only been tested on CPU contexts",
                 )
             )
     if _is_gpu(wheel) and any(card.supported for card in gpus):
@@ -334,32 +341,28 @@ def gpu(gpus=None, wheel=None, machine=None):
     return findings
 
 
-def amx(state=None):
-    """Intel's matrix units speed up bf16 and int8, where Linux and oneDNN let MXNet use them."""
+def amx(state: str | None = None) -> list[Finding]:
+    """Intel's matrix units speed up bfloat16 and int8, if Linux and oneDNN let MXNet use them."""
     state = state or compat.amx
     if state == "refused":
         return [
             _note(
                 "AMX",
-                "the processor has AMX, but Linux did not grant it",
-                "# bf16 and int8 run without it, slower; Linux 5.16 and later can grant it",
+                "the processor has AMX, but Linux does not allow it",
+                "# bfloat16 and int8 work without it, but slower; it needs Linux 5.16 or later",
             )
         ]
     if state == "off":
         return [
-            _note(
-                "AMX",
-                "the processor has AMX, but DNNL_MAX_CPU_ISA keeps oneDNN from using it",
-                "unset DNNL_MAX_CPU_ISA",
-            )
+            _note("AMX", "the processor has AMX, but DNNL_MAX_CPU_ISA disables it in oneDNN", "unset DNNL_MAX_CPU_ISA")
         ]
     return [_ok("AMX", "in use" if state == "open" else "this processor has none")]
 
 
-def instruction_sets(flags=None, limit=None):
-    """The processor's instruction sets decide what int8 and bfloat16 are worth, and what code TVM writes.
+def instruction_sets(flags: set[str] | None = None, limit: str | None = None) -> list[Finding]:
+    """The processor's instruction sets determine the speed of int8 and bfloat16, and the code that TVM generates.
 
-    Where DNNL_MAX_CPU_ISA keeps MXNet from using some of them, the first two follow what it may use.
+    For int8 and bfloat16, only those count that DNNL_MAX_CPU_ISA lets MXNet use.
     """
     flags = cpu_flags() if flags is None else flags
     limit = os.environ.get("DNNL_MAX_CPU_ISA", "") if limit is None else limit
@@ -376,23 +379,23 @@ def instruction_sets(flags=None, limit=None):
     return [_ok("instruction sets", f"MXNet uses {widest}{by_limit}; {int8}; {bf16}; TVM compiles for {tvm}")]
 
 
-def threads(cores=None, setting=None):
+def threads(cores: int | None = None, setting: str | None = None) -> list[Finding]:
     """MXNet computes with OMP_NUM_THREADS threads, which `d2lcls.machine.compat` sets to the number of usable cores."""
     cores = cores or usable_cores()
     setting = os.environ.get("OMP_NUM_THREADS", "") if setting is None else setting
     remedy = f"export OMP_NUM_THREADS={cores}"
-    first = setting.split(",")[0].strip()  # a list gives the number for each level of nesting
+    first = setting.split(",")[0].strip()  # in a list, one number for each level of nesting
     if not (first.isdigit() and int(first) > 0):
         return [_note("threads", f"OMP_NUM_THREADS={setting} is not a number, and is ignored", remedy)]
     count = int(first)
     if count == cores:
         return [_ok("threads", f"{count} on {cores} usable cores")]
-    why = "they wait for each other" if count > cores else "the other cores lie idle"
+    why = "they wait for each other" if count > cores else "the other cores are not used"
     return [_note("threads", f"{count} threads on {cores} usable cores (OMP_NUM_THREADS={setting}): {why}", remedy)]
 
 
-def shared_memory(folder="/dev/shm"):
-    """The workers of Gluon's DataLoader hand batches over in shared memory, and die when it is full."""
+def shared_memory(folder: str | Path = "/dev/shm") -> list[Finding]:
+    """The workers of Gluon's DataLoader pass batches through shared memory, and crash when it is full."""
     if not Path(folder).is_dir():
         return [_ok("shared memory", f"no {folder} on this system")]
     status = os.statvfs(folder)
@@ -402,56 +405,52 @@ def shared_memory(folder="/dev/shm"):
     return [
         _note(
             "shared memory",
-            f"{folder} holds {size / 2**20:.0f} MiB: DataLoader workers may die of a bus error",
+            f"{folder} holds {size / 2**20:.0f} MiB: DataLoader workers may crash with a bus error",
             "docker run --shm-size=2g ...  # or use num_workers=0",
         )
     ]
 
 
-_FIRST_BROKEN = {
-    "onnx": ((1, 19), "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.18.0"),
-    "jupyter-book": ((2,), "Jupyter Book 2 ignores _config.yml and _toc.yml", "jupyter-book==1.0.4.post1"),
+_WORKING = {
+    "onnx": ("<1.19", "MXNet's ONNX exporter fails with onnx 1.19 and later", "onnx==1.18.0"),
+    "jupyter-book": ("<2", "Jupyter Book 2 ignores _config.yml and _toc.yml", "jupyter-book==1.0.4.post1"),
 }
 
 
-def packages():
-    """Later versions of a few packages break what the book does with them."""
+def packages() -> list[Finding]:
+    """Later versions of a few packages do not work with MXNet or the book."""
     findings = []
-    for name, (broken, reason, requirement) in _FIRST_BROKEN.items():
+    for name, (working, reason, requirement) in _WORKING.items():
         version = installed(name)
-        if version and _release(version) >= broken:
+        if version and not _fits(version, working):
             findings.append(_problem(name, f"{version}: {reason}", f'pip install "{requirement}"'))
         else:
             findings.append(_ok(name, version or "not installed"))
     return findings
 
 
-def extras(requirements=None):
-    """Say which of d2lcls's extras are not wholly installed."""
-    if requirements is None:
-        if not installed("d2lcls"):
-            return [_note("extras", "d2lcls runs from a checkout and is not installed", 'pip install -e ".[cpu]"')]
-        requirements = metadata.requires("d2lcls") or []
-    wanted = {}
-    for requirement in requirements:
-        extra = re.search(r"""extra\s*==\s*["']([^"']+)""", requirement)
-        if extra and not re.search(r"python_|platform|sys_|os_name|implementation", requirement):
-            wanted.setdefault(extra[1], []).append(re.match(r"[\w.-]+", requirement)[0])
+def extras() -> list[Finding]:
+    """The extras of d2lcls may be installed in part, or not at all."""
+    if not installed("d2lcls"):
+        return [_note("extras", "d2lcls runs from a checkout and is not installed", 'pip install -e ".[cpu]"')]
+    requirements = [Requirement(text) for text in metadata.requires("d2lcls") or ()]
+    optional = [(r.name, r.marker) for r in requirements if r.marker and not r.marker.evaluate({"extra": ""})]
     findings = []
-    for extra, names in wanted.items():
+    for extra in metadata.metadata("d2lcls").get_all("Provides-Extra") or ():
+        names = [name for name, marker in optional if marker.evaluate({"extra": extra})]
         missing = [name for name in names if not installed(name)]
         other_wheels = [wheel for wheel in compat.mxnet_wheels() if wheel not in names]
         if not missing:
             findings.append(_ok(f"extra {extra}", "installed"))
         elif other_wheels and any(name == "mxnet" or _is_gpu(name) for name in names):
-            # Two MXNet wheels overwrite each other: the second one must not be recommended.
+            # Two MXNet wheels overwrite each other: do not recommend the second one.
             findings.append(_ok(f"extra {extra}", f"not installed, as {other_wheels[0]} is"))
         else:
             findings.append(_note(f"extra {extra}", f"lacks {', '.join(missing)}", f'pip install "d2lcls[{extra}]"'))
     return findings
 
 
-def compiler():
+def compiler() -> list[Finding]:
     """`d2lcls compile` links machine code with the system's C++ compiler."""
     name = os.environ.get("CXX") or "g++"
     path = shutil.which(name)
@@ -466,29 +465,27 @@ def compiler():
     ]
 
 
-def cache(folder=None):
-    """The data cache must be writable and have room for archives and what is unpacked from them."""
-    if folder is None:
-        folder = cache_folder()
-    folder = Path(folder).absolute()
-    remedy = 'export D2LCLS_HOME="$HOME/d2lcls-data"  # any folder that you may write to, with room'
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return [_problem("data cache", f"{folder} cannot be written to", remedy)]
-    free = shutil.disk_usage(existing).free
+def cache(folder: Path | None = None) -> list[Finding]:
+    """The data cache must be writable and have room for archives and their content."""
+    folder = folder or cache_folder()
+    remedy = 'export D2LCLS_HOME="$HOME/d2lcls-data"  # any writable folder with enough space'
+    try:
+        check_writable(folder / "data")
+    except OSError as error:
+        return [_problem("data cache", str(error), remedy)]
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if free < GIB:
-        return [_problem("data cache", f"{folder} has {free / 2**20:.0f} MiB free; 1024 are wanted", remedy)]
+        return [_problem("data cache", f"{folder} has {free / 2**20:.0f} MiB free; it needs 1024", remedy)]
     return [_ok("data cache", f"{folder}, {free / GIB:.0f} GiB free")]
 
 
-def data_hosts(hosts, answers=None):
+def data_hosts(hosts: Iterable[str]) -> list[Finding]:
     """The lessons run without any host, on the images that come with the package."""
     if os.environ.get("D2LCLS_OFFLINE") == "1":
-        return [_ok("data hosts", "not asked, as D2LCLS_OFFLINE=1")]
+        return [_ok("data hosts", "not checked, as D2LCLS_OFFLINE=1")]
     hosts = sorted(hosts)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        answered = dict(zip(hosts, pool.map(answers or _answers, hosts)))
-    silent = [host for host in hosts if not answered[host]]
+        silent = [host for host, answers in zip(hosts, pool.map(_answers, hosts)) if not answers]
     if not silent:
         return [_ok("data hosts", f"{len(hosts)} of {len(hosts)} answer")]
     return [
@@ -501,7 +498,7 @@ def data_hosts(hosts, answers=None):
     ]
 
 
-def _answers(host):
+def _answers(host: str) -> bool:
     import requests
 
     try:
@@ -511,35 +508,26 @@ def _answers(host):
     return True
 
 
-def _ok(name, message):
+def _ok(name: str, message: str) -> Finding:
     return Finding(name, "ok", message)
 
 
-def _note(name, message, remedy):
+def _note(name: str, message: str, remedy: str) -> Finding:
     return Finding(name, "note", message, remedy)
 
 
-def _problem(name, message, remedy):
+def _problem(name: str, message: str, remedy: str) -> Finding:
     return Finding(name, "problem", message, remedy)
 
 
-def _release(version):
-    """Return "1.26.4" as (1, 26, 4)."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+def _fits(version: str | None, specifier: str | SpecifierSet) -> bool:
+    return version is not None and SpecifierSet(str(specifier)).contains(version, prereleases=True)
 
 
-def _wheel():
+def _wheel() -> str:
     """Return the name of the installed MXNet wheel, the GPU one where there are two, or ""."""
     return max(compat.mxnet_wheels(), default="")
 
 
-def _is_gpu(wheel):
+def _is_gpu(wheel: str) -> bool:
     return wheel.startswith("mxnet-cu")
-
-
-def _loads(library):
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

@@ -1,13 +1,15 @@
-"""Writing files and folders so that a failure leaves nothing half-written behind."""
+"""Write files and folders so that a failure leaves nothing incomplete behind."""
 
 import os
 import shutil
 import tokenize
 import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-# What zipfile and numpy raise on the damaged bytes of an .npz file; a damaged header goes through Python's tokenizer.
+# The exceptions of zipfile and numpy for a damaged .npz file; Python's tokenizer reads its header.
 DAMAGED_NPZ = (
     zipfile.BadZipFile,
     tokenize.TokenError,
@@ -21,16 +23,19 @@ DAMAGED_NPZ = (
 )
 
 
-def cache_folder():
-    """Return the `Path` of the cache folder: `$D2LCLS_HOME`, or `~/.cache/d2lcls`."""
+def cache_folder() -> Path:
+    """Return the path of the cache folder: `$D2LCLS_HOME`, or `~/.cache/d2lcls`."""
     return Path(os.environ.get("D2LCLS_HOME") or "~/.cache/d2lcls").expanduser().absolute()
 
 
-def write_atomically(path, write):
-    """Let `write(file)` fill a file opened for bytes that appears at `path` only when it is whole.
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that appears at `path` only when it is complete; missing folders are made.
+
+    Args:
+        write: writes the content to the open binary file that it is given.
 
     Raises:
-        OSError: it cannot be written, with what to do; nothing is left behind.
+        OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.part{os.getpid()}")
@@ -51,13 +56,13 @@ def write_atomically(path, write):
 
 
 @contextmanager
-def new_folder(folder):
-    """Make a folder for the block of a `with` statement to fill, and yield its `Path`.
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Make a folder for the block of a `with` statement to fill, and yield its path.
 
-    If the block fails or is interrupted, all that it wrote is removed, together with the folders that were made here.
+    If the block fails or is interrupted, everything in the folder is removed, together with the folders that were made.
 
     Raises:
-        ValueError, OSError: as `check_new_folder`.
+        ValueError, OSError: as for `check_new_folder`.
     """
     folder = check_new_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -68,32 +73,38 @@ def new_folder(folder):
         for path in [*folder.glob("*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in made:
-            with suppress(OSError):  # never made, or another program has put something there meanwhile
+            with suppress(OSError):  # it was not made yet, or another program has written to it
                 path.rmdir()
         raise
 
 
-def check_new_folder(folder):
-    """Return the `Path` of a folder that `new_folder` could make; nothing is written.
+def check_new_folder(folder: str | Path) -> Path:
+    """Return the path of a folder if `new_folder` can make it; nothing is written.
 
     Raises:
-        ValueError: there is something in it already.
-        OSError: it is inside a file, or inside a folder that may not be written to.
+        ValueError: it exists and is not an empty folder.
+        OSError: it would be inside a file or a read-only folder.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: there is something already. Choose another folder, or remove it.")
+        raise ValueError(f"{folder}: already exists and is not an empty folder. Choose another folder, or remove it.")
     check_writable(folder)
     return folder
 
 
-def check_writable(path):
+def check_writable(path: str | Path) -> None:
     """Raise OSError if a file or folder cannot be made or changed at this path; nothing is written."""
     path = Path(path).absolute()
-    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    nearest = nearest_existing(path)
     if nearest != path and not nearest.is_dir():
         raise NotADirectoryError(
             f"{path}: cannot be written, because {nearest} is not a folder. Choose another folder."
         )
     if not os.access(nearest, os.W_OK | (os.X_OK if nearest.is_dir() else 0)):
         raise PermissionError(f"{path}: cannot be written, because {nearest} is read-only. Choose another folder.")
+
+
+def nearest_existing(path: str | Path) -> Path:
+    """Return a path itself if there is such a file or folder, otherwise its nearest parent that exists."""
+    path = Path(path).absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,14 +48,52 @@ def layer_options(layer: mx.gluon.Block) -> dict[str, Any]:
     return layer._kwargs
 
 
-def clear_cache(block: mx.gluon.HybridBlock) -> None:
-    """Let a hybridized block trace its graph anew at the next call."""
-    block._clear_cached_op()
+def blocks_of(net: mx.gluon.Block, kind: type | None = None) -> list[Any]:
+    """List a network's blocks, those of one kind or all, each after the blocks inside it and itself last."""
+    found: list[Any] = []
+    net.apply(lambda block: found.append(block) if kind is None or isinstance(block, kind) else None)
+    return found
+
+
+def clear_cache(net: mx.gluon.Block) -> None:
+    """Let a hybridized network trace its graph anew at the next call, as it must after a change of its layers."""
+    for block in blocks_of(net):
+        if hasattr(block, "_clear_cached_op"):
+            block._clear_cached_op()
 
 
 def is_hybridized(block: mx.gluon.Block) -> bool:
     """Whether a block runs as a compiled graph."""
     return getattr(block, "_active", False)
+
+
+@contextmanager
+def uncompiled(net: mx.gluon.Block) -> Iterator[None]:
+    """Run a network's blocks one by one, hooks and all, though it may be hybridized; its graphs are kept for later."""
+    with _changed([(vars(block), "_active", False) for block in blocks_of(net) if is_hybridized(block)]):
+        yield
+
+
+@contextmanager
+def no_training_behaviour(net: mx.gluon.Block) -> Iterator[None]:
+    """Let BatchNorm use its running statistics, and Dropout drop nothing, in training mode too; not if compiled."""
+    blocks = blocks_of(net)
+    norms = [layer_options(block) for block in blocks if "use_global_stats" in getattr(block, "_kwargs", {})]
+    rates = [vars(block) for block in blocks if hasattr(block, "_rate")]
+    with _changed([(n, "use_global_stats", True) for n in norms] + [(r, "_rate", 0) for r in rates]):
+        yield
+
+
+@contextmanager
+def _changed(settings: list[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    before = [(attributes, name, attributes[name]) for attributes, name, _ in settings]
+    try:
+        for attributes, name, value in settings:
+            attributes[name] = value
+        yield
+    finally:
+        for attributes, name, value in before:
+            attributes[name] = value
 
 
 def trainer_parameters(trainer: mx.gluon.Trainer) -> list[mx.gluon.Parameter]:

@@ -1,21 +1,22 @@
-"""How much memory there is, so that what cannot fit is refused before it is begun."""
+"""The available memory, and a check before work that needs more."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 
-def available_memory(groups=Path("/sys/fs/cgroup")):
-    """Return the bytes of memory that this process may still take, within the limit of its container if there is one."""
-    return min([psutil.virtual_memory().available, *_left_in_container(groups)])
+def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of memory available to this process, within the limit of its container if there is one."""
+    return min([psutil.virtual_memory().available, *_available_in_container(groups)])
 
 
-def check_memory(needed, what, remedy):
-    """Raise MemoryError if something needs more bytes of memory than there are.
+def check_memory(needed: float, what: str, remedy: str) -> None:
+    """Raise MemoryError if something needs more memory than is available.
 
     Args:
         needed: bytes, at least.
-        what: what needs them, the beginning of a sentence.
+        what: what needs them, the beginning of the message.
         remedy: what to do, a sentence.
     """
     available = available_memory()
@@ -25,8 +26,8 @@ def check_memory(needed, what, remedy):
         )
 
 
-def _left_in_container(groups):
-    """Yield the bytes that a control group, of version 2 or 1, leaves; nothing where there is no limit."""
+def _available_in_container(groups: Path) -> Iterator[int]:
+    """Yield the bytes available in a control group of version 2 or 1; nothing without a limit."""
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -37,5 +38,5 @@ def _left_in_container(groups):
             continue
 
 
-def _gigabytes(number):
-    return f"{number / 1e9:,.1f} GB"
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

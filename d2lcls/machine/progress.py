@@ -1,47 +1,57 @@
-"""One moving line that says how far a run is: in a terminal, in a notebook, and nowhere else."""
+"""A progress line, updated in place in a terminal or a notebook, and whether to show progress at all."""
+
+from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Generator
 from contextlib import closing
+from typing import Any, TypeVar
 
 import psutil
 from tqdm import tqdm
 
+T = TypeVar("T")
 
-def display_mode():
-    """Return where progress can be shown: "terminal", "notebook" or "off".
 
-    `D2LCLS_PROGRESS=off` (or `terminal`, `notebook`) overrules what is found; tests run with it off.
+def display_mode() -> str:
+    """Return where to show progress: "terminal", "notebook" or "off".
+
+    `D2LCLS_PROGRESS` (`off`, `terminal` or `notebook`) takes precedence over detection; tests run with `off`.
+
+    Raises:
+        ValueError: `D2LCLS_PROGRESS` has another value.
     """
-    wanted = os.environ.get("D2LCLS_PROGRESS", "")
-    if wanted:
-        if wanted not in ("off", "terminal", "notebook"):
-            raise ValueError(f"D2LCLS_PROGRESS must be off, terminal or notebook, not {wanted!r}.")
-        return wanted
+    mode = os.environ.get("D2LCLS_PROGRESS", "")
+    if mode not in ("", "off", "terminal", "notebook"):
+        raise ValueError(f"D2LCLS_PROGRESS must be off, terminal or notebook, not {mode!r}.")
+    if mode:
+        return mode
     if "ipykernel" in sys.modules:
         return "notebook"
     return "terminal" if sys.stderr.isatty() else "off"
 
 
 class Progress:
-    """The moving line of one run; use it in a `with` statement so that it is cleared at the end.
+    """The progress line of one run; the `with` statement clears it at the end.
 
     Args:
         total: number of steps.
-        done: steps made before (a resumed run).
+        done: number of steps before this run (of a resumed run).
         verbose: False shows nothing at all.
         every: seconds between two updates.
     """
 
-    def __init__(self, total, done=0, verbose=True, every=0.5):
+    def __init__(self, total: int, done: int = 0, verbose: bool = True, every: float = 0.5) -> None:
         self.total, self.first, self.every, self.verbose = total, done, every, verbose
         self.mode = display_mode() if verbose else "off"
         self.begun, self.shown = time.monotonic(), 0.0
-        self.handle, self.width = None, 0
+        self.handle: Any = None
+        self.width = 0
 
-    def update(self, step, text):
-        """Show that `step` steps are made, with the time left, `text` and the memory in use."""
+    def update(self, step: int, text: str) -> None:
+        """Show the number of steps done, the time left, `text` and the memory in use."""
         now = time.monotonic()
         if self.mode == "off" or (now - self.shown < self.every and step < self.total):
             return
@@ -58,14 +68,12 @@ class Progress:
         )
         self._show(line)
 
-    def line(self, text):
-        """Print a line that stays, above the moving one."""
+    def clear(self) -> None:
+        """Remove the moving line from the terminal, so that a line can be printed that stays."""
         if self.mode == "terminal":
             self._show("")
-        if self.verbose:
-            print(text, flush=True)
 
-    def _show(self, line):
+    def _show(self, line: str) -> None:
         if self.mode == "terminal":
             sys.stderr.write("\r" + line.ljust(self.width) + ("\r" if not line else ""))
             sys.stderr.flush()
@@ -79,22 +87,22 @@ class Progress:
             else:
                 self.handle.update(content)
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.mode == "terminal" or self.handle is not None:
             self._show("")
 
 
 class Stopwatch:
-    """Adds up the `seconds` that an iterator takes to hand out its items."""
+    """Measures the total time in `seconds` that a loop waits for the items of a generator."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def over(self, items):
-        """Yield the items, the watch running while the next one is awaited; close the iterator at the end."""
+    def over(self, items: Generator[T, Any, Any]) -> Generator[T, None, None]:
+        """Yield the items of a generator, measure the time until each arrives, and close the generator at the end."""
         with closing(items):
             while True:
                 begun = time.perf_counter()

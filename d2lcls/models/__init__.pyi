@@ -5,6 +5,7 @@ from . import efficientnet_lite as efficientnet_lite
 from . import fast94 as fast94
 from . import features as features
 from . import fusion as fusion
+from . import gradients as gradients
 from . import plain as plain
 from . import slow_layers as slow_layers
 from . import summary as summary
@@ -14,12 +15,15 @@ from .cnn import GlobalMean as GlobalMean
 from .cnn import SmallCNN as SmallCNN
 from .costs import layer_costs as layer_costs
 from .efficientnet import EfficientNet as EfficientNet
+from .efficientnet import set_image_size as set_image_size
 from .fast94 import Fast94 as Fast94
+from .fast94 import initialise_from_data as initialise_from_data
 from .features import FeatureBatches as FeatureBatches
 from .features import Features as Features
 from .features import extract_features as extract_features
 from .fusion import fuse as fuse
 from .fusion import quantize as quantize
+from .gradients import check_gradients as check_gradients
 from .plain import without_shortcuts as without_shortcuts
 from .slow_layers import drop_bounds as drop_bounds
 from .slow_layers import freeze_depthwise as freeze_depthwise

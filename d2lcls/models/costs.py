@@ -1,19 +1,22 @@
-"""What a network costs: how much each layer computes, how much memory it moves, how long that takes."""
+"""The costs of a network: how much each layer computes, how many bytes it moves, how long that takes."""
+
+from __future__ import annotations
 
 import statistics
 import time
 from dataclasses import dataclass
 
+from d2lcls.machine.gluon import layer_options
 from d2lcls.models.summary import multiply_adds, walk
 
 import numpy as np
-from mxnet import nd
+from mxnet import gluon, nd
 from mxnet.gluon import nn
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs for a batch: FLOP, the fewest bytes it must move, and the seconds it took."""
+    """The costs of one layer for a batch: FLOP, the fewest bytes it must move, and the measured seconds."""
 
     name: str
     kind: str
@@ -22,68 +25,69 @@ class LayerCost:
     seconds: float
 
     @property
-    def intensity(self):
+    def intensity(self) -> float:
         """FLOP for each byte moved."""
         return self.flop / self.bytes
 
     @property
-    def gflops(self):
-        """GFLOP/s that were reached."""
+    def gflops(self) -> float:
+        """GFLOP/s reached."""
         return self.flop / self.seconds / 1e9
 
 
-def layer_costs(net, x, repeats=5):
-    """Time each layer of a network alone, forward, on what it gets to see when the network predicts.
+def layer_costs(net: gluon.Block, x: nd.NDArray, repeats: int = 5) -> list[LayerCost]:
+    """Time the forward pass of each layer of a network separately, on the input that it gets in the network.
 
     The arrays keep the memory layout in which the layer before left them, as they do in a whole run. A multiplication
     with an addition is 2 FLOP; those with padding, which oneDNN skips, are not counted. Bytes are those of input,
-    weights and output, each moved once: a layer whose arrays lie in the caches may beat the memory by this count.
+    weights and output, each moved once: a layer whose arrays are in the caches may exceed the memory's bandwidth.
     Layers that neither multiply nor add, such as pooling, are left out. See Williams, Waterman and Patterson,
     "Roofline" (2009).
 
     Args:
-        net: initialised `gluon.Block` on the CPU; a hybridized one is hybridized again by its next call.
+        net: initialised network on the CPU.
         x: NDArray (N, C, H, W).
         repeats: runs of each layer, of which the median is taken.
 
     Returns:
-        list of `LayerCost`, in the order of computing.
+        list of `LayerCost`, in the order in which the layers run.
     """
     costs = []
 
-    def note(block, given, output):
+    def measure(block, given, output):
         flop = _flop(block, given, output)
         if not flop:
             return
         nd.waitall()
         seconds = []
         for _ in range(repeats):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             block.forward(given).wait_to_read()  # not block(given), which would call this function again
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         moved = given.size + output.size + sum(p.data().size for p in block.params.values())
         costs.append(
             LayerCost(block.name, type(block).__name__, flop, moved * x.dtype().itemsize, statistics.median(seconds))
         )
 
-    walk(net, x, note)
+    walk(net, x, measure)
     return costs
 
 
-def training_flop(net, shape, padding=True):
+def training_flop(net: gluon.Block, shape: tuple[int, int, int], padding: bool = True) -> int:
     """Count the FLOP of convolutions and dense layers in one training step, for one image.
 
-    Forward, a layer computes its outputs; backward, as much again for the gradient of its weights and once more for
-    that of its inputs. Frozen weights need no gradient, nor do inputs before which nothing is trained, as the images.
+    The forward pass of a layer computes its outputs; the backward pass takes as much for the gradient of its weights,
+    and as much again for that of its inputs. Frozen weights need no gradient, nor do the inputs of the first trained
+    layer.
 
     Args:
-        net: initialised `gluon.Block`.
+        net: initialised network.
         shape: (C, H, W) of one image.
         padding: count multiplications with padding too, as is usual; False leaves them out, as oneDNN does.
     """
     total, trained = 0, False
 
-    def note(block, given, output):
+    def count(block, given, output):
         nonlocal total, trained
         passes = 1 + trained
         trained = trained or any(p.grad_req != "null" for p in block.params.values())
@@ -91,24 +95,24 @@ def training_flop(net, shape, padding=True):
         if once:
             total += once * (passes + (block.weight.grad_req != "null"))
 
-    walk(net, nd.zeros((1, *shape), ctx=next(iter(net.collect_params().values())).list_ctx()[0]), note)
+    walk(net, nd.zeros((1, *shape), ctx=next(iter(net.collect_params().values())).list_ctx()[0]), count)
     return total
 
 
 def _flop(block, given, output):
-    """FLOP of a layer for a batch: two a multiply-add; one an element of an activation, two of a normalisation."""
+    """FLOP of a layer for a batch: 2 per multiply-add, 1 per element of an activation, 2 per element of a BatchNorm."""
     if isinstance(block, (nn.BatchNorm, nn.Activation, nn.GELU)):
         return output.size * (2 if isinstance(block, nn.BatchNorm) else 1)
     return 2 * _multiply_adds_inside(block, given, output) * len(output)
 
 
 def _multiply_adds_inside(block, given, output):
-    """Multiply-adds for one image, those of a convolution with its padding left out."""
+    """Multiply-adds for one image, without those of a convolution with its padding."""
     count = multiply_adds(block, output)
     if isinstance(block, nn.Conv2D):
-        how = block._kwargs
+        options = layer_options(block)
         for axis in (0, 1):
-            kernel, stride, pad, gap = (how[name][axis] for name in ("kernel", "stride", "pad", "dilate"))
+            kernel, stride, pad, gap = (options[name][axis] for name in ("kernel", "stride", "pad", "dilate"))
             positions = stride * np.arange(output.shape[2 + axis])[:, None] - pad + gap * np.arange(kernel)
             count = count * int(((positions >= 0) & (positions < given.shape[2 + axis])).sum()) // positions.size
     return count

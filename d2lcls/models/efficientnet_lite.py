@@ -1,9 +1,11 @@
-"""The EfficientNets by name: their scales, and for which weights they are.
+"""The EfficientNets by name: their scales, and the weights they are made for.
 
 The Lite networks (Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020) leave out what is slow or
 hard to quantise on a phone: squeeze-and-excite and the swish activation. Names follow timm, where the prefix
 ``tf_`` marks the networks that pad as TensorFlow does.
 """
+
+from __future__ import annotations
 
 from d2lcls.models.efficientnet import EfficientNet, Scale
 
@@ -22,7 +24,7 @@ NAMES = tuple(f"efficientnet_{size}" for size in SCALES) + tuple(
 )
 
 
-def make_efficientnet(name, classes=1000):
+def make_efficientnet(name: str, classes: int = 1000) -> EfficientNet:
     """Make an EfficientNet by its name, not yet initialised.
 
     Args:

@@ -1,32 +1,40 @@
 """The network of the recipe fast94: six convolutions behind a fixed whitening layer, made for a short training.
 
 Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498, 2024), after Page's "How to Train
-Your ResNet" (2018) and tysam-code's hlb-CIFAR10 (2023). What is changed for a CPU is said where it is.
+Your ResNet" (2018) and tysam-code's hlb-CIFAR10 (2023). Comments name what is changed for a CPU.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
 import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 
+if TYPE_CHECKING:
+    from d2lcls.data.batches import Batches
+
 PATCH = 3  # side of the patches that are whitened, pixels; 2 in the source
-FILTERS = 32  # oneDNN's quick kernels take channels 16 at a time; 24 in the source, which took 1.4 times as long
+FILTERS = 32  # oneDNN's fast kernels take 16 channels at a time; 24 in the source, which took 1.4 times as long
 
 
 class Fast94(gluon.HybridBlock):
     """A convolutional network for 32 x 32 images: whitening, three groups of two convolutions, one dense layer.
 
     A group is [convolution, pooling by 2, normalisation, GELU, convolution, normalisation, GELU]. The normalisation has
-    no scale, which the next layer can have as well. The first layer is not trained: `whiten` sets it from images. A
+    no scale, since the next layer can scale as well. The first layer is not trained: `whiten` sets it from images. A
     convolution begins as the identity on as many channels as it has inputs, so that the image reaches the deepest
-    layer at the first step; its other filters are drawn. The logits are divided by 9, so that they begin small.
+    layer from the first step; its other filters are drawn. The logits are divided by 9, so that they begin small.
 
     Args:
         classes: number of logits.
         widths: channels of the three groups.
     """
 
-    def __init__(self, classes=10, widths=(64, 256, 256), **kwargs):
+    def __init__(self, classes: int = 10, widths: Sequence[int] = (64, 256, 256), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         with self.name_scope():
             self.whitening = nn.Conv2D(FILTERS, PATCH, use_bias=False, in_channels=3, weight_initializer=Drawn())
@@ -46,13 +54,13 @@ class Fast94(gluon.HybridBlock):
             self.features.add(nn.MaxPool2D(3))
             self.output = nn.Dense(classes, use_bias=False, weight_initializer=Drawn())
 
-    def hybrid_forward(self, F, x):
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         """Return logits (N, classes) for images x (N, 3, 32, 32)."""
         return self.output(self.features(self.whitening(x))) / 9
 
 
 class Drawn(mx.init.Initializer):
-    """Draw weights evenly from -1 to 1, divided by the root of the number of inputs, as PyTorch does by default."""
+    """Draw weights uniformly from -1 to 1, divided by the root of the number of inputs, as PyTorch does by default."""
 
     def _init_weight(self, name, array):
         bound = np.prod(array.shape[1:]) ** -0.5
@@ -60,7 +68,7 @@ class Drawn(mx.init.Initializer):
 
 
 class Dirac(Drawn):
-    """Let the first filters hand their channel on as it is; the others are drawn.
+    """Let the first filters pass their channel on unchanged; the others are drawn.
 
     Source: Zagoruyko and Komodakis, "DiracNets" (2017).
     """
@@ -74,16 +82,16 @@ class Dirac(Drawn):
         array[:] = weights
 
 
-def whiten(net, x, epsilon=5e-4):
-    """Set the first layer so that what it says of small patches is uncorrelated and of variance one.
+def whiten(net: Fast94, x: np.ndarray, epsilon: float = 5e-4) -> None:
+    """Set the first layer so that its outputs for small patches are uncorrelated and of variance one.
 
     Its filters are the directions in which 3 x 3 patches vary most (their principal components), each divided by the
-    root of the variance along it, and each once with either sign, since GELU lets only one side through.
+    root of the variance along it, and each with both signs, since GELU lets only one side through.
 
     Args:
         net: initialised `Fast94`; its first layer is changed.
         x: float32 (N, 3, H, W), normalised images; the first 5,000 are used.
-        epsilon: added to each variance, so that noise is not blown up.
+        epsilon: added to each variance, so that noise is not amplified.
 
     Raises:
         ValueError: the images are of another shape.
@@ -91,16 +99,31 @@ def whiten(net, x, epsilon=5e-4):
     if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < PATCH:
         raise ValueError(f"Expected images of shape (N, 3, H, W) of at least {PATCH} pixels a side, got {x.shape}.")
     covariance = np.zeros((3 * PATCH * PATCH,) * 2)
-    patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (PATCH, PATCH), (2, 3))  # (N, 3, H', W', P, P)
+    # (N, 3, H', W', P, P); NumPy's own types allow only one axis.
+    patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (PATCH,) * 2, (2, 3))  # type: ignore[call-overload]
     for part in np.array_split(patches, -(-len(patches) // 500)):
         rows = part.transpose(0, 2, 3, 1, 4, 5).reshape(-1, len(covariance)).astype(np.float64)
         covariance += rows.T @ rows / (rows.shape[0] / len(part) * len(patches))
-    variances, directions = np.linalg.eigh(covariance)  # from the least to the most
+    variances, directions = np.linalg.eigh(covariance)  # in ascending order
     strongest = (directions / np.sqrt(variances + epsilon)).T[::-1][: FILTERS // 2]
     filters = np.concatenate([strongest, -strongest]).reshape(FILTERS, 3, PATCH, PATCH)
     net.whitening.weight.set_data(nd.array(filters))
 
 
+def initialise_from_data(net: gluon.Block, batches: Batches) -> None:
+    """Set the weights that depend on the training images; to be called once, before training.
+
+    Args:
+        net: initialised network. A `Fast94` is whitened, see `whiten`; other networks are left as they are.
+        batches: the training batches; their first 5,000 images are used.
+
+    Raises:
+        ValueError: the images are not of a shape that the network takes.
+    """
+    if isinstance(net, Fast94):
+        whiten(net, batches.normalise(batches.data.images[:5000]))
+
+
 def _normalisation(width):
-    # Short memories (0.9 is usual), because the whole training is short.
+    # A short memory (0.9 is usual), because the whole training is short.
     return nn.BatchNorm(scale=False, momentum=0.6, in_channels=width)

@@ -1,11 +1,18 @@
-"""Changing a trained network: a new head, frozen layers, learning rates by depth, a cut in two.
+"""Changing a trained network: a new head, frozen layers, learning rates by depth, a split in two.
 
-A network here is one with `features`, whose children run one after another, and `output` (`fc` in GluonCV's
-ResNet v1b). Its *groups* are what is frozen or trained together: each child of `features` that holds a convolution,
-with the layers after it that hold none (normalisation, activation, pooling), and last of all the output.
+The functions take networks with `features`, whose children run one after another, and `output` (`fc` in GluonCV's
+ResNet v1b). The layers of a *group* are frozen or trained together: each child of `features` that holds a convolution,
+with the layers after it that hold none (normalisation, activation, pooling), and finally the output.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
+from typing import Any
+
+from d2lcls.machine.gluon import blocks_of, children, clear_cache, has_data, is_deferred, is_learnable, layer_options
+from d2lcls.models.efficientnet import EfficientNet, set_image_size
 
 import mxnet as mx
 from mxnet import gluon
@@ -14,11 +21,11 @@ from mxnet.gluon import nn
 HEADS = ("output", "fc")
 
 
-def replace_head(net, classes, seed=0):
-    """Give a network a new, freshly drawn last layer for another set of classes; nothing else is touched.
+def replace_head(net: gluon.Block, classes: int, seed: int = 0) -> None:
+    """Replace a network's last layer by a newly initialised one for another set of classes; nothing else changes.
 
-    Do not call `net.initialize()` after this, as many copied examples do: with `force_reinit=True` that draws
-    every parameter anew, and the pretrained ones are gone.
+    Do not call `net.initialize()` after this, as many examples do: with `force_reinit=True` that draws every
+    parameter again, and the pretrained ones are lost.
 
     Args:
         net: initialised network whose last layer is dense, or a 1x1 convolution as in MobileNetV2.
@@ -33,7 +40,7 @@ def replace_head(net, classes, seed=0):
     name = head_name(net)
     old = getattr(net, name)
     layer = old[0] if isinstance(old, nn.HybridSequential) else old
-    if layer.weight._data is None and not layer.weight._deferred_init:
+    if not (has_data(layer.weight) or is_deferred(layer.weight)):
         raise ValueError("The network is not initialised. Call net.initialize(), or load its parameters, first.")
     ctx = layer.weight.list_ctx()
     inputs = layer.weight.shape[1]
@@ -45,21 +52,21 @@ def replace_head(net, classes, seed=0):
     else:
         new = nn.Conv2D(classes, 1, use_bias=layer.bias is not None, in_channels=inputs)
     new.initialize(mx.init.Normal(0.01), ctx=ctx)
-    if layer is not old:  # what follows it, such as SqueezeNet's mean over the pixels, stays
+    if layer is not old:  # the layers after it, such as SqueezeNet's mean over the pixels, stay
         whole = nn.HybridSequential()
         whole.add(new, *list(old)[1:])
         new = whole
     setattr(net, name, new)
-    forget_compiled(net)
+    clear_cache(net)
 
 
-def layer_groups(net):
+def layer_groups(net: gluon.Block) -> list[list[gluon.Block]]:
     """List a network's groups from the image to the logits, each a list of blocks that run one after another.
 
     Raises:
         ValueError: the network has no `features` or no head.
     """
-    groups = []
+    groups: list[list[gluon.Block]] = []
     for child in _features(net):
         if not groups or _has_weights(child) and any(map(_has_weights, groups[-1])):
             groups.append([])
@@ -67,52 +74,46 @@ def layer_groups(net):
     return [*groups, [getattr(net, head_name(net))]]
 
 
-def train_last(net, groups):
-    """Train the last groups of a network only; all before are frozen.
+def train_last(net: gluon.Block, groups: int) -> None:
+    """Train only the last groups of a network; all groups before them are frozen.
 
-    A frozen layer's parameters are left alone by every step, weight decay included, and a frozen BatchNorm uses its
-    running statistics and no longer updates them: with gradients off alone, it would still normalise by each batch.
+    Training steps change no parameter of a frozen layer, not even by weight decay, and a frozen BatchNorm uses its
+    running statistics and no longer updates them: without its gradients alone, it would still normalise by each batch.
 
     Args:
         net: network with groups.
         groups: how many to train, counted from the output; `len(layer_groups(net))` trains all.
 
     Raises:
-        ValueError: there are not so many groups.
+        ValueError: the network has fewer groups.
     """
-    found = layer_groups(net)
-    if not 1 <= groups <= len(found):
-        raise ValueError(f"groups must lie between 1 and {len(found)}, the number of groups, not {groups}.")
-    for place, group in enumerate(found):
-        trained = place >= len(found) - groups
+    all_groups = layer_groups(net)
+    if not 1 <= groups <= len(all_groups):
+        raise ValueError(f"groups must lie between 1 and {len(all_groups)}, the number of groups, not {groups}.")
+    for index, group in enumerate(all_groups):
+        trained = index >= len(all_groups) - groups
         for block in group:
             for parameter in block.collect_params().values():
-                # A rate of zero is frozen, too. Running statistics refuse "write".
+                # A learning rate of zero means frozen, too. Running statistics refuse "write".
                 parameter.grad_req = "write" if trained and parameter.lr_mult else "null"
-            for layer in _normalisations(block):
-                layer._kwargs["use_global_stats"] = not trained or getattr(layer, "held", False)
-    forget_compiled(net)
+            for layer in blocks_of(block, nn.BatchNorm):
+                layer_options(layer)["use_global_stats"] = not trained or getattr(layer, "held", False)
+    clear_cache(net)
 
 
-def hold_statistics(net):
-    """Have every BatchNorm normalise by its running statistics, in training too, and leave these as they are.
+def hold_statistics(net: gluon.Block) -> None:
+    """Let every BatchNorm normalise by its running statistics, in training too, and never update them.
 
-    With few images or small batches, a batch's own statistics are a poor guide, and those of ImageNet serve better.
-    The scale and shift that BatchNorm learns go on learning. It stays so, whatever `train_last` does.
+    With few images or small batches, a batch's own statistics are unreliable, and those of ImageNet work better.
+    BatchNorm's scale and shift are still trained. `train_last` does not undo this.
     """
-    for layer in _normalisations(net):
-        layer.held = layer._kwargs["use_global_stats"] = True
-    forget_compiled(net)
+    for layer in blocks_of(net, nn.BatchNorm):
+        layer.held = layer_options(layer)["use_global_stats"] = True
+    clear_cache(net)
 
 
-def _normalisations(block):
-    found = []
-    block.apply(lambda layer: found.append(layer) if isinstance(layer, nn.BatchNorm) else None)
-    return found
-
-
-def set_lr_multipliers(net, decay):
-    """Let every group learn more slowly than the one after it (Howard and Ruder, ULMFiT, 2018).
+def set_lr_multipliers(net: gluon.Block, decay: float) -> None:
+    """Train every group with a smaller learning rate than the one after it (Howard and Ruder, ULMFiT, 2018).
 
     Args:
         net: network with groups.
@@ -120,21 +121,20 @@ def set_lr_multipliers(net, decay):
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must lie above 0 and at most at 1, not {decay}.")
-    found = layer_groups(net)
-    for place, group in enumerate(found):
+    for distance, group in enumerate(reversed(layer_groups(net))):
         for block in group:
             for parameter in block.collect_params().values():
                 if parameter.lr_mult:  # zero is frozen for good
-                    parameter.lr_mult = decay ** (len(found) - 1 - place)
+                    parameter.lr_mult = decay**distance
 
 
-def gradual(net, num_epochs, start=1):
-    """Plan gradual unfreezing (Howard and Ruder, 2018): the output first, then deeper groups at even intervals.
+def gradual(net: gluon.Block, num_epochs: int, start: int = 1) -> dict[int, int]:
+    """Plan gradual unfreezing (Howard and Ruder, 2018): the output first, then deeper groups at equal intervals.
 
     Args:
         net: network with groups.
         num_epochs: length of the training; in its last third, all groups are trained.
-        start: groups trained in the first epoch.
+        start: number of groups trained in the first epoch.
 
     Returns:
         dict from an epoch, counted from 0, to the number of groups trained from then on, for `fit(unfreeze=...)`.
@@ -148,29 +148,29 @@ def gradual(net, num_epochs, start=1):
 
 
 class Tail(gluon.HybridBlock):
-    """The groups of a network after a cut, with `features` and `output` as a whole network has them.
+    """The last groups of a network, with `features` and `output` as in a whole network.
 
     Args:
-        children: list of the blocks of `features`, which stay the network's own.
+        blocks: the blocks of `features`, shared with the network.
         output: its head.
     """
 
-    def __init__(self, children, output, **kwargs):
+    def __init__(self, blocks: Sequence[gluon.Block], output: gluon.Block, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = nn.HybridSequential()
-        self.features.add(*children)
+        self.features.add(*blocks)
         self.output = output
 
-    def hybrid_forward(self, F, x):
-        """Return logits (N, K) for what the front returned."""
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """Return logits (N, K) for the output of the front."""
         return self.output(self.features(x))
 
 
-def set_bias_multiplier(net, factor):
-    """Let biases, BatchNorm's among them, learn at another rate than weights.
+def set_bias_multiplier(net: gluon.Block, factor: float) -> None:
+    """Train biases, including BatchNorm's, with another learning rate than weights.
 
     Args:
-        net: any `gluon.Block`; the `lr_mult` of its biases is multiplied.
+        net: any network; the `lr_mult` of its biases is multiplied.
         factor: of their rate, above 0.
 
     Raises:
@@ -179,12 +179,12 @@ def set_bias_multiplier(net, factor):
     if not factor > 0:
         raise ValueError(f"The factor of the biases' rate must be above 0, not {factor}.")
     for parameter in net.collect_params().values():
-        if parameter._differentiable and parameter.name.endswith(("bias", "beta")):
+        if is_learnable(parameter) and parameter.name.endswith(("bias", "beta")):
             parameter.lr_mult *= factor
 
 
-def split(net, groups, size=None):
-    """Cut a network in two that share its parameters: a front to be run once, and the last groups, to be trained.
+def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.HybridSequential, Tail]:
+    """Split a network in two that share its parameters: a front to be run once, and the last groups, to be trained.
 
     Args:
         net: network with groups.
@@ -192,42 +192,39 @@ def split(net, groups, size=None):
         size: side of the images in pixels; needed where padding depends on it, as in EfficientNet-Lite.
 
     Returns:
-        (front, tail): `HybridSequential` and `Tail`; tail(front(x)) is net(x), without dropout before the cut.
+        (front, tail): tail(front(x)) is net(x), without dropout in the front.
 
     Raises:
-        ValueError: there are not so many groups, or the network does more between features and output.
+        ValueError: the network has too few groups, or does more between features and output.
     """
-    found = layer_groups(net)
-    if not 1 <= groups < len(found):
-        raise ValueError(f"groups must lie between 1 and {len(found) - 1}, one less than there are, not {groups}.")
-    if hasattr(net, "see"):
-        if size is None:
-            raise ValueError("This network's padding depends on the size of its images: pass size=.")
-        net.see(size, size)
+    all_groups = layer_groups(net)
+    if not 1 <= groups < len(all_groups):
+        raise ValueError(
+            f"groups must lie between 1 and {len(all_groups) - 1}, one less than the network has, not {groups}."
+        )
+    if size is not None:
+        set_image_size(net, size, size)
+    elif isinstance(net, EfficientNet):
+        raise ValueError("This network's padding depends on the size of its images: pass size=.")
     front = nn.HybridSequential()
-    front.add(*sum(found[: len(found) - groups], []))
-    tail = Tail(sum(found[len(found) - groups : -1], []), found[-1][0])
+    front.add(*sum(all_groups[:-groups], []))
+    tail = Tail(sum(all_groups[-groups:-1], []), all_groups[-1][0])
     image = mx.sym.var("data")
     if _operators(tail(front(image))) != _operators(net(image)):
         raise ValueError(f"{type(net).__name__} does more than run its `features` and its head, so it cannot be split.")
     return front, tail
 
 
-def forget_compiled(net):
-    """Have a hybridized network traced again at its next call, as after a change of its layers it must be."""
-    net.apply(lambda block: block._clear_cached_op() if isinstance(block, gluon.HybridBlock) else None)
-
-
-def head_name(net):
+def head_name(net: gluon.Block) -> str:
     """Return the name of the attribute that holds a network's last layer.
 
     Raises:
-        ValueError: it has none that is dense or a 1x1 convolution.
+        ValueError: no such layer is dense or a 1x1 convolution.
     """
     for name in HEADS:
         head = getattr(net, name, None)
         layer = head[0] if isinstance(head, nn.HybridSequential) and len(head) else head
-        if isinstance(layer, nn.Dense) or isinstance(layer, nn.Conv2D) and layer._kwargs["kernel"] == (1, 1):
+        if isinstance(layer, nn.Dense) or isinstance(layer, nn.Conv2D) and layer_options(layer)["kernel"] == (1, 1):
             return name
     raise ValueError(
         f"{type(net).__name__} has no last layer called {' or '.join(HEADS)} that is dense or a 1x1 "
@@ -235,11 +232,11 @@ def head_name(net):
     )
 
 
-def _features(net):
+def _features(net: gluon.Block) -> list[gluon.Block]:
     if isinstance(getattr(net, "features", None), (nn.HybridSequential, nn.Sequential)):
         return list(net.features)
     if hasattr(net, "layer1"):  # GluonCV's ResNet v1b names its children as PyTorch does
-        return [child for child in net._children.values() if child is not getattr(net, head_name(net))]
+        return [child for child in children(net).values() if child is not getattr(net, head_name(net))]
     raise ValueError(f"{type(net).__name__} has no `features`, a sequence of layers, so it cannot be taken apart.")
 
 
@@ -249,5 +246,5 @@ def _operators(symbol):
 
 def _has_weights(block):
     return any(
-        parameter._differentiable and len(parameter.shape or ()) > 1 for parameter in block.collect_params().values()
+        is_learnable(parameter) and len(parameter.shape or ()) > 1 for parameter in block.collect_params().values()
     )

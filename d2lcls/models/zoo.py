@@ -1,8 +1,12 @@
 """Networks by name: the book's own, the EfficientNets and GluonCV's."""
 
+from __future__ import annotations
+
 import difflib
 import fnmatch
 import math
+from os import PathLike
+from typing import Any
 
 from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
@@ -10,56 +14,43 @@ from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.models.surgery import replace_head
 
 import mxnet as mx
+from mxnet import gluon
 
-# GluonCV's zoo also holds networks that detect, segment or watch films, and some (hrnet, the pruned ones) that
-# take an argument `classes` and ignore it. These modules of gluoncv.model_zoo hold the others.
+# The modules of gluoncv.model_zoo whose networks classify images into as many classes as `classes` says. The others
+# hold networks for detection, segmentation or video, or networks that ignore `classes` (hrnet, the pruned ones).
 CLASSIFIERS = (
-    "alexnet",
-    "cifarresnet",
-    "cifarresnext",
-    "cifarwideresnet",
-    "densenet",
-    "dla",
-    "googlenet",
-    "inception",
-    "mobilenet",
-    "mobilenetv3",
-    "nasnet",
-    "residual_attentionnet",
-    "resnest",
-    "resnet",
-    "resnetv1b",
-    "resnext",
-    "senet",
-    "shufflenet",
-    "squeezenet",
-    "vgg",
-    "xception",
-    "yolo.darknet",
+    "alexnet cifarresnet cifarresnext cifarwideresnet densenet dla googlenet inception mobilenet mobilenetv3 nasnet "
+    "residual_attentionnet resnest resnet resnetv1b resnext senet shufflenet squeezenet vgg xception yolo.darknet"
 )
 
 
-def list_models(pattern="*"):
-    """Return the names `get_model` knows, in alphabetical order, that match a shell pattern such as "cifar_*"."""
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that `get_model` accepts and that match a shell pattern such as "cifar_*", sorted."""
     from gluoncv.model_zoo import model_zoo
 
-    modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS}
+    modules = {f"gluoncv.model_zoo.{name}" for name in CLASSIFIERS.split()}
     theirs = [name for name, function in model_zoo._models.items() if function.__module__ in modules]
     return sorted(fnmatch.filter(["cnn", "fast94", *NAMES, *theirs], pattern))
 
 
-def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
+def get_model(
+    name: str,
+    classes: int | None = None,
+    pretrained: bool | str | PathLike[str] = False,
+    ctx: mx.Context | list[mx.Context] | None = None,
+    **kwargs: Any,
+) -> gluon.HybridBlock:
     """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", or a classifier of GluonCV's model
-            zoo, such as "cifar_resnet20_v1".
+        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", or a classifier
+            of GluonCV's model zoo, such as "cifar_resnet20_v1".
         classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
-        pretrained: True loads ImageNet weights, from this machine or, if it lacks them, from the first source that
-            answers; a path loads that file. With other than 1000 classes, a new head then replaces the old.
+        pretrained: True loads ImageNet weights, from this machine or else from the first source that answers; a path
+            loads that file. If `classes` is not 1000, a new head then replaces the old one.
         ctx: context or list of contexts of a pretrained network; None is the CPU.
         kwargs: further arguments of that network's constructor. In GluonCV's networks, `replace_global_pooling` makes
-            the backward pass quicker; what they compute is the same.
+            the backward pass faster; their outputs are the same.
 
     Returns:
         `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, classes).
@@ -76,9 +67,8 @@ def get_model(name, classes=None, pretrained=False, ctx=None, **kwargs):
     from d2lcls.weights.store import get_weights
 
     net = _make(name, 1000, kwargs)
-    path = get_weights(name) if pretrained is True else pretrained
     net.initialize(ctx=ctx or mx.cpu())
-    load_weights(net, path)
+    load_weights(net, get_weights(name) if pretrained is True else pretrained)
     if classes not in (None, 1000):
         replace_head(net, classes)
     return net
@@ -109,11 +99,11 @@ def _make(name, classes, kwargs):
     return net
 
 
-def preprocessing(name):
-    """Return the `Preprocess` that a network's ImageNet weights expect.
+def preprocessing(name: str) -> Preprocess:
+    """Return the preprocessing that a network's ImageNet weights expect.
 
     Args:
-        name: a name that `get_model` knows.
+        name: a name that `get_model` accepts.
     """
     name = name.lower()
     size = SCALES[name.rsplit("_", 1)[1]].size if name in NAMES else 299 if "inception" in name else 224

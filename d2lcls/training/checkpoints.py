@@ -1,47 +1,62 @@
-"""Saving a training run so that it can be killed at any moment and go on as if nothing had happened.
+"""Checkpoints: a training run can be killed at any moment and continued as if nothing had happened.
 
-A checkpoint is one `.npz` file of plain arrays, without pickles: loading one runs no code. It is written beside
-its place and moved there when it is whole. Parameters are named by their place in the network
-("features.0.weight"), so that a second instance of the same class can load them.
+A checkpoint is one `.npz` file of plain arrays, without pickles: loading one runs no code. It is written under a
+temporary name and renamed when it is complete. Parameters are named by their path in the network
+("features.0.weight"), so that another instance of the same class can load them.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from d2lcls.machine.files import DAMAGED_NPZ, write_atomically
+from d2lcls.machine.gluon import parameters_by_path, set_update_counts, trainer_parameters, update_counts, updaters
 
+import mxnet as mx
 import numpy as np
-from mxnet import nd
+from mxnet import gluon, nd
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged or belongs to another network or run."""
 
 
-def save_checkpoint(path, net, trainer=None, progress=None, slow=None):
+Slow = Mapping[str, list["nd.NDArray"]]
+
+
+def save_checkpoint(
+    path: str | Path,
+    net: gluon.Block,
+    trainer: gluon.Trainer | None = None,
+    progress: Mapping[str, Any] | None = None,
+    slow: Slow | None = None,
+) -> None:
     """Write the state of a run to one file, atomically.
 
     Args:
         path: file to write, ending in `.npz`.
-        net: `gluon.Block`; every device's copy of the running statistics is kept.
-        trainer: `gluon.Trainer` whose optimizer state is kept; None keeps the parameters only.
-        progress: dict that JSON can hold: where the run stands.
-        slow: the slow weights of `Lookahead`, dict from name to a list of NDArrays, one a device; None is without.
+        net: `gluon.Block`; the running statistics of every device are saved.
+        trainer: `gluon.Trainer` whose optimizer state is saved; None saves the parameters only.
+        progress: dict that JSON can hold: how far the run has come.
+        slow: the slow weights of `Lookahead`, dict from name to a list of NDArrays, one per device, or None.
 
     Raises:
-        OSError: the file cannot be written; an older one of that name is left as it was.
+        OSError: the file cannot be written; an older file of that name is left as it was.
     """
     path = Path(path)
     arrays = {"progress": np.array(json.dumps(progress or {}))}
-    names = {id(parameter): name for name, parameter in net._collect_params_with_prefix().items()}
+    names = {id(parameter): name for name, parameter in parameters_by_path(net).items()}
     arrays.update(parameters_to_arrays(net))
     if trainer is not None:
         # Gluon's own save_states writes a pickle; the same state as arrays is as short and safe to load.
-        counts = trainer.optimizer._index_update_count
+        counts = update_counts(trainer.optimizer)
         if hasattr(trainer.optimizer, "m_schedule"):  # Nadam's, the only state that is not in arrays
             arrays["m_schedule"] = np.array(trainer.optimizer.m_schedule)
-        for index, parameter in enumerate(trainer._params):
-            for slot, state in enumerate(_flat(trainer._updaters[0].states.get(index))):
+        for index, parameter in enumerate(trainer_parameters(trainer)):
+            for slot, state in enumerate(_flat(updaters(trainer)[0].states.get(index))):
                 arrays[f"state/{names[id(parameter)]}/{slot}"] = state.asnumpy()
             if index in counts:
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
@@ -50,8 +65,10 @@ def save_checkpoint(path, net, trainer=None, progress=None, slow=None):
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load_checkpoint(path, net, trainer=None, slow=None):
-    """Read a run's state back into a network and a trainer.
+def load_checkpoint(
+    path: str | Path, net: gluon.Block, trainer: gluon.Trainer | None = None, slow: Slow | None = None
+) -> dict[str, Any]:
+    """Load a run's state into a network and a trainer.
 
     Args:
         path: file that `save_checkpoint` wrote.
@@ -70,7 +87,7 @@ def load_checkpoint(path, net, trainer=None, slow=None):
     path = Path(path)
     arrays = _read(path)
     progress = arrays.pop("progress")
-    parameters = net._collect_params_with_prefix()
+    parameters = parameters_by_path(net)
     _check_same_network(path, parameters, arrays)
     parameters_from_arrays(net, arrays)
     if trainer is not None:
@@ -83,17 +100,31 @@ def load_checkpoint(path, net, trainer=None, slow=None):
     return progress
 
 
-def read_progress(path):
+def load_parameters(path: str | Path, parameters: Mapping[str, gluon.Parameter], ctx: list[mx.Context]) -> None:
+    """Initialise parameters, given by their path in the saved network, with the arrays of a checkpoint; errors as
+    `load_checkpoint`."""
+    path = Path(path)
+    arrays = _read(path)
+    if set(parameters) != set(_shapes(arrays)):
+        raise CheckpointError(f"{path}: holds the parameters of another network.")
+    for name, parameter in parameters.items():
+        value = arrays[f"param/{name}/0"]
+        parameter.shape = value.shape
+        parameter.initialize(mx.init.Zero(), ctx)
+        parameter.set_data(nd.array(value, dtype=value.dtype))
+
+
+def read_progress(path: str | Path) -> dict[str, Any]:
     """Return the `progress` that was saved in a checkpoint, a dict; errors as `load_checkpoint`."""
     return _read(Path(path), ("progress",))["progress"]
 
 
-def _read(path, names=None):
-    """Return a dict from names in a checkpoint, None for all, to arrays, and from "progress" to what it holds."""
+def _read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Return the arrays of a checkpoint by name, all for None, and its `progress`."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = {name: file[name] for name in names or file.files}
-        return {**found, "progress": json.loads(str(found["progress"]))}
+            arrays = {name: file[name] for name in names or file.files}
+        return {**arrays, "progress": json.loads(str(arrays["progress"]))}
     except (*DAMAGED_NPZ, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # missing, not permitted, a failing disk: the file itself may be whole
@@ -102,28 +133,34 @@ def _read(path, names=None):
         ) from error
 
 
-def parameters_to_arrays(net):
-    """Copy a network's parameters out, as a dict of numpy arrays; BatchNorm's statistics from every device."""
+def parameters_to_arrays(net: gluon.Block) -> dict[str, np.ndarray]:
+    """Copy a network's parameters to numpy arrays; BatchNorm's statistics from every device."""
     nd.waitall()  # reading BatchNorm's running statistics does not wait for the step that updates them
     arrays = {}
-    for name, parameter in net._collect_params_with_prefix().items():
+    for name, parameter in parameters_by_path(net).items():
         copies = parameter.list_data()
         for device, copy in enumerate(copies if parameter.grad_req == "null" else copies[:1]):
             arrays[f"param/{name}/{device}"] = copy.asnumpy()
     return arrays
 
 
-def parameters_from_arrays(net, arrays):
-    """Copy parameters that `parameters_to_arrays` returned into a network of the same structure."""
-    for name, parameter in net._collect_params_with_prefix().items():
+def parameters_from_arrays(net: gluon.Block, arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy what `parameters_to_arrays` returned into a network of the same structure."""
+    for name, parameter in parameters_by_path(net).items():
         for device, copy in enumerate(parameter.list_data()):
             value = arrays.get(f"param/{name}/{device}", arrays[f"param/{name}/0"])
             # Not copy[:] = value: that refuses a weight which oneDNN keeps in a layout of its own.
             nd.array(value, ctx=copy.context, dtype=value.dtype).copyto(copy)
 
 
-def _check_same_network(path, parameters, arrays):
-    saved = {name.split("/")[1]: value.shape for name, value in arrays.items() if name.startswith("param/")}
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name.split("/")[1]: value.shape for name, value in arrays.items() if name.startswith("param/")}
+
+
+def _check_same_network(
+    path: Path, parameters: Mapping[str, gluon.Parameter], arrays: Mapping[str, np.ndarray]
+) -> None:
+    saved = _shapes(arrays)
     for name in sorted(set(parameters) | set(saved)):
         if name not in saved:
             raise CheckpointError(f"{path}: holds another network: it has no parameter {name!r}.")
@@ -136,14 +173,16 @@ def _check_same_network(path, parameters, arrays):
             )
 
 
-def _load_trainer(path, trainer, names, arrays):
+def _load_trainer(
+    path: Path, trainer: gluon.Trainer, names: Mapping[int, str], arrays: Mapping[str, np.ndarray]
+) -> None:
     optimizer, counts = trainer.optimizer, {}
-    for index, parameter in enumerate(trainer._params):
+    for index, parameter in enumerate(trainer_parameters(trainer)):
         name = names[id(parameter)]
         if f"count/{name}" not in arrays:
             continue  # saved before its first update
         counts[index] = int(arrays[f"count/{name}"])
-        for updater, weight in zip(trainer._updaters, parameter.list_data()):
+        for updater, weight in zip(updaters(trainer), parameter.list_data()):
             state = optimizer.create_state_multi_precision(index, weight)
             slots = _flat(state)
             for slot, array in enumerate(slots):
@@ -153,16 +192,13 @@ def _load_trainer(path, trainer, names, arrays):
                     )
                 array[:] = arrays[f"state/{name}/{slot}"]
             updater.states[index], updater.states_synced[index] = state, True
-    for device in range(len(trainer._updaters)):
-        optimizer._all_index_update_counts[device] = dict(counts)
-    optimizer._index_update_count = optimizer._all_index_update_counts[0]
+    set_update_counts(optimizer, counts, len(updaters(trainer)))
     if "m_schedule" in arrays:
         optimizer.m_schedule = float(arrays["m_schedule"])
-    optimizer.num_update = max(counts.values(), default=0)
 
 
-def _flat(state):
-    """The arrays of an optimizer state, which is None, an array, or a tuple of states."""
+def _flat(state: Any) -> list[nd.NDArray]:
+    """Return the arrays of an optimizer state, which is None, an array, or a tuple of states."""
     if state is None:
         return []
     if isinstance(state, nd.NDArray):

@@ -1,25 +1,34 @@
-"""Training in 16 bits: convolutions and dense layers compute in them, and the layers between hand them on.
+"""Training in 16 bits: convolutions, dense layers and what lies between them compute in bfloat16 or float16.
 
 The parameters, their gradients, the optimizer's state, BatchNorm's statistics and the loss stay float32 ("master
-weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision Training" (2018).
+weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision
+Training" (2018).
 """
+
+from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from d2lcls.machine.cores import has_bfloat16
 from d2lcls.training.evaluation import split_and_load
+from d2lcls.training.recipe import PRECISIONS
 from d2lcls.training.steps import memory_plan
 
 import mxnet as mx
 from mxnet import autograd, gluon, nd
 from mxnet.contrib import amp
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-_GAIN = 1.05  # how much quicker 16 bits must be measured to be worth their rounding
+if TYPE_CHECKING:
+    from d2lcls.training.losses import Loss
+
+    import numpy as np
+
+_GAIN = 1.05  # how much faster 16 bits must be to be worth their rounding errors
 
 
-def lower(net, precision):
+def lower(net: gluon.HybridBlock, precision: str) -> gluon.HybridBlock:
     """Return a block that computes what a network computes, with 16 bits from its first convolution to its logits.
 
     Args:
@@ -43,7 +52,7 @@ def lower(net, precision):
     return block
 
 
-def check_precision(precision, ctx):
+def check_precision(precision: str, ctx: list[mx.Context]) -> None:
     """Raise ValueError if a device has no instructions for a precision, or there is no such precision."""
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, not {precision!r}.")
@@ -58,11 +67,14 @@ def check_precision(precision, ctx):
         )
 
 
-def choose(net, x, y, ctx, loss=None):
-    """Measure which precision trains a network in the least time here.
+def choose(
+    net: gluon.HybridBlock, x: np.ndarray, y: np.ndarray, ctx: list[mx.Context], loss: Loss | None = None
+) -> str:
+    """Measure in which precision a network trains fastest on this machine.
 
-    On CPUs bfloat16 is tried where the processor has instructions for it, on GPUs float16. Passes forward and back take
-    turns, and 16 bits win if their quickest pass beats float32's by 5 %.
+    On CPUs bfloat16 is tried where the processor has instructions for it, on GPUs float16. Forward and
+    backward passes of both alternate, and 16 bits are chosen if their fastest pass is faster than
+    that of float32 by 5 %.
 
     Args:
         net: initialised `gluon.HybridBlock`, on the devices of `ctx`; its parameters are the same afterwards.
@@ -85,7 +97,7 @@ def choose(net, x, y, ctx, loss=None):
     loss = loss or gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=y.ndim == 1)
     shares = list(zip(split_and_load(x[:256], ctx), split_and_load(y[:256], ctx)))  # enough to tell
     blocks = {precision: lower(net, precision) for precision in ("float32", other)}
-    seconds = {precision: [] for precision in blocks}
+    seconds: dict[str, list[float]] = {precision: [] for precision in blocks}
     for _ in range(4):
         for precision, block in blocks.items():
             seconds[precision].append(_seconds(block, shares, loss))
@@ -95,7 +107,7 @@ def choose(net, x, y, ctx, loss=None):
     return other if min(seconds[other]) * _GAIN < min(seconds["float32"]) else "float32"
 
 
-def _seconds(block, shares, loss):
+def _seconds(block: gluon.Block, shares: list[tuple[nd.NDArray, nd.NDArray]], loss: Loss) -> float:
     begun = time.perf_counter()
     with autograd.record():
         losses = [loss(block(images), labels) for images, labels in shares]
@@ -104,32 +116,8 @@ def _seconds(block, shares, loss):
     return time.perf_counter() - begun
 
 
-def candidate(ctx):
-    """Return the precision that may be quicker than float32 on these contexts, or "float32" where none can be."""
+def candidate(ctx: list[mx.Context]) -> str:
+    """Return the precision that may be faster than float32 on these contexts; "float32" if none can be."""
     if ctx[0].device_type == "gpu":
         return "float16"
     return "bfloat16" if has_bfloat16() else "float32"
-
-
-class LossScale:
-    """Keeps gradients within float16: the loss is multiplied by a scale, which follows what the gradients bear.
-
-    A step whose gradients overflow is left out and halves the scale; after `patience` good steps it doubles. bfloat16
-    has the range of float32 and needs none of this. Source: Micikevicius et al. (2018), section 3.2.
-
-    Args:
-        scale: to begin with.
-        good: good steps since the scale changed.
-        patience: good steps after which it doubles.
-    """
-
-    def __init__(self, scale=2.0**16, good=0, patience=2000):
-        self.scale, self.good, self.patience = scale, good, patience
-
-    def update(self, finite):
-        """Learn whether the last step's gradients were all finite."""
-        self.good = self.good + 1 if finite else 0
-        if not finite:
-            self.scale = max(self.scale / 2, 1.0)
-        elif self.good == self.patience:
-            self.scale, self.good = self.scale * 2, 0

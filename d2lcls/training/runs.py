@@ -1,133 +1,184 @@
-"""A training run's folder: the parameters, and all that is needed to use them later.
+"""A training run's folder: what `fit` writes into it, and using the trained network later with `load_run`.
 
-`run.json` names the network, the classes and how images are brought into its form; `best.npz` holds the
-parameters. Nothing about a picture has to be guessed when the run is loaded again.
+The folder holds `run.json` (the recipe, the classes and the preprocessing of the images), `network.json` (the network's
+graph) and the checkpoints `last.npz` and `best.npz`. Together they are all that is needed to use the network.
 """
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from __future__ import annotations
 
-from d2lcls.data import Batches, Images, read_image
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from d2lcls.data.batches import Batches
+from d2lcls.data.decode import read_image
+from d2lcls.data.images import Images
+from d2lcls.data.lazy import LazyImages
 from d2lcls.data.preprocess import Preprocess
+from d2lcls.explain.scores import softmax
 from d2lcls.machine.files import write_atomically
-from d2lcls.models import get_model, replace_head
-from d2lcls.training.checkpoints import load_checkpoint
-from d2lcls.training.evaluation import as_contexts, predict, softmax
+from d2lcls.machine.gluon import parameters_by_path
+from d2lcls.training.checkpoints import CheckpointError, load_parameters
+from d2lcls.training.evaluation import as_contexts, predict
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
 
+RUN, NETWORK = "run.json", "network.json"
+
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says of itself; sizes in pixels, mean and std on the 0..1 scale."""
+    """What a run's folder says about it; sizes in pixels, mean and std on the 0..1 scale."""
 
-    model: str
-    dataset: str
-    classes: tuple
-    image_shape: tuple  # (H, W, C)
-    mean: tuple
-    std: tuple
-    validation_size: float
-    seed: int
-    size: tuple | None = None  # (H, W) that images are scaled to for the network; None leaves them as they are
-    pretrained: bool = False  # whether it began with ImageNet weights and a new head
-    loss: str = "cross_entropy"
+    recipe: Recipe
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # (H, W, C), as loaded
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None  # (H, W) that images are scaled to for the network; None leaves them as they are
+    validation_images: int
 
-    def save(self, folder):
-        """Write `run.json` into a folder."""
-        text = json.dumps(asdict(self), indent=1)
-        write_atomically(Path(folder, "run.json"), lambda file: file.write(text.encode()))
+    @classmethod
+    def of(cls, recipe: Recipe, train: Batches, valid: Any, net: mx.gluon.Block) -> Run:
+        """Describe a run by its recipe and its batches."""
+        recipe = dataclasses.replace(
+            recipe, dataset=recipe.dataset or train.data.name, model=recipe.model or type(net).__name__.lower()
+        )
+        height, width, channels = train.data.images.shape[1:]
+        mean, std = (tuple(float(value) for value in values) for values in (train.mean, train.std))
+        classes, validation_images = tuple(train.data.classes), 0 if valid is None else len(valid.data)
+        return cls(recipe, classes, (height, width, channels), mean, std, train.size, validation_images)
 
-    def batches(self, data, batch_size=256, **kwargs):
-        """Cut `Images` into batches scaled and normalised as in training.
+    def batches(self, images: Images | LazyImages, batch_size: int = 256, **kwargs: Any) -> Batches:
+        """Cut images into batches that are scaled and normalised as in training; `kwargs` as for `Batches`.
 
         Raises:
             ValueError: the images or classes are not those the run was trained on.
         """
-        if tuple(data.images.shape[1:]) != tuple(self.image_shape):
+        if tuple(images.images.shape[1:]) != self.image_shape:
             raise ValueError(
-                f"The run was trained on images of shape {tuple(self.image_shape)}, these are {data.images.shape[1:]}."
+                f"The run was trained on images of shape {self.image_shape}, these are {images.images.shape[1:]}."
             )
-        if tuple(data.classes) != tuple(self.classes):
+        if tuple(images.classes) != self.classes:
             raise ValueError(
-                f"The run was trained on the classes {', '.join(self.classes)}; this set has {', '.join(data.classes)}."
+                f"The run was trained on the classes {', '.join(self.classes)}; this set has "
+                f"{', '.join(images.classes)}."
             )
-        return Batches(data, batch_size, self.mean, self.std, size=self.size, **kwargs)
+        return Batches(images, batch_size, self.mean, self.std, size=self.size, **kwargs)
+
+    def preprocess(self) -> Preprocess:
+        """Return the `Preprocess` from any picture to the input of the run's network.
+
+        Raises:
+            ValueError: the network does not take square images in colour.
+        """
+        height, width = self.size or self.image_shape[:2]
+        if height != width or self.image_shape[2] != 3:
+            raise ValueError(
+                f"The run's network takes images of shape {(height, width, self.image_shape[2])}; a model folder "
+                "needs square ones in colour. Train with a single number as --size."
+            )
+        (mean_r, mean_g, mean_b), (std_r, std_g, std_b) = self.mean, self.std
+        interpolation = "bicubic" if self.size else "bilinear"
+        return Preprocess(height, height, (mean_r, mean_g, mean_b), (std_r, std_g, std_b), interpolation)
+
+    def check_same(self, folder: str | Path) -> None:
+        """Raise ValueError if a folder holds a run on other images; recipes are compared with the checkpoint."""
+        before = read_run(folder)
+        for field in dataclasses.fields(self)[1:]:
+            theirs, ours = getattr(before, field.name), getattr(self, field.name)
+            if theirs != ours:
+                raise ValueError(
+                    f"{folder} was started with {field.name}={theirs!r}, not {ours!r}; resume it with that."
+                )
 
 
-def read_run(folder):
+def save_run(run: Run, folder: Path, net: mx.gluon.HybridBlock) -> None:
+    """Write `run.json` and `network.json`, the graph of a network whose shapes are known, into a folder."""
+    description = {**asdict(run), "recipe": run.recipe.to_json()}
+    graph = {
+        "graph": json.loads(net(mx.sym.var("data")).tojson()),
+        "parameters": {path: parameter.name for path, parameter in parameters_by_path(net).items()},
+    }
+    for name, content in ((RUN, description), (NETWORK, graph)):
+        write_atomically(folder / name, partial(_write_text, json.dumps(content, indent=1)))
+
+
+def _write_text(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
+
+
+def read_run(folder: str | Path) -> Run:
     """Return the `Run` that a run folder describes.
 
     Raises:
         FileNotFoundError: the folder holds no run.
         ValueError: its `run.json` is damaged.
     """
-    file = Path(folder, "run.json")
+    file = Path(folder, RUN)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder}: holds no run.json, so it is no training run. Train one with: d2lcls train --out " + str(folder)
+            f"{folder}: holds no run.json, so it is not a training run. Train one with: d2lcls train --out {folder}"
         )
     try:
-        return Run(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in json.loads(file.read_text()).items()
-            }
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: damaged ({error}). Write it anew by training.") from error
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(file.read_text()).items()
+        }
+        return Run(**{**values, "recipe": Recipe.from_json(values["recipe"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file}: damaged, or of an older version ({error}). Train the run again.") from error
 
 
-def make_network(run, ctx=None):
-    """Make a run's network, initialised and with known shapes, for a checkpoint to fill.
-
-    Args:
-        run: `Run`.
-        ctx: context or list of contexts; None is the CPU.
-    """
-    height, width = run.size or run.image_shape[:2]
-    net = get_model(run.model, classes=1000 if run.pretrained else len(run.classes))
-    net.initialize(ctx=as_contexts(ctx))
-    for device in as_contexts(ctx):
-        net(mx.nd.zeros((1, run.image_shape[2], height, width), ctx=device))
-    if run.pretrained:  # its head may be built otherwise than the one the constructor makes
-        replace_head(net, len(run.classes))
-    return net
-
-
-def load_run(folder, ctx=None):
+def load_run(folder: str | Path, ctx: mx.Context | list[mx.Context] | None = None) -> tuple[Run, mx.gluon.HybridBlock]:
     """Load a run and its best parameters.
 
     Args:
-        folder: as `checkpoint_dir` of `fit`, with `run.json` beside the checkpoints.
+        folder: what `train` wrote, or `fit` with `checkpoint_dir`.
         ctx: context or list of contexts for the network; None is the CPU.
 
     Returns:
-        (`Run`, network), the network ready for use.
+        (`Run`, network); the network is a `gluon.SymbolBlock` with the graph that was trained, ready for use.
 
     Raises:
         FileNotFoundError: the folder holds no run, or no epoch of it was finished.
         CheckpointError: a file is damaged.
     """
     run = read_run(folder)
-    best = Path(folder, "best.npz" if run.validation_size else "last.npz")  # without validation none is best
+    best = Path(folder, "best.npz" if run.validation_images else "last.npz")  # without validation none is best
     if not best.is_file():
         raise FileNotFoundError(
-            f"{folder}: no epoch of this run was finished yet. "
-            "Finish it with: d2lcls train --resume --out " + str(folder)
+            f"{folder}: no epoch of this run was finished yet. Finish it with: d2lcls train --resume --out {folder}"
         )
-    net = make_network(run, ctx)
-    load_checkpoint(best, net)
+    net = _load_network(Path(folder, NETWORK), best, as_contexts(ctx))
     net.hybridize(static_alloc=True, static_shape=True)
     return run, net
 
 
-def classify(run, net, paths):
+def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.gluon.HybridBlock:
+    """Return the network whose graph is in a file and whose parameters are in a checkpoint."""
+    try:
+        content = json.loads(file.read_text())
+        graph, names = mx.sym.load_json(json.dumps(content["graph"])), content["parameters"]
+    except (OSError, ValueError, KeyError, TypeError, mx.MXNetError) as error:
+        raise CheckpointError(f"{file}: damaged, or not a network ({error}). Train the run again.") from error
+    net = mx.gluon.SymbolBlock(graph, mx.sym.var("data", dtype="float32"))
+    parameters = net.collect_params()
+    if set(names.values()) != set(parameters):
+        raise CheckpointError(f"{file}: its parameters are not those of its graph. Train the run again.")
+    load_parameters(checkpoint, {path: parameters[name] for path, name in names.items()}, ctx)
+    return net
+
+
+def classify(run: Run, net: mx.gluon.Block, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (N, K) that a run's network gives to picture files.
 
-    Each picture is scaled to cover the size of the training images and its centre is taken; from there on it is
+    Each picture is scaled to cover the size of the training images and its centre is cropped; from there on it is
     treated as they were.
 
     Raises:
@@ -137,19 +188,5 @@ def classify(run, net, paths):
     images = np.stack([read_image(path, (height, width)) for path in paths])
     if channels == 1:
         images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-    data = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
-    return softmax(predict(net, run.batches(data)))
-
-
-def preprocess_of(run):
-    """Return the `Preprocess` from any picture to the input of a run's network.
-
-    Images larger than the network's input are scaled and cropped as `Preprocess` does it.
-    """
-    height, width = run.size or run.image_shape[:2]
-    if height != width or run.image_shape[2] != 3:
-        raise ValueError(
-            f"The run's network takes images of shape {(height, width, run.image_shape[2])}; a model folder "
-            "needs square ones in colour. Train with --size of one number."
-        )
-    return Preprocess(height, height, run.mean, run.std, "bicubic" if run.size else "bilinear")
+    pictures = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
+    return softmax(predict(net, run.batches(pictures)))

@@ -1,21 +1,31 @@
 """One training step, on one device or several, and what must be true before the first."""
 
-import math
+from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any
+
+from d2lcls.machine.gluon import has_data, is_deferred, is_learnable, trainer_parameters
 from d2lcls.machine.memory import check_memory
 from d2lcls.training.evaluation import split_and_load
 
 import mxnet as mx
+import numpy as np
 from mxnet import autograd, gluon, nd
 
+if TYPE_CHECKING:
+    from d2lcls.training.losses import Loss
 
-def make_trainer(net, optimizer, optimizer_params, decay_biases=False):
-    """Return a `gluon.Trainer` that decays weights and, as a rule, leaves biases and normalisation parameters alone.
+
+def make_trainer(
+    net: gluon.Block, optimizer: str, optimizer_params: dict[str, Any], decay_biases: bool = False
+) -> gluon.Trainer:
+    """Return a `gluon.Trainer` whose weight decay spares biases and normalisation parameters.
 
     Args:
         net: `gluon.Block` whose shapes are known.
         optimizer, optimizer_params: as for `gluon.Trainer`.
-        decay_biases: let them decay too, by as much a step as weights, whatever their `lr_mult`.
+        decay_biases: decay them too, by as much per step as weights, whatever their `lr_mult`.
     """
     parameters = net.collect_params()
     for parameter in parameters.values():
@@ -24,11 +34,21 @@ def make_trainer(net, optimizer, optimizer_params, decay_biases=False):
     # Running statistics stay outside: at its first step a Trainer copies all that it holds from the first
     # device to the others, in a race with BatchNorm's update of them. Frozen parameters are inside, and
     # passed over at every step, so that they can be unfrozen later.
-    learned = {name: parameter for name, parameter in parameters.items() if parameter._differentiable}
+    learned = {name: parameter for name, parameter in parameters.items() if is_learnable(parameter)}
     return gluon.Trainer(learned, optimizer, optimizer_params, update_on_kvstore=False)
 
 
-def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_scale=None):
+def train_step(
+    net: gluon.Block,
+    trainer: gluon.Trainer,
+    x: np.ndarray,
+    y: np.ndarray,
+    ctx: list[mx.Context],
+    loss: Loss | None = None,
+    clip_norm: float | None = None,
+    l1: float = 0.0,
+    loss_scale: LossScale | None = None,
+) -> tuple[list[nd.NDArray], list[nd.NDArray]]:
     """Make one step: forward, backward, update.
 
     Every device computes the gradient of its share of the batch; the sum of all, divided by the size of
@@ -61,7 +81,7 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_
         # MXNet's engine may update one parameter while the backward pass still works on others, and on CPUs
         # the last bits then depend on which was quicker.
         nd.waitall()
-    trained = [parameter for parameter in trainer._params if parameter.grad_req != "null"]
+    trained = [parameter for parameter in trainer_parameters(trainer) if parameter.grad_req != "null"]
     for idle in ctx[len(shares) :]:  # more devices than images: these add nothing to the gradient
         for parameter in trained:
             parameter.grad(idle)[:] = 0
@@ -87,7 +107,12 @@ def train_step(net, trainer, x, y, ctx, loss=None, clip_norm=None, l1=0.0, loss_
     return [value.sum() for value in losses], [_hits(*pair) for pair in zip(outputs, shares)]
 
 
-def check_training_memory(net, shape):
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of MXNet's generator for one step: dropout depends on the run's seed and the step alone."""
+    return (seed * 1_000_003 + step) % 2**31
+
+
+def check_training_memory(net: gluon.HybridBlock, shape: tuple[int, ...]) -> None:
     """Raise MemoryError if the layers' outputs, which the backward pass needs, cannot fit into memory.
 
     Their gradients and oneDNN's own copies may take as much again.
@@ -108,7 +133,7 @@ def check_training_memory(net, shape):
     )
 
 
-def settle_shapes(net, x, ctx, seed):
+def settle_shapes(net: gluon.HybridBlock, x: np.ndarray, ctx: list[mx.Context], seed: int) -> int:
     """Put a network on its devices, draw the parameters that wait for a shape, and hybridize it.
 
     Args:
@@ -125,13 +150,13 @@ def settle_shapes(net, x, ctx, seed):
     """
     parameters = net.collect_params()
     for parameter in parameters.values():
-        if parameter._data is None and not parameter._deferred_init:
+        if not has_data(parameter) and not is_deferred(parameter):
             raise ValueError(
                 f"The parameter {parameter.name} was not initialised. "
                 "Call net.initialize(mx.init.MSRAPrelu()) before fit."
             )
     for parameter in parameters.values():
-        if parameter._data is None or parameter.list_ctx() != ctx:
+        if not has_data(parameter) or parameter.list_ctx() != ctx:
             parameter.reset_ctx(ctx)  # takes the mean of all copies, whose last bit may then differ from theirs
     mx.random.seed(seed)
     try:
@@ -149,18 +174,18 @@ def settle_shapes(net, x, ctx, seed):
     return logits.shape[1]
 
 
-def memory_plan(net):
+def memory_plan(net: gluon.Block) -> dict[str, bool]:
     """Return the arguments with which `hybridize` makes a network train quickest: static memory, in most cases.
 
     Not where frozen parameters come after learned ones: MXNet then computes some gradients that frozen filters have no
     use for, the slowest of all among them, those of 5x5 depthwise convolutions. A frozen front costs nothing.
     """
-    learned = [parameter.grad_req != "null" for parameter in net.collect_params().values() if parameter._differentiable]
+    learned = [parameter.grad_req != "null" for parameter in net.collect_params().values() if is_learnable(parameter)]
     static = learned == sorted(learned)
     return {"static_alloc": static, "static_shape": static}
 
 
-def average_running_statistics(net):
+def average_running_statistics(net: gluon.Block) -> None:
     """Give every device the mean of the BatchNorm statistics that the devices gathered apart."""
     nd.waitall()  # MXNet does not count BatchNorm's update of them as a write that a read must wait for
     for parameter in net.collect_params().values():
@@ -170,17 +195,83 @@ def average_running_statistics(net):
             parameter.set_data(sum(copy.as_in_context(mx.cpu()) for copy in copies) / len(copies))
 
 
-def is_finite(net):
+def is_finite(net: gluon.Block) -> bool:
     """Whether every parameter is a finite number everywhere."""
     return all_finite([p.list_data()[0].astype("float32", copy=False) for p in net.collect_params().values()])
 
 
-def all_finite(arrays):
+def all_finite(arrays: list[nd.NDArray]) -> bool:
     """Whether every number in a list of float32 NDArrays is finite."""
     parts = [arrays[begin : begin + 200] for begin in range(0, len(arrays), 200)]  # it crashes on more
     return all(nd.multi_all_finite(*part, num_arrays=len(part)).asscalar() for part in parts)
 
 
-def _hits(logits, share):
+def _hits(logits: nd.NDArray, share: tuple[nd.NDArray, nd.NDArray]) -> nd.NDArray:
     labels = share[1] if share[1].ndim == 1 else share[1].argmax(axis=1)
     return (logits.argmax(axis=1) == labels.astype("float32")).sum()
+
+
+class LossScale:
+    """Keeps gradients within the range of float16: the loss is multiplied by a scale that adapts to the gradients.
+
+    A step whose gradients overflow is skipped and halves the scale; after `patience` good steps it doubles. bfloat16
+    has the range of float32 and needs none of this. Source: Micikevicius et al. (2018), section 3.2.
+
+    Args:
+        scale: the initial scale.
+        good: good steps since the scale changed.
+        patience: number of good steps after which it doubles.
+    """
+
+    def __init__(self, scale: float = 2.0**16, good: float = 0, patience: float = 2000) -> None:
+        self.scale, self.good, self.patience = scale, good, patience
+
+    def update(self, finite: bool) -> None:
+        """Adapt the scale, given whether all gradients of the last step were finite."""
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.scale = max(self.scale / 2, 1.0)
+        elif self.good == self.patience:
+            self.scale, self.good = self.scale * 2, 0
+
+
+class Tally:
+    """Loss and accuracy over the batches of an epoch, every image counted once whatever the size of its batch.
+
+    Devices compute while Python continues, and reading a result waits for it. Results are therefore kept as they are
+    and read a few batches later, all at once.
+
+    Args:
+        loss, hits, images: sums so far, of a resumed epoch.
+    """
+
+    def __init__(self, loss: float = 0.0, hits: float = 0, images: float = 0) -> None:
+        self.loss, self.hits, self.images = loss, hits, images
+        self._unread: list[tuple[int, int, list[nd.NDArray], list[nd.NDArray]]] = []
+
+    def add(self, step: int, images: int, losses: list[nd.NDArray], hits: list[nd.NDArray]) -> int:
+        """Add a batch, with what `train_step` returned; return the number of batches that are not read yet."""
+        self._unread.append((step, images, losses, hits))
+        return len(self._unread)
+
+    def settle(self) -> int | None:
+        """Read all batches; return the first step whose loss is NaN or infinite, or None."""
+        for step, images, losses, hits in self._unread:
+            loss = sum(float(value.asscalar()) for value in losses)
+            if not math.isfinite(loss):
+                return step
+            self.loss += loss
+            self.hits += sum(int(value.asscalar()) for value in hits)
+            self.images += images
+        self._unread = []
+        return None
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss per image, over the batches read so far."""
+        return self.loss / max(1, self.images)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, 0 to 1, over the batches read so far."""
+        return self.hits / max(1, self.images)

@@ -1,7 +1,7 @@
-"""Parameters from PyTorch's networks into Gluon's, and back.
+"""Convert parameters between PyTorch's networks and Gluon's.
 
-A state dict says what the numbers are, not what is computed with them. Each network here computes what the
-PyTorch network named beside it computes; weights of another one may fit by name and shape and be wrong all the same.
+A state dict contains the parameters, not the computation. Each network in this list computes the same as the PyTorch
+networks named with it; weights of another one may fit by name and shape and still give wrong results.
 
 - resnet18_v1, resnet34_v1 and all of resnet*_v1b: torchvision's and timm's resnet18 ... resnet152. resnet*_v1c, _v1d,
   _v1s: timm's resnet50c, resnet50d, resnet50s and so on.
@@ -12,17 +12,23 @@ PyTorch network named beside it computes; weights of another one may fit by name
   PyTorch network has that stem.
 - mobilenet1.0 ...: timm's mobilenetv1_100 with ReLU. timm's own has ReLU6: its weights fit and are wrong here.
 - mobilenetv2_1.0: timm's mobilenetv2_100 and torchvision's mobilenet_v2, but without the bias of the last layer.
-  With an `nn.HybridSequential` of `nn.Conv2D(classes, 1)` and `nn.Flatten()` for `output`, all of it fits.
+  With an `nn.HybridSequential` of `nn.Conv2D(classes, 1)` and `nn.Flatten()` as `output`, everything fits.
   The narrower ones have other numbers of channels than PyTorch's, which are multiples of 8.
-  (MXNet's own zoo widens in the first block too, as no PyTorch network does: it is GluonCV's that is meant.)
+  (This is GluonCV's network; the one of MXNet's own zoo expands in the first block too, unlike any in PyTorch.)
 - efficientnet_b0 ... b3: timm's efficientnet_b0 and torchvision's (padding k // 2 on all sides, epsilon 1e-5).
   tf_efficientnet_b0 ... b3: timm's of that name and lukemelas' efficientnet-b0 (TensorFlow's padding, epsilon 1e-3).
 - efficientnet_lite0 ... lite2: timm's tf_efficientnet_lite0 and lukemelas' (TensorFlow's padding, epsilon 1e-3,
-  ReLU6). timm's efficientnet_lite0 without the prefix pads in PyTorch's way: its weights fit and are wrong here.
+  ReLU6). timm's efficientnet_lite0 without the prefix has PyTorch's padding: its weights fit and are wrong here.
 
-All normalisation is BatchNorm2d with epsilon 1e-5 where nothing else is said.
+All normalisation is BatchNorm2d, with epsilon 1e-5 unless stated otherwise.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from d2lcls.machine.gluon import finish_initialization, has_data, is_deferred, parameters_by_path
 from d2lcls.weights.names import dialects_of, family_of, torch_layers
 
 import mxnet as mx
@@ -37,27 +43,27 @@ KINDS = {
     "running_mean": "running_mean",
     "running_var": "running_var",
 }
-COUNTER = "num_batches_tracked"  # PyTorch counts the batches a BatchNorm saw; MXNet has no use for it
+COUNTER = "num_batches_tracked"  # PyTorch counts the batches of each BatchNorm; MXNet does not
 
 
-def from_torch(net, state):
+def from_torch(net: mx.gluon.Block, state: Mapping[str, Any]) -> None:
     """Load the parameters of a PyTorch network into a Gluon network.
 
-    Whether the names are timm's, torchvision's or lukemelas' is seen from the names.
+    The names show whether they are timm's, torchvision's or lukemelas'.
 
     Args:
-        net: initialised network of a family that this module's text lists. It need not have seen a batch: unknown
-            shapes are taken from the state and must agree with one another.
-        state: dict from PyTorch's names to arrays of floats; "num_batches_tracked" is ignored.
+        net: initialised network of a family that the description of this module lists. Shapes that are unknown before
+            its first batch are inferred, and checked against the state.
+        state: arrays of floats by PyTorch's names; "num_batches_tracked" is ignored.
 
     Raises:
-        ValueError: the network is of no known family or not initialised, or a parameter has no tensor in the state, a
-            tensor no parameter, or the two another shape; names the first. The network is then unchanged.
+        ValueError: the network is of no known family or not initialised, or the names or shapes of the state and the
+            network differ; the message names the first difference. The network is then unchanged.
     """
-    parameters = net._collect_params_with_prefix()
+    parameters = parameters_by_path(net)
     family = family_of(net)
     for name, parameter in parameters.items():
-        if parameter._data is None and not parameter._deferred_init:
+        if not has_data(parameter) and not is_deferred(parameter):
             raise ValueError(f"The network's {name!r} is not initialised: call net.initialize() first.")
     state = _arrays(state)
     dialect = max(dialects_of(net), key=lambda dialect: len(state.keys() & _names(net, dialect).values()))
@@ -71,46 +77,61 @@ def from_torch(net, state):
     shapes = _shapes(net, parameters, names, state)
     values = {}
     for name, torch_name in names.items():
-        wanted = _torch_shape(net, name, shapes[name])
-        if state[torch_name].shape != wanted:
+        expected = _torch_shape(net, name, shapes[name])
+        if state[torch_name].shape != expected:
             raise ValueError(
                 f"{torch_name!r} in the state has shape {state[torch_name].shape}; the network's "
-                f"{name!r} needs {wanted}. Make the network with the state's width and classes."
+                f"{name!r} needs {expected}. Make the network with the state's width and classes."
             )
         values[name] = state[torch_name].reshape(shapes[name])
     for name in _constants(net):
         values[name] = np.full(shapes[name], name.endswith("gamma"))
-    for name, parameter in parameters.items():
+    set_values(net, values)
+
+
+def set_values(net: mx.gluon.Block, values: Mapping[str, np.ndarray]) -> None:
+    """Set the parameters of an initialised network, whose shapes may still be unknown, by their path in it."""
+    for name, parameter in parameters_by_path(net).items():
         parameter.set_data(nd.array(values[name], dtype=parameter.dtype))
-        parameter._finish_deferred_init()
+        finish_initialization(parameter)
 
 
-def to_torch(net, dialect="timm"):
-    """Copy the parameters of a Gluon network out under PyTorch's names.
+def get_values(net: mx.gluon.Block) -> dict[str, np.ndarray]:
+    """Copy the parameters of a network, by their path in it.
 
-    `torch.from_numpy` makes tensors of the values; `load_state_dict` of the network that this module's text names
-    takes them with `strict=True`.
+    Raises:
+        ValueError: a parameter is not initialised or has no known shape.
+    """
+    nd.waitall()  # reading BatchNorm's running statistics does not wait for the step that updates them
+    values = {}
+    for name, parameter in parameters_by_path(net).items():
+        if not has_data(parameter):
+            raise ValueError(f"The network's {name!r} has no values yet: initialise it and pass it one batch first.")
+        values[name] = parameter.list_data()[0].asnumpy()
+    return values
+
+
+def to_torch(net: mx.gluon.Block, dialect: str = "timm") -> dict[str, np.ndarray]:
+    """Copy the parameters of a Gluon network, by PyTorch's names.
+
+    `torch.from_numpy` turns the values into tensors; `load_state_dict` of the network that the description of this
+    module names accepts them with `strict=True`.
 
     Args:
-        net: network of a family that this module's text lists, with known shapes.
+        net: network of a family that the description of this module lists, with known shapes.
         dialect: "timm", "torchvision" or "lukemelas".
 
     Returns:
-        dict from names to numpy arrays, new ones; with a `num_batches_tracked` of 0 for every BatchNorm and, where
-        Gluon's last layer has no bias and PyTorch's has, one of zeros.
+        new arrays by name, with a `num_batches_tracked` of 0 for every BatchNorm and, where only PyTorch's last layer
+        has a bias, one of zeros.
 
     Raises:
         ValueError: the network is of no known family, has no names in this dialect, or unknown shapes.
     """
-    names = _names(net, dialect)
-    parameters = net._collect_params_with_prefix()
-    nd.waitall()  # reading BatchNorm's running statistics does not wait for the step that updates them
+    names, values = _names(net, dialect), get_values(net)
     state = {}
     for name, torch_name in names.items():
-        if parameters[name]._data is None:
-            raise ValueError(f"The network's {name!r} has no values yet: initialise it and pass it one batch first.")
-        value = parameters[name].list_data()[0].asnumpy()
-        state[torch_name] = value.reshape(_torch_shape(net, name, value.shape))
+        state[torch_name] = values[name].reshape(_torch_shape(net, name, values[name].shape))
         if name.endswith("running_var"):
             state[f"{torch_name.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
     missing = _bias_of_zeros(net, names)
@@ -120,38 +141,38 @@ def to_torch(net, dialect="timm"):
     return state
 
 
-def _names(net, dialect):
-    # From the structural name of every parameter to its PyTorch name.
+def _names(net: mx.gluon.Block, dialect: str) -> dict[str, str]:
+    """Return the PyTorch names of the parameters by their path."""
     layers, constants = torch_layers(net, dialect), _constants(net)
     return {
         name: f"{layers[name.rpartition('.')[0]]}.{KINDS[name.rpartition('.')[2]]}"
-        for name in net._collect_params_with_prefix()
+        for name in parameters_by_path(net)
         if name not in constants
     }
 
 
-def _constants(net):
-    # The BatchNorm over the images has neither scale nor shift: gamma stays 1 and beta 0.
+def _constants(net: mx.gluon.Block) -> tuple[str, ...]:
+    # The BatchNorm of the images has neither scale nor shift: gamma stays 1 and beta 0.
     return ("features.0.gamma", "features.0.beta") if family_of(net) == "ResNetV2" else ()
 
 
-def _bias_of_zeros(net, names):
-    # PyTorch's name of the bias that Gluon's MobileNetV2 does not have in its last layer, or None.
+def _bias_of_zeros(net: mx.gluon.Block, names: Mapping[str, str]) -> str | None:
+    """Return PyTorch's name of the bias that the last layer of Gluon's MobileNetV2 lacks, or None."""
     if family_of(net) != "MobileNetV2" or "output.0.bias" in names or "output.0.weight" not in names:
         return None
     return names["output.0.weight"].replace("weight", "bias")
 
 
-def _torch_shape(net, name, shape):
-    # Only the last layer differs: a 1x1 convolution in timm's ResNetV2, in all others a dense layer.
+def _torch_shape(net: mx.gluon.Block, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    # Only the last layer differs: a 1x1 convolution in timm's ResNetV2, a dense layer in all others.
     if not name.startswith("output") or not name.endswith("weight"):
         return tuple(shape)
     return (*shape[:2], 1, 1) if family_of(net) == "ResNetV2" else tuple(shape[:2])
 
 
-def _arrays(state):
+def _arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not hasattr(state, "items"):
-        raise ValueError(f"The state must be a dict of arrays, as a file of weights holds it, not {type(state)}.")
+        raise ValueError(f"The state must be a dict of arrays, as in a file of weights, not {type(state)}.")
     arrays = {}
     for name, value in state.items():
         if isinstance(value, dict):
@@ -167,36 +188,43 @@ def _arrays(state):
     return arrays
 
 
-def _check_names(net, family, names, state):
+def _check_names(net: mx.gluon.Block, family: str, names: Mapping[str, str], state: Mapping[str, np.ndarray]) -> None:
     zeros = _bias_of_zeros(net, names)
-    missing = [(name, torch_name) for name, torch_name in names.items() if torch_name not in state]
+    missing = [name for name, torch_name in names.items() if torch_name not in state]
     known = set(names.values())
     extra = [name for name in state if name not in known and (name != zeros or state[name].any())]
     if not missing and not extra:
         return
-    said = []
+    message = ""
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        said.append(f"The state lacks {missing[0][1]!r}, the network's {missing[0][0]!r}{more}.")
+        message += f"The state lacks {names[missing[0]]!r}, the network's {missing[0]!r}{_more(missing)}. "
     if extra:
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        said.append(f"The state has {extra[0]!r}{more}, for which the {family} has no parameter.")
-    if family == "ResNetV1" and missing and all(name.endswith(".bias") for name, _ in missing):
-        said.append(
-            "timm's and torchvision's bottlenecks have no such bias and another stride: they are GluonCV's resnet*_v1b."
+        message += f"The state has {extra[0]!r}{_more(extra)}, for which the {family} has no parameter. "
+    if family == "ResNetV1" and missing and all(name.endswith(".bias") for name in missing):
+        message += (
+            "timm's and torchvision's bottlenecks have no such bias and another stride: use GluonCV's resnet*_v1b."
         )
     elif extra == [zeros]:
-        said.append(
-            "Gluon's MobileNetV2 has no bias in its last layer: first give it, as `net.output`, an "
-            "nn.HybridSequential of nn.Conv2D(classes, 1) and nn.Flatten(), initialised."
+        message += (
+            "Gluon's MobileNetV2 has no bias in its last layer: first set `net.output` to an initialised "
+            "nn.HybridSequential of nn.Conv2D(classes, 1) and nn.Flatten()."
         )
     else:
-        said.append("Make the network that the state was saved from.")
-    raise ValueError(" ".join(said))
+        message += "Make the network from which the state was saved."
+    raise ValueError(message)
 
 
-def _shapes(net, parameters, names, state):
-    # Shapes of all parameters; a network that never saw a batch infers them from one, as a symbol, untouched.
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _shapes(
+    net: mx.gluon.Block,
+    parameters: Mapping[str, mx.gluon.Parameter],
+    names: Mapping[str, str],
+    state: Mapping[str, np.ndarray],
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters; those unknown before the first batch are inferred with a symbol."""
     if not any(0 in (parameter.shape or (0,)) for parameter in parameters.values()):
         return {name: parameter.shape for name, parameter in parameters.items()}
     stem, first = next((name, p) for name, p in parameters.items() if len(p.shape) == 4)

@@ -1,19 +1,25 @@
-"""Files of weights, in Gluon's form or PyTorch's: into a network, and from one form into another."""
+"""Load files of weights in Gluon's or PyTorch's format into a network, and convert them."""
 
+from __future__ import annotations
+
+import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from d2lcls.data.download.transfer import file_checksum
 from d2lcls.machine.files import write_atomically
-from d2lcls.weights.convert import from_torch, to_torch
+from d2lcls.machine.gluon import parameters_by_path
+from d2lcls.weights.convert import from_torch, get_values, set_values, to_torch
 from d2lcls.weights.tensors import WeightsError, read_tensors, write_safetensors
 
 import mxnet as mx
+import numpy as np
 
 
-def load_weights(net, path):
-    """Load a file of parameters into a network, whoever wrote it.
+def load_weights(net: mx.gluon.Block, path: str | os.PathLike[str]) -> None:
+    """Load a file of parameters, of Gluon or PyTorch, into a network.
 
     Args:
         net: initialised network.
@@ -28,48 +34,61 @@ def load_weights(net, path):
         raise FileNotFoundError(f"{path}: no such file of weights.")
     if path.suffix == ".params":
         try:
-            found = mx.nd.load(str(path))
+            content = mx.nd.load(str(path))
         except mx.MXNetError as error:
             raise WeightsError(f"{path}: cannot be read as Gluon parameters. Get the file anew.") from error
-        if not isinstance(found, dict):
-            raise WeightsError(f"{path}: holds no named parameters. Expected what net.save_parameters(path) writes.")
+        if not isinstance(content, dict):
+            raise WeightsError(f"{path}: contains no named parameters. Expected what net.save_parameters(path) writes.")
         try:
             net.load_parameters(str(path), ctx=next(iter(net.collect_params().values())).list_ctx(), cast_dtype=True)
         except (AssertionError, ValueError, mx.MXNetError) as error:
-            # What follows in MXNet's message is a list of all names.
+            # MXNet's message continues with a list of all names.
             reason = re.split(" in file| from file|, which contains", str(error).strip().splitlines()[0])[0]
             raise WeightsError(f"{path}: does not fit {type(net).__name__} ({reason}).") from error
         return
-    state, parameters = read_tensors(path), net._collect_params_with_prefix()
+    state = read_tensors(path)
     try:
-        if state.keys() == parameters.keys():
-            for name, parameter in parameters.items():
-                known = parameter.shape or state[name].shape  # 0 stands for what is not known yet
-                if len(known) != state[name].ndim or any(n not in (0, m) for n, m in zip(known, state[name].shape)):
-                    raise ValueError(f"{name!r} has the shape {state[name].shape} there and {parameter.shape} here")
-            for name, parameter in parameters.items():
-                parameter.shape = state[name].shape
-                parameter.set_data(mx.nd.array(state[name]))
-                parameter._finish_deferred_init()  # or a network that saw no batch would keep waiting for its shapes
+        if state.keys() == parameters_by_path(net).keys():
+            _check_shapes(net, state)
+            set_values(net, state)
         else:
             from_torch(net, state)
     except ValueError as error:
         raise WeightsError(f"{path}: does not fit. {error}") from error
 
 
-def convert_weights(source, net, target, to="gluon", metadata=None):
-    """Write a file of weights in another form.
+def _check_shapes(net: mx.gluon.Block, values: Mapping[str, np.ndarray]) -> None:
+    for name, parameter in parameters_by_path(net).items():
+        shape = values[name].shape
+        known = parameter.shape or shape  # 0 is an unknown length
+        if len(known) != len(shape) or any(n not in (0, m) for n, m in zip(known, shape)):
+            raise ValueError(f"{name!r} has the shape {shape} in the file and {parameter.shape} in the network.")
+
+
+def convert_weights(
+    source: str | Path,
+    net: mx.gluon.Block,
+    target: str | Path,
+    to: str = "gluon",
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Convert a file of weights to another format.
 
     Args:
         source: as for `load_weights`.
-        net: initialised network of the right family and number of classes; it is given the weights.
-        target: file to write: `.safetensors`, or `.params` for Gluon's own form.
+        net: initialised network of the right family and number of classes; the weights are loaded into it.
+        target: file to write: `.safetensors`, or `.params` of Gluon.
         to: "gluon", or the PyTorch names "timm", "torchvision" or "lukemelas".
-        metadata: dict of texts to keep in a `.safetensors` file; the source's name and sha256 are added.
+        metadata: texts to store in a `.safetensors` file; the source's name and sha256 are added.
+
+    Raises:
+        ValueError: the target has another ending, or `to` has no meaning for this network.
+        FileNotFoundError, WeightsError: as for `load_weights`.
+        OSError: the target cannot be written.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".params") or (target.suffix == ".params" and to != "gluon"):
-        raise ValueError(f"{target}: expected a file called .safetensors, or .params for Gluon's own form.")
+        raise ValueError(f"{target}: expected a name ending in .safetensors, or in .params for Gluon's own format.")
     load_weights(net, source)
     if target.suffix == ".params":
         with tempfile.TemporaryDirectory() as folder:
@@ -77,14 +96,8 @@ def convert_weights(source, net, target, to="gluon", metadata=None):
             content = Path(folder, "net.params").read_bytes()
         write_atomically(target, lambda file: file.write(content))
         return
-    mx.nd.waitall()
-    arrays = (
-        to_torch(net, to)
-        if to != "gluon"
-        else {name: parameter.list_data()[0].asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
-    )
     write_safetensors(
         target,
-        arrays,
+        get_values(net) if to == "gluon" else to_torch(net, to),
         {"source": Path(source).name, "source_sha256": file_checksum(source, "sha256"), **(metadata or {})},
     )

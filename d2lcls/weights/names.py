@@ -1,47 +1,51 @@
-"""How PyTorch calls the layers of Gluon's networks.
+"""PyTorch's names of the layers of Gluon's networks.
 
-A layer has a structural name here, such as "features.4.0.body.3", and one name in each *dialect*: in timm, in
-torchvision, and in lukemelas' efficientnet_pytorch. Every family of networks has one function that translates the
-name of a layer into all of its dialects; None says that PyTorch's networks have no such layer.
+A layer has a path in Gluon's network, such as "features.4.0.body.3", and one name in each *dialect*: timm,
+torchvision, and lukemelas' efficientnet_pytorch. For every family of networks, one function translates the path of a
+layer into all of its dialects; it returns None if PyTorch's networks have no such layer.
 """
 
-import re
+from __future__ import annotations
 
-# A timm name counts stages and blocks; Gluon's MobileNets count blocks alone. Blocks of each stage:
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from d2lcls.machine.gluon import parameters_by_path
+
+if TYPE_CHECKING:
+    import mxnet as mx
+
+# timm numbers stages and the blocks in them; Gluon's MobileNets only number blocks. Blocks of each stage:
 MOBILENET_STAGES = (1, 2, 2, 6, 2)
 MOBILENET_V2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 
 
-def family_of(net):
+def family_of(net: mx.gluon.Block) -> str:
     """Return the key of a network in `FAMILIES`.
 
     Raises:
-        ValueError: there is no rule for networks of its class.
+        ValueError: its class is not in `FAMILIES`.
     """
-    name = type(net).__name__  # GluonCV and MXNet have classes of one name and structure; importing either is slow
+    name = type(net).__name__  # the same in GluonCV and MXNet, both of which are slow to import
     if name not in FAMILIES:
-        raise ValueError(
-            f"Networks of class {name} have no known names in PyTorch; those of {', '.join(FAMILIES)} have."
-        )
+        raise ValueError(f"Networks of class {name} have no known names in PyTorch; {', '.join(FAMILIES)} have.")
     return name
 
 
-def dialects_of(net):
+def dialects_of(net: mx.gluon.Block) -> tuple[str, ...]:
     """Return the dialects that have names for a network's layers, the preferred one first."""
     dialects = FAMILIES[family_of(net)][0]
     lite = family_of(net) == "EfficientNet" and not hasattr(net.features[1][0].squeeze, "reduce")
-    return tuple(name for name in dialects if not (lite and name == "torchvision"))  # which has no Lite networks
+    return tuple(name for name in dialects if not (lite and name == "torchvision"))  # torchvision has no Lite networks
 
 
-def torch_layers(net, dialect):
-    """Translate the names of all layers with parameters.
+def torch_layers(net: mx.gluon.Block, dialect: str) -> dict[str, str]:
+    """Return PyTorch's names of all layers with parameters, by their path in the network.
 
     Args:
         net: Gluon network of a class in `FAMILIES`.
         dialect: one of `dialects_of(net)`.
-
-    Returns:
-        dict from the structural name of every layer to its name in PyTorch.
 
     Raises:
         ValueError: the family or a layer has no counterpart, or the dialect is unknown.
@@ -49,18 +53,23 @@ def torch_layers(net, dialect):
     dialects, translate = FAMILIES[family_of(net)]
     if dialect not in dialects_of(net):
         raise ValueError(f"This {family_of(net)} has names in {' and '.join(dialects_of(net))}, not in {dialect!r}.")
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in net._collect_params_with_prefix()))
-    names = {layer: translate(layer, layers) for layer in layers}
-    for layer, found in names.items():
-        if found is None:
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in parameters_by_path(net)))
+    names = {}
+    for layer in layers:
+        translations = translate(layer, layers)
+        if translations is None:
             raise ValueError(
                 f"This {family_of(net)} has a layer {layer!r}, which PyTorch's networks do not have; "
-                "it must be the plain network, for large images and without additions."
+                "it must be the standard network for large images, without additional layers."
             )
-    return {layer: found[dialects.index(dialect)] for layer, found in names.items()}
+        names[layer] = translations[dialects.index(dialect)]
+    return names
 
 
-def _resnet_v1(layer, layers):
+_Names = tuple[str, ...] | None  # one name in each dialect
+
+
+def _resnet_v1(layer: str, layers: Sequence[str]) -> _Names:
     top = {"features.0": "conv1", "features.1": "bn1", "output": "fc"}
     inside = {
         "body.0": "conv1",
@@ -78,11 +87,11 @@ def _resnet_v1(layer, layers):
     return (f"layer{int(stage) - 3}.{block}.{inside[part]}",) * 2 if part in inside else None
 
 
-def _resnet_v1b(layer, layers):
-    return layer, layer  # GluonCV named this one after torchvision's
+def _resnet_v1b(layer: str, layers: Sequence[str]) -> _Names:
+    return layer, layer  # GluonCV uses torchvision's names
 
 
-def _resnet_v2(layer, layers):
+def _resnet_v2(layer: str, layers: Sequence[str]) -> _Names:
     top = {
         "features.0": "stem.input_norm",
         "features.1": "stem.conv",
@@ -105,19 +114,19 @@ def _resnet_v2(layer, layers):
     return (f"stages.{int(stage) - 5}.blocks.{block}.{inside[part]}",) if part in inside else None
 
 
-def _mobilenet(layer, layers):
+def _mobilenet(layer: str, layers: Sequence[str]) -> _Names:
     top = {"features.0": "conv_stem", "features.1": "bn1", "output": "classifier"}
     if layer in top:
         return (top[layer],)
-    (place,) = _parts(r"features\.(\d+)", layer, groups=1)
-    if place is None:
+    (index,) = _parts(r"features\.(\d+)", layer, groups=1)
+    if index is None:
         return None
-    # From place 3 on, each block takes six: depthwise convolution, norm, ReLU, then 1x1 convolution, norm, ReLU.
-    block, part = divmod(int(place) - 3, 6)
+    # From index 3 on, each block has six layers: depthwise convolution, norm, ReLU, 1x1 convolution, norm, ReLU.
+    block, part = divmod(int(index) - 3, 6)
     return (f"blocks.{_stage_and_block(block, MOBILENET_STAGES)}.{('conv_dw', 'bn1', '', 'conv_pw', 'bn2')[part]}",)
 
 
-def _mobilenet_v2(layer, layers):
+def _mobilenet_v2(layer: str, layers: Sequence[str]) -> _Names:
     top = {
         "features.0": ("conv_stem", "features.0.0"),
         "features.1": ("bn1", "features.0.1"),
@@ -128,23 +137,23 @@ def _mobilenet_v2(layer, layers):
     }
     if layer in top:
         return top[layer]
-    place, part = _parts(r"features\.(\d+)\.out\.(\d)", layer, groups=2)
-    if place is None or place == "3" and "features.3.out.6" in layers:  # as in MXNet's own zoo
+    index, part = _parts(r"features\.(\d+)\.out\.(\d)", layer, groups=2)
+    if index is None or index == "3" and "features.3.out.6" in layers:  # as in MXNet's own zoo
         return None
-    if f"features.{place}.out.6" in layers:
+    if f"features.{index}.out.6" in layers:
         timm = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
         torchvision = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
-    else:  # the first block does not widen
+    else:  # the first block does not expand
         timm = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
         torchvision = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
-    block = int(place) - 3
+    block = int(index) - 3
     return (
         f"blocks.{_stage_and_block(block, MOBILENET_V2_STAGES)}.{timm[part]}",
         f"features.{block + 1}.conv.{torchvision[part]}",
     )
 
 
-def _efficientnet(layer, layers):
+def _efficientnet(layer: str, layers: Sequence[str]) -> _Names:
     top = {
         "features.0.0": ("conv_stem", "features.0.0", "_conv_stem"),
         "features.0.1": ("bn1", "features.0.1", "_bn0"),
@@ -154,7 +163,7 @@ def _efficientnet(layer, layers):
     }
     if layer in top:
         return top[layer]
-    stage, block, part, place = _parts(r"features\.(\d)\.(\d+)\.(\w+)\.(\w+)", layer, groups=4)
+    stage, block, part, index = _parts(r"features\.(\d)\.(\d+)\.(\w+)\.(\w+)", layer, groups=4)
     if stage is None:
         return None
     present = [
@@ -168,10 +177,9 @@ def _efficientnet(layer, layers):
         f"_blocks.{_blocks_before(stage, layers) + int(block)}",
     )
     if part == "squeeze":
-        names = {"reduce": ("se.conv_reduce", "fc1", "_se_reduce"), "expand": ("se.conv_expand", "fc2", "_se_expand")}[
-            place
-        ]
-    elif place == "1":  # timm numbers the norms that are there, lukemelas those that could be
+        number = {"reduce": 1, "expand": 2}[index]
+        names = (f"se.conv_{index}", f"fc{number}", f"_se_{index}")
+    elif index == "1":  # timm numbers the norms that exist, lukemelas those of the largest block
         number = [name for name in present if name != "squeeze"].index(part)
         names = (f"bn{number + 1}", "1", f"_bn{('expand', 'depthwise', 'project').index(part)}")
     else:
@@ -184,17 +192,17 @@ def _efficientnet(layer, layers):
     return tuple(f"{prefix}.{name}" for prefix, name in zip(prefixes, names))
 
 
-def _blocks_before(stage, layers):
-    # Count the blocks of all stages before one; every block has a depthwise convolution.
-    return (
-        sum(bool(re.fullmatch(rf"features\.[1-{int(stage) - 1}]\.\d+\.depthwise\.0", layer)) for layer in layers)
-        if stage > "1"
-        else 0
+def _blocks_before(stage: str, layers: Sequence[str]) -> int:
+    """Count the blocks of all earlier stages; every block has one depthwise convolution."""
+    return sum(
+        layer.endswith(".depthwise.0") and layer.startswith(f"features.{earlier}.")
+        for layer in layers
+        for earlier in range(1, int(stage))
     )
 
 
-def _stage_and_block(block, stages):
-    # Turn the number of a block into "stage.block".
+def _stage_and_block(block: int, stages: Sequence[int]) -> str | None:
+    """Turn the number of a block into "stage.block"."""
     for stage, blocks in enumerate(stages):
         if block < blocks:
             return f"{stage}.{block}"
@@ -202,13 +210,13 @@ def _stage_and_block(block, stages):
     return None
 
 
-def _parts(pattern, layer, groups=3):
-    found = re.fullmatch(pattern, layer)
-    return found.groups() if found else (None,) * groups
+def _parts(pattern: str, layer: str, groups: int = 3) -> tuple[Any, ...]:
+    match = re.fullmatch(pattern, layer)
+    return match.groups() if match else (None,) * groups
 
 
-# Class of the network: its dialects, and the translation of a layer's name into them, in that order.
-FAMILIES = {
+# Class of the network: its dialects, and the function that translates the path of a layer into them, in that order.
+FAMILIES: dict[str, tuple[tuple[str, ...], Callable[[str, Sequence[str]], _Names]]] = {
     "ResNetV1": (("timm", "torchvision"), _resnet_v1),
     "ResNetV1b": (("timm", "torchvision"), _resnet_v1b),
     "ResNetV2": (("timm",), _resnet_v2),

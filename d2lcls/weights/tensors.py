@@ -1,18 +1,34 @@
-"""Reading and writing files of named arrays: PyTorch's own format, without PyTorch, and safetensors."""
+"""Read and write files of named arrays: PyTorch's own format, without PyTorch, and safetensors."""
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from d2lcls.machine.files import write_atomically
 from d2lcls.weights.pickles import DAMAGED, from_bfloat16, read_torch
 
 import numpy as np
 
+_TYPES = {
+    "F64": "f8",
+    "F32": "f4",
+    "F16": "f2",
+    "BF16": "u2",
+    "I64": "i8",
+    "I32": "i4",
+    "I16": "i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
 
 class WeightsError(ValueError):
-    """A file of weights is damaged, unsafe, or not what it should be; the message names the file and the reason."""
+    """A file of weights is damaged, unsafe or not as expected; the message names the file and the reason."""
 
 
-def read_tensors(path):
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read a file of weights.
 
     Args:
@@ -23,7 +39,7 @@ def read_tensors(path):
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: it is damaged, holds anything else than arrays, or calls for a function.
+        WeightsError: it is damaged, contains anything other than arrays, or calls a function.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -31,7 +47,7 @@ def read_tensors(path):
     try:
         return read_torch(path)
     except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a damaged zip file's negative place
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset in a damaged zip file
             raise
         raise WeightsError(
             f"{path}: cannot be read as PyTorch weights ({str(error) or type(error).__name__}). "
@@ -39,24 +55,21 @@ def read_tensors(path):
         ) from error
 
 
-def write_safetensors(path, arrays, metadata=None):
-    """Write named arrays as a `.safetensors` file, which appears only when it is whole.
+def write_safetensors(path: str | Path, arrays: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write named arrays as a `.safetensors` file, which appears only when it is complete.
 
     Args:
-        path: the file.
-        arrays: dict from name to numpy array.
-        metadata: dict of texts that travels in the file's header.
+        arrays: numpy arrays, or what `np.asarray` accepts, by name.
+        metadata: texts to store in the file's header.
     """
-    from d2lcls.machine.files import write_atomically
-
     from safetensors.numpy import save
 
     content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
     write_atomically(path, lambda file: file.write(content))
 
 
-def read_metadata(path):
-    """Return the dict of texts in the header of a `.safetensors` file, empty if there is none.
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the texts in the header of a `.safetensors` file, empty if there are none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -71,29 +84,14 @@ def read_metadata(path):
         raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
+    arrays = {}
     try:
-        found = deserialize(path.read_bytes())
-        types = {
-            "F64": "f8",
-            "F32": "f4",
-            "F16": "f2",
-            "BF16": "u2",
-            "I64": "i8",
-            "I32": "i4",
-            "I16": "i2",
-            "I8": "i1",
-            "U8": "u1",
-            "BOOL": "?",
-        }
-        arrays = {
-            name: np.frombuffer(value["data"], types[value["dtype"]]).reshape(value["shape"]) for name, value in found
-        }
-        return {
-            name: from_bfloat16(arrays[name]) if value["dtype"] == "BF16" else arrays[name].copy()
-            for name, value in found
-        }
+        for name, value in deserialize(path.read_bytes()):
+            array = np.frombuffer(value["data"], _TYPES[value["dtype"]]).reshape(value["shape"])
+            arrays[name] = from_bfloat16(array) if value["dtype"] == "BF16" else array.copy()
     except (SafetensorError, KeyError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
+    return arrays

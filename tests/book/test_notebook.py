@@ -32,7 +32,7 @@ def test_source_of_functions_and_classes_is_shown():
 
 def test_source_of_methods_is_moved_to_the_margin():
     code = repr(notebook.show_source(GlobalMean.hybrid_forward))
-    assert code.startswith("def hybrid_forward(self, F, x):\n    ")
+    assert code.startswith("def hybrid_forward(self, F: Any, x: Any) -> Any:\n    ")
     compile(code, "shown", "exec")
 
 

@@ -11,6 +11,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    (tmp_path / "results").mkdir()
     return tmp_path / "results"
 
 
@@ -73,6 +74,15 @@ def test_a_missing_result_lists_those_there_are(folder):
     write("accuracy")
     with pytest.raises(FileNotFoundError, match="There are: accuracy, speed"):
         results.value("sped.mean")
+
+
+def test_without_the_repository_there_are_no_results(folder):
+    folder.rmdir()
+    for attempt in (write, lambda: results.value("speed.mean")):
+        with pytest.raises(
+            FileNotFoundError, match="part of the repository, not of the installed package. Run this in"
+        ):
+            attempt()
 
 
 def test_spread():

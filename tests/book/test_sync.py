@@ -76,7 +76,7 @@ def test_notebook_metadata_is_minimal(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_displayed_source_is_the_package_s(path):
-    package = {name: thing for name, thing in public_things()}
+    package = dict(public_things())
     for cell in code_cells(path):
         for name in re.findall(r"^show_source\((\w+)\)$", cell.source, re.M):
             shown = [o.data["text/plain"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
@@ -95,7 +95,8 @@ def test_the_readme_shows_the_chapter_s_picture():
 
 MEASURED = re.compile(
     r"(?<![\w.,/-])(\d[\d,]*(?:\.\d+)?)(\s*<!--[\w.]+-->)?\s*"
-    r"(%|percent|points|images/s|requests/s|seconds?|minutes?|hours?|ms|MB|GB|GiB|times (?:as|fewer|more|faster|slower))(?!\w)"
+    r"(%|percent|points|images/s|requests/s|seconds?|minutes?|hours?|ms|MB|GB|GiB|"
+    r"times (?:as|fewer|more|faster|slower))(?!\w)"
 )
 
 

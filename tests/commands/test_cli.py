@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import d2lcls
 from d2lcls import cli
+from d2lcls.training import recipe
 
 import numpy as np
 import pytest
@@ -111,7 +113,7 @@ def trained(photos, tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_help_shows_an_example(capsys, command):
     code, out, _ = call(capsys, *command, "--help")
-    assert code == 0 and re.search(r"(Example|Begin with): d2lcls ", out) and "%%" not in out
+    assert code == 0 and re.search(r"(Example|Start with): d2lcls ", out) and "%%" not in out
 
 
 def test_the_example_of_every_command_is_understood(capsys, monkeypatch):
@@ -120,7 +122,7 @@ def test_the_example_of_every_command_is_understood(capsys, monkeypatch):
         _, out, _ = call(capsys, *command, "--help")
         example = re.search(r"Example: d2lcls (.*?)( \(|\n|$)", out)
         if example:
-            assert callable(cli._parser().parse_args(example[1].split()).run)
+            assert callable(cli.make_parser().parse_args(example[1].split()).run)
 
 
 def test_help_does_not_wait_for_mxnet():
@@ -138,19 +140,21 @@ def test_help_does_not_wait_for_mxnet():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "required: COMMAND"),
         (["data"], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--epochs", "0"], "argument --epochs: must be above 0, not 0"),
-        (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["train", "--validation", "1.5"], "argument --validation: must be at most 1, not 1.5"),
+        (["train", "--warmup-epochs", "-1"], "argument --warmup-epochs: must be at least 0, not -1.0"),
+        (["train", "--mixup", "-1"], "argument --mixup: must be at least 0, not -1.0"),
+        (["train", "--epochs", "many"], "argument --epochs: must be a whole number, not 'many'"),
         (["train", "--lr", "-1"], "argument --lr: must be above 0"),
         (["train", "--size", "0"], "argument --size: must be above 0"),
-        (["train", "--seed", "-1"], "argument --seed: must be a whole number of 0 or more, not -1"),
+        (["train", "--seed", "-1"], "argument --seed: must be at least 0, not -1"),
         (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
-        (["train", "--augment", "blur"], "argument --augment: must be of pad_crop, reflect_crop"),
+        (["train", "--augment", "blur"], "Unknown transform 'blur': choose one of pad_crop"),
         (
             ["train", "--optimizer", "adam", "--momentum", "0.9"],
-            "--momentum goes with --optimizer sgd or nag only, not adam",
+            "--momentum goes with the optimizers sgd and nag only, not adam",
         ),
         (["evaluate"], "required: RUN"),
         (["predict"], "required: IMAGE"),
@@ -159,7 +163,7 @@ def test_help_does_not_wait_for_mxnet():
 )
 def test_wrong_arguments_exit_with_2(capsys, arguments, message):
     code, out, err = call(capsys, *arguments)
-    assert code == 2 and out == "" and message in err and err.startswith("usage: d2lcls")
+    assert code == 2 and out == "" and message in err and err.startswith("d2lcls")
 
 
 # data
@@ -185,7 +189,7 @@ def test_data_check_names_every_file_and_fails(capsys, tmp_path):
 
 def test_data_get_without_a_network_says_what_to_do(capsys):
     line = fails(capsys, "data", "get", "cifar10")
-    assert "CIFAR-10 could not be had from any of its sources" in line and "D2LCLS_OFFLINE=1" in line
+    assert "CIFAR-10 could not be fetched from any of its sources" in line and "D2LCLS_OFFLINE=1" in line
     assert "University of Toronto" in line and "data_batch_1.bin" in line
 
 
@@ -205,14 +209,14 @@ def test_the_whole_path(capsys, photos, tmp_path):
     assert code == 0 and err == ""
     assert f"32 training images, 4 for validation, 3 classes; writing to {run}" in out
     assert len(re.findall(r"^epoch +\d+ .*valid", out, re.M)) == 2 and f"d2lcls evaluate {run}" in out
-    assert {"run.json", "last.npz", "best.npz"} == {path.name for path in run.iterdir()}
+    assert {"run.json", "network.json", "last.npz", "best.npz"} == {path.name for path in run.iterdir()}
 
     code, out, err = call(capsys, "evaluate", run, "--json")
     score = json.loads(out)
     assert code == 0 and err == "" and score["split"] == "test" and score["images"] == 12 and score["top5"] == 1.0
     assert 0 <= score["accuracy"] <= 1 and score["loss"] > 0
 
-    again = "holds a training run already. Pass --resume to go on with it, or name another folder."
+    again = "already holds a training run. Pass --resume to continue it, or choose another folder."
     line = fails(capsys, "train", "--dataset", photos, "--epochs", 2, "--out", run, *TINY, "--warmup-epochs", 0.5)
     assert f"{run} {again}" in line
 
@@ -320,7 +324,7 @@ def test_a_recipe_sets_the_options_and_those_after_it_change_it(capsys, photos, 
     )
     assert code == 0 and "0 for validation" in out and f"d2lcls evaluate {run} --tta" in out
     recipe = json.loads(str(np.load(run / "last.npz")["progress"]))["recipe"]
-    assert recipe["lookahead"] == 5 and recipe["optimizer_params"] == {"momentum": 0.85} and recipe["alternating_flip"]
+    assert recipe["lookahead"] == 5 and recipe["momentum"] == 0.85 and recipe["alternating_flip"]
     assert (recipe["num_epochs"], recipe["batch_size"]) == (2, 12)  # of the options after it
     assert recipe["warmup_epochs"] == 0.5 and recipe["small_first"] == [28, 1]  # given, and in its share of 2 epochs
     scores = [json.loads(call(capsys, "evaluate", run, "--json", *views)[1]) for views in ([], ["--tta"])]
@@ -384,10 +388,7 @@ def test_the_default_folder_is_named_after_data_and_model(capsys, photos, tmp_pa
         ),
         (["--model", "ssd_512_vgg16_atrous_voc"], "No image classifier is called"),
         (["--size", "4"], "at least 8 x 8 pixels, got 4 x 4"),
-        (["--validation", "1.5"], "share between 0 and 1"),
         (["--optimizer", "sdg"], "Cannot find optimizer sdg"),
-        (["--warmup-epochs", "-1"], "warmup_steps must lie between 0 and"),
-        (["--mixup", "-1"], "mixup must be 0"),
         (["--ctx", "tpu"], "tpu"),
     ],
 )
@@ -412,7 +413,7 @@ def test_damaged_pictures_are_named(capsys, trained, photos, tmp_path):
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "x.png", "--run"]])
 def test_missing_and_damaged_runs_are_named(capsys, tmp_path, command):
-    assert "nowhere: holds no run.json, so it is no training run" in fails(capsys, *command, "nowhere")
+    assert "nowhere: holds no run.json, so it is not a training run" in fails(capsys, *command, "nowhere")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text("{}")
     assert "run.json: damaged" in fails(capsys, *command, "bad")
@@ -445,9 +446,9 @@ def test_without_data_and_network_the_sample_stands_in(capsys, tmp_path):
 def test_a_run_goes_on_only_as_it_was_begun(capsys, photos, tmp_path):
     arguments = ["train", "--dataset", photos, "--epochs", 1, "--out", tmp_path / "run", *TINY]
     code, out, _ = call(capsys, *arguments, "--resume")
-    assert code == 0 and f"{tmp_path / 'run'} holds no checkpoint: starting anew" in out
+    assert code == 0 and f"{tmp_path / 'run'} holds no checkpoint: starting from the beginning" in out
     line = fails(capsys, *arguments, "--resume", "--validation", 0.2)
-    assert "was begun with" in line and "goes on with that only" in line
+    assert "belongs to another recipe: validation is" in line and "goes on with that only" in line
 
 
 def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, capsys):
@@ -459,9 +460,7 @@ def test_ctrl_c_says_where_it_stands_and_resume_completes(photos, tmp_path, caps
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130 and "Traceback" not in err, err
-    stopped = re.search(
-        r"d2lcls: stopped after step (\d+); \S+/run/last\.npz holds it, --resume goes on from there", err
-    )
+    stopped = re.search(r"d2lcls: stopped after step (\d+), saved in \S+/run/last\.npz; continue with --resume", err)
     assert stopped and 32 <= int(stopped[1]) < 160, err
 
     code, out, _ = call(capsys, *arguments, "--resume")
@@ -491,3 +490,49 @@ def test_the_module_is_the_command(tmp_path):
     child = process("evaluate", "nowhere", cwd=tmp_path)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 1 and out == "" and err.startswith("d2lcls: nowhere: holds no run.json")
+
+
+def test_the_command_alone_prints_help(capsys):
+    code, out, err = call(capsys)
+    assert code == 0 and err == "" and out.startswith("usage: d2lcls") and "Start with: d2lcls doctor" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"d2lcls {d2lcls.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words, nearest",
+    [
+        (["trian"], "train"),
+        (["data", "lst"], "list"),
+        (["train", "--loss", "focl"], "focal"),
+        (["train", "--recipe", "fats94"], "fast94"),
+    ],
+)
+def test_the_nearest_name_is_suggested(capsys, words, nearest):
+    code, _, err = call(capsys, *words)
+    assert code == 2 and f"did you mean {nearest!r}?" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_scripts_know_commands_and_options(capsys, shell):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--print-completion", shell])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "quantize" in out and "label-smoothing" in out
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=out, text=True, check=True)
+
+
+def test_every_field_of_the_recipe_is_an_option_of_train(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in recipe.options():
+        assert f" {recipe.option_name(field)} " in text
+    first = [text.index(f" {option} ", text.index("options:")) for option in ("--dataset", "--lr", "--seed")]
+    assert max(first) < text.index("optimisation:")  # the most used ones come first

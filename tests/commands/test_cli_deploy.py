@@ -31,10 +31,10 @@ def test_export_says_where_what_and_how_good(capsys, trained, tmp_path):
     assert re.fullmatch(rf"top-1 100.00% on 12 images of .*\n{tmp_path}/m: cnn as mxnet, [\d.]+ MB\n", out)
     manifest = json.loads((tmp_path / "m/manifest.json").read_text())
     assert manifest["classes"] == ["blue", "green", "red"] and manifest["accuracy"]["images"] == 12
-    assert "there is something already" in fails(capsys, "export", trained, "--out", tmp_path / "m")
+    assert "already exists and is not an empty folder" in fails(capsys, "export", trained, "--out", tmp_path / "m")
 
 
-def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):
+def test_every_form_classifies_a_picture_alike(capsys, exported, photos, tmp_path):
     forms = {"int8": ("quantize", exported), "onnx": ("onnx", exported), "onnx-int8": ("quantize", tmp_path / "onnx")}
     if shutil.which("g++"):
         forms["tvm"] = ("compile", tmp_path / "onnx")
@@ -54,8 +54,17 @@ def test_every_form_names_a_picture_alike(capsys, exported, photos, tmp_path):
         lines[0] == str(picture) and lines[1].endswith("  green") and len(lines) == 4 for lines in answers.values()
     )
     assert all(answers[name] == answers["mine"] for name in ("onnx", "tvm") if name in answers)
+    code, out, err = call(capsys, "predict", "--model", tmp_path, picture)
+    assert code == 0 and out.splitlines()[1].endswith("  green") and err.startswith(f"{tmp_path}/") and "onnx " in err
+    assert call(capsys, "predict", "--model", tmp_path, "--form", "onnx", picture) == (
+        0,
+        "\n".join([*answers["onnx"], ""]),
+        "",
+    )
+    message = f"{tmp_path}: holds no model of form mxnet. Choose from: auto, mxnet-int8, onnx, "
+    assert message in fails(capsys, "predict", "--model", tmp_path, "--form", "mxnet", picture)
     code, out, err = call(
-        capsys, "compare", exported, *(tmp_path / name for name in forms), "--images", 12, "--rounds", 1
+        capsys, "compare", exported, *(tmp_path / name for name in reversed(forms)), "--images", 12, "--rounds", 1
     )
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith("model") and lines[1].startswith("mine")
@@ -72,9 +81,9 @@ def test_a_run_predicts_as_its_model_does(capsys, exported, trained, photos):
 
 def test_the_scan_lists_layers_by_what_they_cost(capsys, exported):
     code, out, err = call(capsys, "quantize", exported, "--scan", "--images", 24)
-    said, *lines = out.splitlines()
+    header, *lines = out.splitlines()
     shares = [float(re.fullmatch(r" *([\d.]+)%  sg_mkldnn_\w+", line)[1]) for line in lines]
-    assert said == "calibrated on 24 training images, 8 per class"
+    assert header == "calibrated on 24 training images, 8 per class"
     assert code == 0 and err == "" and len(shares) == 5 and shares == sorted(shares, reverse=True)
 
 
@@ -96,11 +105,11 @@ def test_few_images_and_uneven_classes_are_enough_to_quantise(capsys, tmp_path):
         assert call(capsys, *line.split())[0] == 0
     for source, more in (("m", ()), ("o", ()), ("m", ("--vnni",)), ("o", ("--vnni",))):
         target = f"{source}-int8{''.join(more)}"
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             code, out, err = call(capsys, "quantize", source, "--out", target, *more)
         assert code == 0 and err == "" and "calibrated on all 130 training images, 30 to 100 per class\n" in out
-        assert any("for processors with VNNI" in str(each.message) for each in said) == (
+        assert any("for processors with VNNI" in str(each.message) for each in caught) == (
             bool(more) and int8_saturates()
         )
         made_from = read_manifest(target).made_from
@@ -131,6 +140,7 @@ def test_without_test_images_nothing_is_scored(capsys, photos, tmp_path):
         (["quantize", "m", "--mode", "best"], "invalid choice: 'best'"),
         (["compare"], "required: MODEL"),
         (["predict", "--run", "r", "--model", "m", "a.png"], "not allowed with argument"),
+        (["predict", "--run", "r", "--form", "onnx", "a.png"], "--form goes with --model"),
         (["compile", "m"], "required: --out"),
         (["serve"], "required: MODEL"),
         (["rescue"], "required: FILE"),
@@ -138,7 +148,7 @@ def test_without_test_images_nothing_is_scored(capsys, photos, tmp_path):
 )
 def test_wrong_arguments_exit_with_2(capsys, arguments, message):
     code, out, err = call(capsys, *arguments)
-    assert code == 2 and out == "" and message in err and err.startswith("usage: d2lcls")
+    assert code == 2 and out == "" and message in err and err.startswith("d2lcls")
 
 
 def test_an_int8_model_needs_somewhere_to_go(capsys, exported):
@@ -146,7 +156,7 @@ def test_an_int8_model_needs_somewhere_to_go(capsys, exported):
     assert code == 2 and "one of the arguments --out --scan is required" in err
 
 
-def test_models_that_are_none_are_named(capsys, exported, tmp_path):
+def test_folders_without_a_model_are_named(capsys, exported, tmp_path):
     for command in (
         ["quantize", "nothing", "--out", "q"],
         ["onnx", "nothing", "--out", "o"],

@@ -55,7 +55,9 @@ def test_the_whole_path(capsys, photos, source, tmp_path):
     code, out, err = call(capsys, "train", "--dataset", photos, *TINY, "--train-last", 1, "--epochs", 3, "--out", run)
     assert code == 0 and err == "" and "epoch   3 " in out
     told = json.loads((run / "run.json").read_text())
-    assert told["mean"] == [0.485, 0.456, 0.406] and told["std"] == [0.229, 0.224, 0.225] and told["pretrained"]
+    assert (
+        told["mean"] == [0.485, 0.456, 0.406] and told["std"] == [0.229, 0.224, 0.225] and told["recipe"]["pretrained"]
+    )
     assert recipe(run)["lr"] == 0.01
 
     begun, now = read_tensors(source), parameters(run)
@@ -92,7 +94,7 @@ def test_a_named_set_is_scaled_in_training_and_ever_after(capsys, photos, tmp_pa
         "--out",
         tmp_path / "run",
     )
-    assert code == 0 and recipe(tmp_path / "run")["size"] == [40, 40]
+    assert code == 0 and recipe(tmp_path / "run")["image_size"] == [40, 40]
     run, net = load_run(tmp_path / "run")
     assert run.size == (40, 40) and run.image_shape == (32, 32, 3)
     path = photos / "test" / "red" / "0.png"
@@ -125,7 +127,7 @@ def test_how_layers_thaw_and_learn_is_in_the_recipe(capsys, photos, tmp_path):
     )
     assert code == 0
     found = recipe(run)
-    assert found["unfreeze"] == {"0": 2, "1": 15, "2": 28} and found["lr"] == 0.002
+    assert found["unfreeze"] == "gradual" and found["train_last"] == 2 and found["lr"] == 0.002
     assert "features.0.weight" in found["frozen"] and "output.weight" not in found["frozen"]
     rates = found["lr_multipliers"]
     assert rates["features.0.weight"] == 0.5**27 and "output.weight" not in rates
@@ -167,10 +169,10 @@ def test_every_option_changes_what_is_learned(capsys, photos, plain, tmp_path, o
 @pytest.mark.parametrize(
     "begun, then, message",
     [
-        (["--loss", "focal"], [], "begun with loss='focal', not 'cross_entropy'"),
-        ([], ["--label-smoothing", "0.1"], "begun with loss='cross_entropy', not 'cross_entropy, label_smoothing=0.1'"),
-        ([], ["--balanced"], "balanced is None there and True here"),
-        ([], ["--l1", "0.1"], "l1 is None there and 0.1 here"),
+        (["--loss", "focal"], [], "loss is 'focal' there and 'cross_entropy' here"),
+        ([], ["--label-smoothing", "0.1"], "label_smoothing is 0.0 there and 0.1 here"),
+        ([], ["--balanced"], "balanced is False there and True here"),
+        ([], ["--l1", "0.1"], "l1 is 0.0 there and 0.1 here"),
     ],
 )
 def test_a_run_goes_on_only_with_its_own_loss(capsys, photos, tmp_path, begun, then, message):
@@ -222,9 +224,13 @@ def test_an_interrupted_fine_tuning_goes_on_exactly(capsys, photos, tmp_path, we
     [
         (["--train-last", "1"], "that needs --pretrained"),
         (["--unfreeze", "gradual"], "that needs --pretrained"),
-        (["--loss", "focal", "--label-smoothing", "0.1"], "--label-smoothing goes with --loss cross_entropy only"),
+        (
+            ["--loss", "focal", "--label-smoothing", "0.1"],
+            "--label-smoothing goes with the loss cross_entropy only, not focal",
+        ),
         (["--unfreeze", "slowly"], "invalid choice: 'slowly'"),
         (["--lr-decay", "0"], "must be above 0"),
+        (["--lr-decay", "1.5"], "argument --lr-decay: must be at most 1, not 1.5"),
     ],
 )
 def test_options_that_do_not_go_together_exit_with_2(capsys, arguments, message):
@@ -236,9 +242,8 @@ def test_options_that_do_not_go_together_exit_with_2(capsys, arguments, message)
     "arguments, message",
     [
         (["--train-last", "99"], "groups must lie between 1 and 28"),
-        (["--lr-decay", "1.5"], "decay must lie above 0 and at most at 1"),
         (["--label-smoothing", "1"], "label_smoothing must be 0 (off) or above and below 1"),
-        (["--model", "cnn"], "pretrained weights of cnn could not be had"),
+        (["--model", "cnn"], "pretrained weights of cnn could not be fetched"),
         (["--dataset", "fashion_mnist"], "Pretrained networks take colour images"),
     ],
 )

@@ -92,7 +92,7 @@ def test_half_a_command_shows_the_whole_one(capsys, arguments):
         (["--root", "ROOT", "--model", "efficientnet_lite9"], "No image classifier is called 'efficientnet_lite9'"),
         (["--root", "ROOT", "--model", NAME, "--weights", "nowhere.params"], "nowhere.params: no such file of weights"),
         (["--root", "ROOT", "--model", "resnet18_v1b", "--weights", "WEIGHTS"], "does not fit"),
-        (["--root", "ROOT", "--model", "cnn"], "pretrained weights of cnn could not be had"),
+        (["--root", "ROOT", "--model", "cnn"], "pretrained weights of cnn could not be fetched"),
     ],
 )
 def test_what_cannot_be_scored_is_one_readable_line(capsys, root, weights, arguments, message):

@@ -6,7 +6,8 @@ import sys
 
 from d2lcls import cli
 from d2lcls.commands import tune
-from d2lcls.commands.parsers import commands_of
+from d2lcls.commands.parsers import commands_of, recipe_of
+from d2lcls.training import Recipe
 
 import numpy as np
 import pytest
@@ -69,10 +70,10 @@ def test_pictures_of_history_and_importance(search, tmp_path):
 
 def test_line_that_is_printed_trains(search, photos):
     line = shlex.split(re.search("Train it in full with: d2lcls (.*)", search("--trials", 1, "--seed", 3))[1])
-    options = cli._parser().parse_args(line)
-    assert (options.dataset, options.size, options.batch_size, options.seed) == (str(photos), 16, 8, 3)
-    assert 0.003 <= options.lr <= 1 and 1e-5 <= options.wd <= 1e-2
-    assert " ".join(options.augment) in tune.AUGMENTATIONS
+    recipe = recipe_of(cli.make_parser().parse_args(line), Recipe())
+    assert (recipe.dataset, recipe.size, recipe.batch_size, recipe.seed) == (str(photos), 16, 8, 3)
+    assert 0.003 <= recipe.lr <= 1 and 1e-5 <= recipe.wd <= 1e-2
+    assert " ".join(recipe.augment) or "none" in tune.AUGMENTATIONS
 
 
 def test_share_is_of_the_images(search):
@@ -87,7 +88,7 @@ def test_share_is_of_the_images(search):
         (["--trials", "0"], "--trials: must be above 0"),
         (["--trials", "many"], "invalid int value: 'many'"),
         (["--timeout", "-1"], "--timeout: must be above 0"),
-        (["--seed", "-1"], "--seed: must be a whole number"),
+        (["--seed", "-1"], "--seed: must be at least 0"),
     ],
 )
 def test_wrong_arguments(capsys, arguments, message):

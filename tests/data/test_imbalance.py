@@ -78,7 +78,7 @@ def test_a_long_tail_needs_every_class():
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, None])
 def test_bad_numbers_of_images(n):
-    with pytest.raises(ValueError, match=f"n must be a number of images a class, 1 or more, not {n!r}"):
+    with pytest.raises(ValueError, match=f"n must be a number of images, 1 or more, not {n!r}"):
         take_per_class(made(5, 5), n)
 
 
@@ -159,7 +159,7 @@ def test_a_class_without_images_weighs_nothing(beta):
 
 @pytest.mark.parametrize("counts", [[0, 0], [], [3, -1], [0.5, 2.0], [[3, 4]], 7])
 def test_bad_counts(counts):
-    with pytest.raises(ValueError, match="counts must be whole numbers from 0, one a class and not all 0"):
+    with pytest.raises(ValueError, match="counts must be whole numbers from 0, one for each class and not all 0"):
         class_weights(counts)
 
 

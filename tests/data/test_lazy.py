@@ -15,6 +15,7 @@ from d2lcls.data import (
 )
 from d2lcls.models import SmallCNN
 from d2lcls.training import fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -71,7 +72,7 @@ def test_training_from_disk_is_training_from_memory(photos):
         net = SmallCNN(2, (4, 8))
         net.initialize(mx.init.MSRAPrelu(slope=0))
         batches = Batches(data, 6, shuffle=True, augment=(flip(),), seed=1)
-        return [record.train_loss for record in fit(net, batches, num_epochs=2, lr=0.01, verbose=False)]
+        return [record.train_loss for record in fit(net, batches, recipe=Recipe(num_epochs=2, lr=0.01), on_epoch=None)]
 
     assert train(open_folder(photos, 16)) == train(load_folder(photos, 16))
 
@@ -84,7 +85,7 @@ def test_nothing_is_read_before_it_is_asked_for(photos):
     assert opened.images[:2].shape == (2, 16, 16, 3)
     with pytest.raises(BrokenImage, match=f"ant/{path.name}: cannot be read"):
         opened.images[:]
-    with pytest.raises(BrokenImage, match=r"notes\.txt: the ending '\.txt'"):
+    with pytest.raises(BrokenImage, match=r"notes\.txt: the suffix '\.txt'"):
         open_folder(photos, 16).images[-1]
 
 

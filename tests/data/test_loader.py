@@ -364,12 +364,12 @@ def test_a_balanced_epoch_depends_on_seed_and_number_alone_and_resumes():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"balanced": True}, "balanced draws its images at random: it needs shuffle=True"),
+        ({"balanced": True}, "balanced=True draws its images at random: it needs shuffle=True"),
         ({"size": 0}, r"size must be a number of pixels or \(height, width\), above 0, not 0"),
         ({"size": (4, 5, 3)}, r"size must be .* not \(4, 5, 3\)"),
         ({"size": 4.5}, "size must be .* not 4.5"),
-        ({"small_first": (6, 1)}, "small_first wants windows of 6 pixels of images of 6 x 5"),
-        ({"small_first": (3, 1), "size": 8}, "small_first and size exclude each other"),
+        ({"small_first": (6, 1)}, "small_first: windows of 6 pixels do not fit into images of 6 x 5"),
+        ({"small_first": (3, 1), "size": 8}, "Give either small_first or size"),
     ],
 )
 def test_bad_size_or_balance(options, message):

@@ -75,7 +75,7 @@ def test_json_brings_it_back_equal():
         (dict(crop=224.5), "crop must be a whole number of pixels.*224.5"),
         (dict(crop=True), "crop must be a whole number of pixels.*True"),
         (dict(crop=257), "crop=257 does not fit.*resize=256. Make crop 256 or less"),
-        (dict(mean=(0.5, 0.5)), "mean must be three numbers, one a colour"),
+        (dict(mean=(0.5, 0.5)), "mean must be three numbers, one for each colour"),
         (dict(std=(0.2, float("nan"), 0.2)), "std must be three numbers"),
         (dict(mean=(123.7, 116.3, 103.5)), "must be on the 0..1 scale.*Divide values"),
         (dict(std=(0.2, 0.0, 0.2)), "std above 0"),
@@ -102,7 +102,7 @@ def test_bad_batches_are_named(tmp_path):
     for single in (path, str(path), path.read_bytes()):
         with pytest.raises(TypeError, match="list of pictures, not a .*Put it in a list"):
             STANDARD(single)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="sources is empty; at least one picture"):
         STANDARD([])
     with pytest.raises(ValueError, match=r"uint8 of shape \(N, H, W, 3\), not float32"):
         STANDARD.normalise(np.zeros((1, 8, 8, 3), np.float32))

@@ -2,7 +2,7 @@ import shutil
 
 from d2lcls.data import Preprocess
 from d2lcls.deploy.exporting import export
-from d2lcls.models import get_model
+from d2lcls.models import get_model, set_image_size
 
 import mxnet as mx
 import numpy as np
@@ -40,8 +40,7 @@ def _network(name="cnn", classes=3):
     mx.random.seed(1)
     net = get_model(name, classes=classes)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    if hasattr(net, "see"):
-        net.see(SIZE, SIZE)
+    set_image_size(net, SIZE, SIZE)
     net(mx.nd.zeros((1, 3, SIZE, SIZE)))
     rng = np.random.default_rng(2)
     for parameter in net.collect_params().values():

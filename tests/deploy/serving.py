@@ -72,16 +72,16 @@ class Serving:
 
     def lines(self, event=None):
         """The log's events so far; whatever is printed is one, too."""
-        found = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in found if event in (None, line["event"])]
+        events = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in events if event in (None, line["event"])]
 
     def wait_for(self, event, seconds=60):
         """Wait for an event and return it."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            found = self.lines(event) if self.log.read_text().endswith("\n") else []
-            if found:
-                return found[-1]
+            events = self.lines(event) if self.log.read_text().endswith("\n") else []
+            if events:
+                return events[-1]
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)

@@ -19,7 +19,7 @@ NAMES = ("cnn", "cifar_resnet20_v1", "cifar_resnet20_v2", "mobilenet0.25", "mobi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exported_networks_say_the_same(network, tmp_path, preprocess, examples, name):
+def test_exported_networks_compute_the_same(network, tmp_path, preprocess, examples, name):
     net = network(name)
     export(net, tmp_path / "m", name, ("a", "b", "c"), preprocess)
     expected = net(nd.array(examples)).asnumpy()
@@ -28,7 +28,7 @@ def test_exported_networks_say_the_same(network, tmp_path, preprocess, examples,
     )  # fused: rounded otherwise
 
 
-def test_others_can_read_it_without_this_package(model, examples):
+def test_gluon_reads_it_without_this_package(model, examples):
     code = """
 import sys
 import d2lcls  # only so that MXNet can be imported beside a numpy of today
@@ -55,7 +55,7 @@ def test_a_picture_in_any_form_gets_the_same_answer(model, tmp_path):
     assert predictor.predict(picture, top=1) == answer[:1]
 
 
-def test_pictures_that_are_none(model):
+def test_broken_pictures(model):
     predictor = load_model(model)
     for broken in (b"", b"no picture", io.BytesIO().getvalue()):
         with pytest.raises(BrokenImage):
@@ -67,11 +67,11 @@ def test_pictures_that_are_none(model):
 def test_what_cannot_be_exported(network, tmp_path, preprocess, model):
     with pytest.raises(ValueError, match=r"shape \(2, 3\) for two pictures, which are not the logits of the 2 classes"):
         export(network(), tmp_path / "m", "cnn", ("a", "b"), preprocess)
-    with pytest.raises(ValueError, match="there is something already"):
+    with pytest.raises(ValueError, match="already exists and is not an empty folder"):
         export(network(), model, "cnn", ("a", "b", "c"), preprocess)
 
 
-def test_a_layer_that_is_random_is_found_out(network, tmp_path, preprocess):
+def test_a_layer_that_is_random_is_detected(network, tmp_path, preprocess):
     class Noise(gluon.HybridBlock):
         def hybrid_forward(self, F, x):
             return F.random.uniform_like(x)
@@ -114,8 +114,8 @@ def test_batch_norms_are_folded(network, examples, name):
     before, after = (sum(node["op"] == "BatchNorm" for node in nodes(graph)) for graph in (trace(net)[0], symbol))
     assert after < before
     expected = net(nd.array(examples)).asnumpy()
-    found = assemble(symbol, arguments, statistics)(nd.array(examples)).asnumpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    actual = assemble(symbol, arguments, statistics)(nd.array(examples)).asnumpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("sign, folded", [(1, True), (-1, False)])
@@ -130,12 +130,12 @@ def test_a_batch_norm_after_pooling_is_folded_where_it_turns_no_sign(network, ex
     assert ops[:3] == (["Convolution", "Activation", "Pooling"] if folded else ["Convolution", "Pooling", "BatchNorm"])
     assert "BatchNorm" not in ops[3:]
     expected = net(nd.array(examples)).asnumpy()
-    found = assemble(symbol, arguments, statistics)(nd.array(examples)).asnumpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    actual = assemble(symbol, arguments, statistics)(nd.array(examples)).asnumpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
     assert np.abs(expected).max() > 0.1
 
 
-def test_a_convolution_that_others_see_keeps_its_batch_norm(examples):
+def test_a_convolution_that_others_use_keeps_its_batch_norm(examples):
     x = mx.sym.var("data")
     convolution = mx.sym.Convolution(x, kernel=(1, 1), num_filter=3, name="c")
     for head in (

@@ -31,19 +31,19 @@ BY_MXNET = """
 import sys, numpy
 from pathlib import Path
 from d2lcls.deploy import load_model
-found = {}
+results = {}
 for path in Path(sys.argv[1]).glob("*/int8*"):
-    found[f"{path.parent.name} {path.name}"] = load_model(path).compute(numpy.load(path.parent / "x.npy"))
-numpy.savez(sys.argv[2], **found)
+    results[f"{path.parent.name} {path.name}"] = load_model(path).compute(numpy.load(path.parent / "x.npy"))
+numpy.savez(sys.argv[2], **results)
 """
 BY_ONNX_RUNTIME = """
 import sys, numpy, onnxruntime
 from pathlib import Path
-found = {}
+results = {}
 for path in Path(sys.argv[1]).glob("*/onnx-int8*"):
     session = onnxruntime.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
-    found[f"{path.parent.name} {path.name}"] = session.run(None, {"data": numpy.load(path.parent / "x.npy")})[0]
-numpy.savez(sys.argv[2], **found)
+    results[f"{path.parent.name} {path.name}"] = session.run(None, {"data": numpy.load(path.parent / "x.npy")})[0]
+numpy.savez(sys.argv[2], **results)
 """
 
 
@@ -100,7 +100,7 @@ def models(network, examples, tmp_path_factory):
 
 def errors(models, code, tmp_path, before=(), **environment):
     """Return how far each model is from its network in float, as a share of the largest logit, computed by a child."""
-    command = [*before, sys.executable, "-W", "ignore", "-c", code, models, tmp_path / "found.npz"]
+    command = [*before, sys.executable, "-W", "ignore", "-c", code, models, tmp_path / "results.npz"]
     done = subprocess.run(
         [str(word) for word in command],
         timeout=110,
@@ -109,32 +109,32 @@ def errors(models, code, tmp_path, before=(), **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = np.load(tmp_path / "found.npz")
+    results = np.load(tmp_path / "results.npz")
     expected = {path.name: np.load(path / "expected.npy") for path in models.iterdir()}
     return {
         key: np.abs(value - expected[key.split()[0]]).max() / np.abs(expected[key.split()[0]]).max()
-        for key, value in found.items()
+        for key, value in results.items()
     }
 
 
-def near(found, form):
+def near(results, form):
     return {
-        name: found[f"{name} {form}"] < (0.03 if name in SATURATE else 0.15)
+        name: results[f"{name} {form}"] < (0.03 if name in SATURATE else 0.15)
         for name in (*SATURATE, "cifar_resnet20_v1", "mobilenetv2_0.25")
     }
 
 
 @pytest.mark.parametrize("limit", ["SSE41", "AVX2", "AVX512_CORE", "DEFAULT"])
 def test_mxnet_computes_the_same_with_any_instructions(models, tmp_path, limit):
-    found = errors(models, BY_MXNET, tmp_path, DNNL_MAX_CPU_ISA=limit)
-    assert all(near(found, "int8").values()), found
+    results = errors(models, BY_MXNET, tmp_path, DNNL_MAX_CPU_ISA=limit)
+    assert all(near(results, "int8").values()), results
     if limit != "DEFAULT" and platform.machine() == "x86_64":  # what --vnni is for
-        assert found["bright int8-vnni"] > 0.4 and found["signed int8-vnni"] > 0.4, found
+        assert results["bright int8-vnni"] > 0.4 and results["signed int8-vnni"] > 0.4, results
 
 
-def check_onnx(found):
-    assert all(near(found, "onnx-int8").values()), found
-    assert found["bright onnx-int8-vnni"] > 0.4, found
+def check_onnx(results):
+    assert all(near(results, "onnx-int8").values()), results
+    assert results["bright onnx-int8-vnni"] > 0.4, results
 
 
 @pytest.mark.skipif(
@@ -153,8 +153,8 @@ def test_onnx_runtime_computes_the_same_on_a_haswell(models, tmp_path):
 
 
 def test_onnx_runtime_computes_the_same_here(models, tmp_path):
-    found = errors(models, BY_ONNX_RUNTIME, tmp_path)
-    assert all(near(found, "onnx-int8").values()), found
+    results = errors(models, BY_ONNX_RUNTIME, tmp_path)
+    assert all(near(results, "onnx-int8").values()), results
 
 
 @pytest.mark.skipif(

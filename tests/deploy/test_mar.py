@@ -80,16 +80,16 @@ def test_handler_answers_each_picture(archive, model, tmp_path):
 
 def free_ports(number):
     """Ports that nobody listens at; the server takes none above 32767."""
-    found = []
+    ports = []
     for port in range(20_000 + os.getpid() % 10_000, 32_768):
         with socket.socket() as listening:
             try:
                 listening.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        found.append(port)
-        if len(found) == number:
-            return found
+        ports.append(port)
+        if len(ports) == number:
+            return ports
     raise AssertionError("no free port")
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 
-def error(found, expected):
-    return np.sqrt(((found - expected) ** 2).mean()) / expected.std()
+def error(actual, expected):
+    return np.sqrt(((actual - expected) ** 2).mean()) / expected.std()
 
 
 def size(folder):
@@ -34,14 +34,14 @@ def test_int8_is_near_and_small(network, tmp_path, preprocess, examples, name, m
     manifest, in_float = quantize_model(tmp_path / "m", tmp_path / "q", examples, mode)
     expected = load_model(tmp_path / "m").compute(examples)
     predictor = load_model(tmp_path / "q")
-    found = predictor.compute(examples)
-    assert 0 < error(found, expected) < 0.25
+    actual = predictor.compute(examples)
+    assert 0 < error(actual, expected) < 0.25
     assert manifest.form == "mxnet-int8" and manifest.made_from["mode"] == mode and manifest.made_from["images"] == 64
     assert in_float == float_layers(mx.sym.load(str(tmp_path / "q/model-symbol.json")))
     if name != "mobilenetv2_0.25":  # whose few weights weigh less than its graph
         assert size(tmp_path / "q") < 0.35 * size(tmp_path / "m")
     for count in (1, 5, 64):  # another batch is not answered with the first one's logits
-        np.testing.assert_array_equal(predictor.compute(examples[-count:]), found[-count:])
+        np.testing.assert_array_equal(predictor.compute(examples[-count:]), actual[-count:])
 
 
 def test_excluded_layers_stay_in_float_and_cost_nothing(model, tmp_path, examples):
@@ -55,16 +55,18 @@ def test_excluded_layers_stay_in_float_and_cost_nothing(model, tmp_path, example
     assert len(in_float) == 1
 
 
-def test_sensitivity_names_what_costs_most(model, tmp_path, examples):
-    found = sensitivity(model, examples)
+def test_sensitivity_sorts_layers_by_error(model, tmp_path, examples):
+    results = sensitivity(model, examples)
     layers = quantizable(fold_batch_norm(*load_graph(model))[0])
-    assert {layer.name for layer in found} == set(layers)
-    assert [layer.error for layer in found] == sorted((layer.error for layer in found), reverse=True)
-    assert all(layer.error > 0 for layer in found)
+    assert {layer.name for layer in results} == set(layers)
+    assert [layer.error for layer in results] == sorted((layer.error for layer in results), reverse=True)
+    assert all(layer.error > 0 for layer in results)
     expected = load_model(model).compute(examples)
-    others = [layer.name for layer in found[1:]]
+    others = [layer.name for layer in results[1:]]
     quantize_model(model, tmp_path / "worst", examples, exclude=others)  # only the worst one is quantised
-    assert error(load_model(tmp_path / "worst").compute(examples), expected) == pytest.approx(found[0].error, rel=0.05)
+    assert error(load_model(tmp_path / "worst").compute(examples), expected) == pytest.approx(
+        results[0].error, rel=0.05
+    )
 
 
 def test_what_cannot_be_quantised(model, tmp_path, examples):
@@ -87,9 +89,9 @@ def test_onnx_in_int8(network, tmp_path, preprocess, examples):
     manifest = quantize_onnx(tmp_path / "o", tmp_path / "q", examples)
     assert manifest.form == "onnx-int8" and manifest.made_from["images"] == 64
     expected = load_model(tmp_path / "m").compute(examples)
-    found = load_model(tmp_path / "q").compute(examples)
-    assert 0 < error(found, expected) < 0.25
-    np.testing.assert_array_equal(load_model(tmp_path / "q").compute(examples[-1:]), found[-1:])
+    actual = load_model(tmp_path / "q").compute(examples)
+    assert 0 < error(actual, expected) < 0.25
+    np.testing.assert_array_equal(load_model(tmp_path / "q").compute(examples[-1:]), actual[-1:])
     assert size(tmp_path / "q") < 0.45 * size(tmp_path / "m")
 
 
@@ -108,6 +110,6 @@ def test_the_manifest_says_whether_a_model_needs_vnni(model, tmp_path, examples,
 
 def test_copies_work_elsewhere(model, tmp_path, examples):
     quantize_model(model, tmp_path / "q", examples)
-    found = load_model(tmp_path / "q").compute(examples)
+    actual = load_model(tmp_path / "q").compute(examples)
     moved = shutil.move(tmp_path / "q", tmp_path / "moved")
-    np.testing.assert_array_equal(load_model(moved).compute(examples), found)
+    np.testing.assert_array_equal(load_model(moved).compute(examples), actual)

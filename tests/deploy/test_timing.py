@@ -18,13 +18,13 @@ answer(run, numpy.zeros((2, 3, 4, 4)))
 
 def test_turns_and_times(tmp_path):
     commands = {name: [sys.executable, "-c", SLOW, name, tmp_path / "log"] for name in ("0.01", "0.03")}
-    found = in_turn(commands, batch_sizes=(1, 4), rounds=3, starts=2)
+    times = in_turn(commands, batch_sizes=(1, 4), rounds=3, starts=2)
     for size in (1, 4):
         for name in commands:
-            assert len(found[size][name]) == 3
-            assert all(1000 * float(name) * size <= ms < 1000 * float(name) * size + 30 for ms in found[size][name])
+            assert len(times[size][name]) == 3
+            assert all(1000 * float(name) * size <= ms < 1000 * float(name) * size + 30 for ms in times[size][name])
     log = (tmp_path / "log").read_text().split()
-    turns = [name for place, name in enumerate(log) if not place or log[place - 1] != name]
+    turns = [name for index, name in enumerate(log) if not index or log[index - 1] != name]
     assert len(turns) >= 9  # one after the other, again and again
 
 
@@ -43,5 +43,5 @@ def test_a_model_is_timed(model, examples, tmp_path):
 
 def test_a_process_that_ends_says_why(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
-    with pytest.raises(RuntimeError, match="(?s)to be timed ended: .*holds no manifest.json"):
+    with pytest.raises(RuntimeError, match="holds no manifest.json"):
         Sleeper(command_of(tmp_path, tmp_path / "x.npy"))

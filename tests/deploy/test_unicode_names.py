@@ -113,8 +113,8 @@ def network():
     )
     monkeypatch.chdir(tmp_path)
     net.save_parameters("net.params")
-    found = load_gluon_parameters("net.params", "names:network", (3, 16, 16)).run(x)
-    np.testing.assert_allclose(list(found.values())[0], expected, atol=1e-5)
+    outputs = load_gluon_parameters("net.params", "names:network", (3, 16, 16)).run(x)
+    np.testing.assert_allclose(list(outputs.values())[0], expected, atol=1e-5)
     options = [
         "--shape",
         "3,16,16",

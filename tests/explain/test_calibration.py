@@ -118,7 +118,7 @@ def test_no_temperature_is_best(logits, labels, message):
         ([1, 2], [0, 1], r"logits must be \(N, K\) and labels \(N,\), at least one, not \(2,\) and \(2,\)"),
         (np.zeros((0, 3)), [], "at least one"),
         ([[1, 2]], [0, 1], r"not \(1, 2\) and \(2,\)"),
-        ([[1, 2]], [2], "whole numbers from 0 to 1, one a column of logits; they lie between 2 and 2"),
+        ([[1, 2]], [2], "whole numbers from 0 to 1, the columns of logits; they lie between 2 and 2"),
         ([[1, 2]], [0.5], "whole numbers"),
         ([[1, np.nan]], [0], "finite"),
     ],

@@ -40,7 +40,7 @@ def test_mxnets_floats_are_counted():
         ([[0, 1]], [[0, 1]], r"one shape \(N,\)"),
         ([0, 3], [0, 1], "labels must lie between 0 and 2; they lie between 0 and 3"),
         ([0, 1], [-1, 1], "predicted must lie between 0 and 2; they lie between -1 and 1"),
-        ([0.5, 1.0], [0, 1], "labels must be whole numbers, not such as 0.5"),
+        ([0.5, 1.0], [0, 1], "labels must be whole numbers; one is 0.5"),
         ([0, 1], [float("nan"), 1], "predicted must lie between 0 and 2"),
     ],
 )

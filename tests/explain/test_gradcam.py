@@ -234,7 +234,7 @@ def noisy():
 
 @pytest.mark.parametrize("build", [Detour, noisy])
 def test_what_cannot_be_followed_is_refused(build):
-    with pytest.raises(ValueError, match="Grad-CAM cannot follow it"):
+    with pytest.raises(ValueError, match="as Grad-CAM needs"):
         grad_cam(make(build()), X)
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_followed_is_refused(build):
         ({"x": np.zeros((1, 16, 16, 3), np.uint8)}, r"not uint8 .*`Batches.normalise`"),
         ({"x": X.transpose(0, 2, 3, 1)}, r"images of shape \(N, 3, H, W\)"),
         ({"x": np.where(X > 2, np.nan, X)}, "finite numbers only"),
-        ({"classes": [0, 1]}, r"classes must have shape \(3,\), one an image, not \(2,\)"),
+        ({"classes": [0, 1]}, r"classes must have shape \(3,\), one per image, not \(2,\)"),
         ({"classes": 1}, r"classes must have shape \(3,\)"),
         ({"classes": [0, 1, 4]}, r"from 0 to 3, not \[0, 1, 4\]"),
         ({"classes": [0, 1, 0.5]}, "whole numbers"),

@@ -1,4 +1,4 @@
-from d2lcls.explain import balanced_accuracy, confusion_matrix, per_class_accuracy
+from d2lcls.explain import balanced_accuracy, confusion_matrix, per_class_accuracy, softmax
 
 import numpy as np
 import pytest
@@ -44,3 +44,12 @@ def test_no_image_at_all():
     assert np.isnan(per_class_accuracy(np.zeros((2, 2)))).all()
     with pytest.raises(ValueError, match="holds no image"):
         balanced_accuracy(np.zeros((2, 2), int))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softmax_is_along_the_last_axis_and_does_not_overflow(dtype):
+    logits = np.array([[[0, np.log(3)], [1e30, 1e30]], [[-1e30, 0], [700, 700 + np.log(4)]]], dtype)
+    probabilities = softmax(logits)
+    assert probabilities.dtype == dtype
+    np.testing.assert_allclose(probabilities, [[[0.25, 0.75], [0.5, 0.5]], [[0, 1], [0.2, 0.8]]], rtol=1e-4)
+    np.testing.assert_array_equal(softmax(logits[0, 0]), probabilities[0, 0])

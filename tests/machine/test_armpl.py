@@ -62,7 +62,7 @@ def site(tmp_path):
     build(
         "mxnet/libmxnet.so",
         called
-        + "int (*table[])(int, int) = {%s};" % ", ".join(armpl.FUNCTIONS)
+        + f"int (*table[])(int, int) = {{{', '.join(armpl.FUNCTIONS)}}};"
         + "int product(int which, int a, int b) { return table[which](a, b); }",
         *(f"arm/{name}" for name in WANTED),
     )

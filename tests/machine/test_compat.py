@@ -33,7 +33,7 @@ def test_import_is_light():
     assert run(f"import sys, d2lcls; print({heavy} & set(sys.modules))") == "set()"
 
 
-def test_mxnet_is_imported_without_what_it_hardly_needs():
+def test_mxnet_is_imported_without_sklearn_and_scipy_stats():
     assert (
         run("""
 import sys, d2lcls, mxnet
@@ -45,7 +45,7 @@ print(mxnet.test_utils.ss.norm is scipy.stats.norm, scipy.stats.norm.cdf(0), mxn
     )
 
 
-def test_scikit_learn_that_came_first_is_left_alone():
+def test_scikit_learn_imported_first_is_not_changed():
     assert (
         run("""
 import sklearn.base, scipy.stats, d2lcls, mxnet
@@ -91,8 +91,11 @@ def test_operators_take_shapes_and_lists_of_numpy_numbers_in_every_thread():
         assert make() == other_thread.submit(make).result() == [[0.75, 0.75]]
 
 
-def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):
-    show = "import os, d2lcls; from d2lcls.machine.cores import usable_cores as n; print(os.environ['OMP_NUM_THREADS'], n())"
+def test_one_thread_per_core_unless_set_otherwise(monkeypatch):
+    show = (
+        "import os, d2lcls; from d2lcls.machine.cores import usable_cores\n"
+        "print(os.environ['OMP_NUM_THREADS'], usable_cores())"
+    )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     chosen, cores = run(show).split()
     assert chosen == cores
@@ -100,7 +103,7 @@ def test_a_thread_for_each_core_unless_told_otherwise(monkeypatch):
     assert run(show).split() == ["7", cores]
 
 
-def test_waiting_threads_go_to_sleep_unless_told_otherwise(monkeypatch):
+def test_waiting_threads_go_to_sleep_unless_set_otherwise(monkeypatch):
     show = "import os, d2lcls; print(os.environ['GOMP_SPINCOUNT'])"
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     assert run(show) == "10000"
@@ -133,7 +136,7 @@ def test_prepare_works_once(monkeypatch):
     assert called == [1]
 
 
-def test_restores_only_the_names_that_are_gone():
+def test_restores_only_the_removed_names():
     numpy_2 = types.ModuleType("numpy")
     numpy_2.bool = "numpy's own"
     for name in ("all", "any", "prod", "isin", "sort", "vstack", "round", "trapezoid"):
@@ -142,7 +145,7 @@ def test_restores_only_the_names_that_are_gone():
     assert numpy_2.bool == "numpy's own"
     assert (numpy_2.int, numpy_2.PINF, numpy_2.alltrue) == (int, float("inf"), "new all")
     assert numpy_2.trapz == "new trapezoid"
-    with pytest.raises(RuntimeError, match="numpy.mirr left numpy in version 1.20: use the numpy-financial"):
+    with pytest.raises(RuntimeError, match="numpy.mirr was removed in numpy 1.20: use the numpy-financial"):
         numpy_2.mirr([1, 2])
 
 
@@ -205,7 +208,7 @@ def amx_processor(tmp_path):
     return path
 
 
-def test_amx_is_asked_for_and_used(amx_processor):
+def test_amx_is_requested_and_used(amx_processor):
     asked, environment = [], {}
     outcome = compat.open_amx(amx_processor, lambda *call: asked.append(call) or 0, environment)
     assert (outcome, asked) == ("open", [(158, 0x1023, 18)])
@@ -218,7 +221,7 @@ def test_amx_refused_by_linux_is_not_used(amx_processor):
     assert environment == {}
 
 
-def test_amx_leaves_the_readers_choice_alone(amx_processor):
+def test_amx_does_not_change_the_users_setting(amx_processor):
     environment = {"DNNL_MAX_CPU_ISA": "AVX2"}
     assert compat.open_amx(amx_processor, lambda *call: pytest.fail("asked"), environment) == "off"
     assert environment == {"DNNL_MAX_CPU_ISA": "AVX2"}
@@ -233,7 +236,7 @@ def test_amx_does_nothing_elsewhere(tmp_path, flags):
     assert environment == {}
 
 
-def test_other_systems_are_left_alone(monkeypatch):
+def test_nothing_is_done_on_other_systems(monkeypatch):
     monkeypatch.setattr(compat, "_prepared", False)
     for state in ("mxnet_came_first", "unloadable", "amx"):
         monkeypatch.setattr(compat, state, getattr(compat, state))

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Forget what was found about the GPUs, before and after a test that fakes some."""
+    """Clear the cached results of testing the GPUs before and after each test."""
     for cached in (devices.working_gpus, devices.gpu_failures):
         cached.cache_clear()
     yield
@@ -41,7 +41,7 @@ def gpus(monkeypatch):
     def make(*failures):
         monkeypatch.setattr(devices, "count_gpus", lambda: len(failures))
         monkeypatch.setattr(
-            devices, "_KERNEL", "import sys\nfailures = %r\nsys.exit(failures[int(sys.argv[1])] or 0)" % (failures,)
+            devices, "_KERNEL", f"import sys\nfailures = {failures!r}\nsys.exit(failures[int(sys.argv[1])] or 0)"
         )
 
     return make
@@ -93,7 +93,7 @@ def test_best_gives_the_gpus_that_ran_a_kernel(gpus, nvidia_smi):
     with pytest.warns(UserWarning, match=r"no kernel on gpu:1 \(CUDA error: out of memory\): the other"):
         assert devices.best() == [mx.gpu(0), mx.gpu(2)]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # warned once a process
+        warnings.simplefilter("error")  # one warning per process
         assert devices.best(limit=1) == [mx.gpu(0)]
 
 
@@ -104,7 +104,7 @@ def test_unsupported_gpu_is_named_and_the_cpu_used(gpus, nvidia_smi):
         assert devices.best() == [mx.cpu()]
     (warning,) = caught
     assert str(warning.message) == (
-        "NVIDIA H100 PCIe has compute capability 9.0 and is newer than any MXNet wheel supports (they hold machine "
+        "NVIDIA H100 PCIe has compute capability 9.0 and is newer than any MXNet wheel supports (they contain machine "
         f"code for 5.0, 6.0, 7.0, 8.0, 8.6): the CPU is used. To compute on it, {devices.OTHER_WAYS}."
     )
 
@@ -122,7 +122,7 @@ def test_child_that_dies_or_hangs():
     assert devices.child_failure(devices.start_child("import os; os.abort()")) == "killed by SIGABRT (Aborted)"
     hanging = devices.start_child("import time; time.sleep(60)")
     assert devices.child_failure(hanging, timeout=0.1) == "no answer in 0.1 seconds"
-    assert hanging.returncode is not None  # and is gone
+    assert hanging.returncode is not None  # it was killed
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -151,13 +151,13 @@ def test_parse_rejects_what_it_does_not_know(text):
 
 def test_parse_rejects_a_gpu_that_does_not_work(gpus):
     gpus("")
-    with pytest.raises(ValueError, match="'gpu:0,3' is not available: .* MXNet here are: gpu:0. Give"):
+    with pytest.raises(ValueError, match="'gpu:0,3' is not available. GPUs .* MXNet: gpu:0. Give"):
         devices.parse("gpu:0,3")
 
 
 def test_parse_rejects_gpu_without_any(gpus):
     gpus()
-    with pytest.raises(ValueError, match="'gpu' is not available: the GPUs that run MXNet here are: none"):
+    with pytest.raises(ValueError, match="'gpu' is not available. GPUs that can run MXNet: none"):
         devices.parse("gpu")
 
 

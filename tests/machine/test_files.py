@@ -103,7 +103,9 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     for used in (tmp_path, tmp_path / "file"):
         for refuses in (check_new_folder, lambda path: new_folder(path).__enter__()):
-            with pytest.raises(ValueError, match="there is something already. Choose another folder, or remove it"):
+            with pytest.raises(
+                ValueError, match="already exists and is not an empty folder. Choose another folder, or remove it"
+            ):
                 refuses(used)
     with pytest.raises(NotADirectoryError, match="new: cannot be written, because .*file is not a folder"):
         check_new_folder(tmp_path / "file/new")

@@ -17,8 +17,8 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, files, left):
     (tmp_path / "memory").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    found = available_memory(tmp_path)
-    assert found == left if left else 0.5 < found / psutil.virtual_memory().available < 2
+    available = available_memory(tmp_path)
+    assert available == left if left else 0.5 < available / psutil.virtual_memory().available < 2
 
 
 def test_what_cannot_fit_is_refused_in_one_sentence():

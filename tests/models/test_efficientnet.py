@@ -3,7 +3,8 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, blocks_of, round_channels
+from d2lcls.machine.gluon import blocks_of
+from d2lcls.models.efficientnet import Conv, EfficientNet, ReLU6, Scale, round_channels
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
 from d2lcls.weights.files import load_weights
 from d2lcls.weights.store import find_weights
@@ -51,7 +52,7 @@ def test_every_name_makes_its_network():
         net = make_efficientnet(name, classes=7)
         first = blocks_of(net, Conv)[0]
         tensorflow = "lite" in name or name.startswith("tf_")
-        assert first.movable == tensorflow and net.output._units == 7
+        assert first.depends_on_size == tensorflow and net.output._units == 7
         assert net.features[0][1]._kwargs["eps"] == (1e-3 if tensorflow else 1e-5)
         assert bool(blocks_of(net, ReLU6)) == ("lite" in name)
 
@@ -69,7 +70,7 @@ def loaded(name):
 def stages(net, x):
     """Return what each child of features makes of x, and the logits, but for the mean and dropout."""
     found = []
-    net.see(*x.shape[2:])
+    net.set_image_size(*x.shape[2:])
     for child in net.features:
         x = child(x)
         found.append(x.asnumpy())
@@ -124,7 +125,7 @@ def same_convolution(x, weight, stride):
 def test_same_convolution_is_tensorflows(kernel, stride, height, width):
     conv = Conv(4, kernel, stride, 4, groups=4, same=True)
     conv.initialize(mx.init.Normal(1))
-    assert conv.see(height, width)[:2] == (-(-height // stride), -(-width // stride))
+    assert conv.set_input_size(height, width)[:2] == (-(-height // stride), -(-width // stride))
     x = np.random.default_rng(0).standard_normal((4, height, width))
     y = conv(nd.array(x[None])).asnumpy()[0]
     np.testing.assert_allclose(y, same_convolution(x, conv.weight.data().asnumpy(), stride), rtol=1e-4, atol=1e-5)
@@ -134,7 +135,7 @@ def test_same_convolution_is_tensorflows(kernel, stride, height, width):
 def test_pytorchs_convolution_pads_all_sides_alike(stride):
     conv = Conv(3, 5, stride, 3, groups=3)
     conv.initialize(mx.init.Normal(1))
-    conv.see(8, 8)
+    conv.set_input_size(8, 8)
     x = np.random.default_rng(0).standard_normal((3, 8, 8))
     wide = np.pad(x, ((0, 0), (2, 2), (2, 2)))
     windows = np.lib.stride_tricks.sliding_window_view(wide, (5, 5), axis=(1, 2))[:, ::stride, ::stride]
@@ -145,7 +146,7 @@ def test_pytorchs_convolution_pads_all_sides_alike(stride):
 def test_gradients_pass_the_padded_kernel():
     conv = Conv(2, 3, 2, 2, groups=2, same=True)
     conv.initialize(mx.init.Normal(1))
-    conv.see(6, 6)
+    conv.set_input_size(6, 6)
     x = np.random.default_rng(0).standard_normal((2, 6, 6)).astype(np.float32)
     with autograd.record():
         total = conv(nd.array(x[None])).sum()
@@ -203,7 +204,7 @@ def test_padding_matters():
     for mine, its in zip(net.collect_params().values(), other.collect_params().values()):
         its.set_data(mine.data())
     assert np.abs(net(x).asnumpy() - other(x).asnumpy()).max() > 1e-3
-    net.see(63, 63)  # where all sides are odd in TensorFlow's way too, both are the same
+    net.set_image_size(63, 63)  # where all sides are odd in TensorFlow's way too, both are the same
     assert [conv.shift for conv in blocks_of(net, Conv) if conv.stride == 2][0] == (0, 0)
 
 

@@ -1,5 +1,5 @@
 from d2lcls.models import get_model
-from d2lcls.models.fast94 import FILTERS, Fast94, whiten
+from d2lcls.models.fast94 import FILTERS, Fast94, initialise_from_data, whiten
 
 import mxnet as mx
 import numpy as np
@@ -61,3 +61,11 @@ def test_the_zoo_knows_it_and_images_of_another_shape_are_refused():
     assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 7)
     with pytest.raises(ValueError, match=r"Expected images of shape \(N, 3, H, W\)"):
         whiten(net, np.zeros((5, 1, 32, 32), np.float32))
+
+
+def test_initialising_from_data_whitens_it_and_leaves_other_networks_alone():
+    net, expected = network(), network()
+    initialise_from_data(net, images())
+    whiten(expected, images())
+    np.testing.assert_array_equal(net.whitening.weight.data().asnumpy(), expected.whitening.weight.data().asnumpy())
+    initialise_from_data(get_model("cnn"), images())  # not even initialised

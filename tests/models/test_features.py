@@ -7,6 +7,7 @@ from d2lcls.models import SmallCNN
 from d2lcls.models.features import FeatureBatches, Features, extract_features
 from d2lcls.models.surgery import split
 from d2lcls.training import evaluate, fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -89,7 +90,7 @@ def test_the_cache_is_used_and_holds_the_same(shapes, tmp_path):
     assert again.values.dtype == np.float16
     assert [path.name for path in (tmp_path / "home/features").iterdir()] == ["shapes.npz"]
     extract_features(front, batches(shapes), cache=None)
-    assert front.images - shown == 151
+    assert front.images - shown == 152
 
 
 def test_other_features_under_the_same_name_are_refused(shapes):
@@ -226,12 +227,10 @@ def test_training_on_features_repeats_bit_for_bit_and_resumes(shapes, tmp_path):
             tail,
             train,
             FeatureBatches(data),
-            num_epochs=num_epochs,
-            lr=0.05,
+            Recipe(num_epochs=num_epochs, lr=0.05),
             checkpoint_dir=folder,
             on_epoch=stop,
             resume=True,
-            verbose=False,
         )
         nd.waitall()
         return [p.data().asnumpy() for p in net.collect_params().values()], [r.train_loss for r in records], net

@@ -4,6 +4,7 @@ from d2lcls.data import Batches
 from d2lcls.models import SmallCNN, get_model
 from d2lcls.models.surgery import replace_head
 from d2lcls.training import fit
+from d2lcls.training.recipe import Recipe
 
 import numpy as np
 import pytest
@@ -55,14 +56,14 @@ def test_a_new_head_is_the_same_on_all_devices(shapes):
     replace_head(net, 3)
     for copies in values(net).values():
         np.testing.assert_array_equal(copies[0], copies[1])
-    assert fit(net, Batches(shapes, 32), num_epochs=1, ctx=TWO, verbose=False)
+    assert fit(net, Batches(shapes, 32), recipe=Recipe(num_epochs=1), ctx=TWO, on_epoch=None)
 
 
 def test_a_new_head_is_trained(shapes):
     net = small()
     replace_head(net, 3)
     before = values(net)
-    fit(net, Batches(shapes, 50), num_epochs=1, verbose=False)
+    fit(net, Batches(shapes, 50), recipe=Recipe(num_epochs=1), on_epoch=None)
     assert moved(before, values(net)) == set(before)
 
 

@@ -1,5 +1,6 @@
+from d2lcls.machine.gluon import blocks_of
 from d2lcls.models import get_model
-from d2lcls.models.efficientnet import ReLU6, blocks_of
+from d2lcls.models.efficientnet import ReLU6
 from d2lcls.models.fusion.fused import fuse
 from d2lcls.models.slow_layers import drop_bounds, freeze_depthwise, replace_global_pooling
 from d2lcls.models.surgery import train_last

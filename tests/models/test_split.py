@@ -53,9 +53,9 @@ class Between(SmallCNN):
 
 
 def test_networks_that_cannot_be_split():
-    with pytest.raises(ValueError, match="groups must lie between 1 and 3, one less than there are, not 4"):
+    with pytest.raises(ValueError, match="groups must lie between 1 and 3, one less than the network has, not 4"):
         split(small(), 4)
-    with pytest.raises(ValueError, match="groups must lie between 1 and 3, one less than there are, not 0"):
+    with pytest.raises(ValueError, match="groups must lie between 1 and 3, one less than the network has, not 0"):
         split(small(), 0)
     with pytest.raises(ValueError, match="padding depends on the size of its images: pass size="):
         split(make("efficientnet_lite0"), 2)

@@ -1,8 +1,10 @@
 """Groups of layers: frozen, thawed, with rates of their own."""
 
 from d2lcls.data import Batches
-from d2lcls.models.surgery import forget_compiled, gradual, layer_groups, set_lr_multipliers, train_last
+from d2lcls.machine.gluon import clear_cache
+from d2lcls.models.surgery import gradual, layer_groups, set_lr_multipliers, train_last
 from d2lcls.training import fit, make_trainer, train_step
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -25,13 +27,15 @@ def test_groups_hold_every_parameter_once(name):
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_frozen_layers_and_their_statistics_stay_bit_for_bit(shapes, ctx, groups):
     net = small(ctx)
-    fit(net, Batches(shapes, 32, shuffle=True), num_epochs=1, ctx=ctx, verbose=False)  # statistics of their own
+    fit(
+        net, Batches(shapes, 32, shuffle=True), recipe=Recipe(num_epochs=1), ctx=ctx, on_epoch=None
+    )  # statistics of their own
     train_last(net, groups)
     before = values(net)
-    fit(net, Batches(shapes, 32, shuffle=True), num_epochs=1, lr=0.1, wd=0.1, ctx=ctx, verbose=False)
+    fit(net, Batches(shapes, 32, shuffle=True), recipe=Recipe(num_epochs=1, lr=0.1, wd=0.1), ctx=ctx, on_epoch=None)
     assert moved(before, values(net)) == names_of(net, layer_groups(net)[-groups:])
     train_last(net, len(layer_groups(net)))
-    fit(net, Batches(shapes, 32, shuffle=True), num_epochs=1, lr=0.1, wd=0.1, ctx=ctx, verbose=False)
+    fit(net, Batches(shapes, 32, shuffle=True), recipe=Recipe(num_epochs=1, lr=0.1, wd=0.1), ctx=ctx, on_epoch=None)
     assert moved(before, values(net)) == set(before)
 
 
@@ -143,5 +147,5 @@ def test_compiled_networks_are_traced_anew():
     with mx.autograd.train_mode():
         assert np.abs(net(x).asnumpy() - first).max() > 1e-4
     assert net._cached_op is not None
-    forget_compiled(net)
+    clear_cache(net)
     assert net._cached_op is None

@@ -23,7 +23,7 @@ html_static_path = [{str(ROOT / "book/_static")!r}]
 
 @pytest.fixture(scope="session")
 def build():
-    """A function that builds a site of one chapter with the live page: (source folder, environment) -> its folder."""
+    """A function that builds a site of one chapter with the live page: (source folder, environment) -> HTML folder."""
     return _build
 
 
@@ -51,18 +51,18 @@ def site(tmp_path_factory):
     return _build(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: Playwright's event loop runs until the end, and other tests need their own
 def browser():
-    """A `chromium.Page`."""
+    """A page in Chromium."""
     if chromium.BROWSER is None:
         pytest.skip("Chromium is not installed")
-    with chromium.browse() as page:
+    with chromium.open_page() as page:
         yield page
 
 
 @pytest.fixture(scope="session")
 def server(site, pictures):
-    """Address of a web server for the site; the pictures lie in /pictures."""
+    """Address of a web server for the site, with the pictures in /pictures."""
     shutil.copytree(pictures[0].parent, site / "pictures")
     with chromium.web_server(site) as address:
         yield address
@@ -71,7 +71,7 @@ def server(site, pictures):
 @pytest.fixture
 def live(browser, server):
     """The live page, freshly opened in the browser."""
-    browser.open(f"{server}/chapter/live.html")
+    browser.goto(f"{server}/chapter/live.html")
     return browser
 
 

@@ -1,4 +1,4 @@
-"""What the live page says when something is missing or damaged, and that the book is built without npm."""
+"""The live page's messages when something is missing or damaged; the book without npm or a network."""
 
 import json
 import os
@@ -17,26 +17,30 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+FAILED = ".live-failed"
+
+
 def status(page):
-    return page.evaluate("document.querySelector('[data-part=status]').textContent.replace(/\\s+/g, ' ')")
+    return " ".join(page.text_content("[data-part=status]").split())
 
 
 @pytest.fixture
 def broken(site, tmp_path, browser):
-    """A function that damages a copy of the site, asks the live page, and returns what it says."""
+    """A function that damages a copy of the site, chooses a sample, and returns the message of the live page."""
 
-    def ask(damage, picture="document.querySelector('[data-sample]').click()"):
+    def message(damage, script="undefined"):
         copy = tmp_path / "html"
         shutil.copytree(site, copy)
         damage(copy / "_static")
         with chromium.web_server(copy) as address:
-            browser.open(f"{address}/chapter/live.html")
-            browser.evaluate(picture)
-            browser.wait("document.querySelector('.live-failed')")
-            assert browser.evaluate("document.querySelector('[data-part=answer]').hidden")
+            browser.goto(f"{address}/chapter/live.html")
+            browser.evaluate(script)
+            browser.locator("[data-sample]").first.click()
+            browser.wait_for_selector(FAILED)
+            assert browser.is_hidden("[data-part=answer]")
             return status(browser)
 
-    return ask
+    return message
 
 
 def flip_a_byte(path):
@@ -46,8 +50,8 @@ def flip_a_byte(path):
 
 
 def test_a_damaged_model(broken):
-    said = broken(lambda static: flip_a_byte(static / "live/model/model.onnx"))
-    assert said.startswith("The model is damaged: model.onnx is not the file that its manifest names. Reload")
+    message = broken(lambda static: flip_a_byte(static / "live/model/model.onnx"))
+    assert message.startswith("The model is damaged: model.onnx is not the file that its manifest names. Reload")
 
 
 def test_a_model_that_is_no_graph_at_all(broken):
@@ -63,14 +67,14 @@ def test_a_model_that_is_no_graph_at_all(broken):
 
 
 def test_a_damaged_manifest(broken):
-    said = broken(lambda static: (static / "live/model/manifest.json").write_text("{"))
-    assert said.startswith("The model is damaged: manifest.json is no JSON (")
+    message = broken(lambda static: (static / "live/model/manifest.json").write_text("{"))
+    assert message.startswith("The model is damaged: manifest.json is no JSON (")
 
 
 @pytest.mark.parametrize("name", live_page.FILES)
 def test_a_part_of_the_runtime_is_missing(broken, name):
-    said = broken(lambda static: (static / live_page.RUNTIME / name).unlink())
-    assert said.startswith(
+    message = broken(lambda static: (static / live_page.RUNTIME / name).unlink())
+    assert message.startswith(
         f"{name} did not arrive (404 File not found)."
         if name.endswith(".wasm")
         else "ONNX Runtime Web could not be loaded ("
@@ -78,35 +82,35 @@ def test_a_part_of_the_runtime_is_missing(broken, name):
 
 
 def test_a_browser_without_webassembly(broken):
-    said = broken(lambda static: None, "delete globalThis.WebAssembly; document.querySelector('[data-sample]').click()")
-    assert said.startswith("This browser does not run WebAssembly")
+    message = broken(lambda static: None, "delete globalThis.WebAssembly")
+    assert message.startswith("This browser does not run WebAssembly")
 
 
 def test_a_missing_sample(broken):
-    said = broken(lambda static: (static / "live/samples/cat.png").unlink())
-    assert said == "The sample did not arrive (404 File not found)."
+    message = broken(lambda static: (static / "live/samples/cat.png").unlink())
+    assert message == "The sample did not arrive (404 File not found)."
 
 
 def test_a_text_file_instead_of_a_picture_and_then_a_picture(browser, server, tmp_path, pictures):
     path = tmp_path / "poem.txt"
     path.write_text("A poem is no picture.")
-    browser.open(f"{server}/chapter/live.html")
-    browser.choose_file("#live-file", path)
-    browser.wait("document.querySelector('.live-failed')")
+    browser.goto(f"{server}/chapter/live.html")
+    browser.set_input_files("#live-file", path)
+    browser.wait_for_selector(FAILED)
     assert status(browser) == (
         "poem.txt cannot be used: your browser cannot read it as a picture. Choose a PNG or a JPEG."
     )
-    browser.choose_file("#live-file", pictures[0])
-    browser.wait("!document.querySelector('[data-part=answer]').hidden")
-    assert not browser.evaluate("document.querySelector('.live-failed')")
+    browser.set_input_files("#live-file", pictures[0])
+    browser.wait_for_selector("[data-part=answer]")
+    assert browser.locator(FAILED).count() == 0
 
 
 def test_opened_as_a_file_the_page_says_how_to_start_a_server(browser, site):
-    browser.open((site / "chapter/live.html").as_uri())
-    said = status(browser)
-    assert "needs JavaScript and a web server" in said and "python3 -m http.server" in said
-    assert said.endswith("http://localhost:8000/chapter/live.html")
-    assert browser.evaluate("document.querySelector('[data-part=controls]').hidden")
+    browser.goto((site / "chapter/live.html").as_uri())
+    message = status(browser)
+    assert "needs JavaScript and a web server" in message and "python3 -m http.server" in message
+    assert message.endswith("http://localhost:8000/chapter/live.html")
+    assert browser.is_hidden("[data-part=controls]")
 
 
 def sentence(html):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path, PurePath
 
-from d2lcls.cli import _parser
+from d2lcls.cli import make_parser
 
 import pytest
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import container  # noqa: E402
 
 STEPS = container.instructions((ROOT / "Dockerfile").read_text())
-COMMANDS = _parser()._subparsers._group_actions[0].choices
+COMMANDS = make_parser()._subparsers._group_actions[0].choices
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
-"""environment.yml, pyproject.toml and requirements.lock say the same."""
+"""environment.yml, pyproject.toml, requirements.lock, the workflow and the version in several files agree."""
 
 import itertools
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+
+import d2lcls
 
 import pytest
 import yaml
@@ -20,7 +23,7 @@ MACHINES = ("x86_64", "aarch64")
 
 
 def environment(python, machine):
-    """Return what markers are evaluated with: CPython on Linux."""
+    """Return the variables of markers, for CPython on Linux."""
     return {
         "python_version": python,
         "python_full_version": f"{python}.0",
@@ -33,11 +36,11 @@ def environment(python, machine):
 
 def lock(python, machine="x86_64"):
     """Return what the lock installs on Linux: a dict from names to versions."""
-    where = environment(python, machine)
+    variables = environment(python, machine)
     pins = [
         (pin.name, str(pin.specifier).removeprefix("=="))
         for pin in PINS
-        if pin.marker is None or pin.marker.evaluate(where)
+        if pin.marker is None or pin.marker.evaluate(variables)
     ]
     assert len(pins) == len(dict(pins)), "a package has two versions in one environment"
     return dict(pins)
@@ -51,7 +54,7 @@ def declared(*extras):
 
 
 @pytest.mark.parametrize(
-    "requirement", declared("cpu", "weights", "tune", "deploy", "serve", "book", "test", "lock"), ids=str
+    "requirement", declared("cpu", "weights", "tune", "deploy", "serve", "book", "test", "check", "lock"), ids=str
 )
 def test_the_lock_fulfils_every_requirement(requirement):
     for python, machine in itertools.product(PYTHONS, MACHINES):
@@ -102,8 +105,30 @@ def test_workflow_and_ci_run_the_readmes_commands():
     workflow = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text())
     build = workflow["jobs"]["build"]
     assert build["strategy"]["matrix"]["python"] == list(PYTHONS)
-    steps = [step.get("run") for step in build["steps"]]
-    assert "bash .ci/run" in steps
-    ci, readme = (ROOT / ".ci/run").read_text(), (ROOT / "README.md").read_text()
-    for command in ("make book", "make test"):
-        assert re.search(rf"^{command}$", ci, re.M) and re.search(rf"^{command}\b", readme, re.M)
+    assert "bash .ci/run" in [step.get("run") for step in build["steps"]]
+    commands = re.findall(r"^make \w+$", (ROOT / ".ci/run").read_text(), re.M)
+    assert commands == ["make check", "make book", "make test"]
+    for command in commands:
+        assert re.search(rf"^{command}\b", (ROOT / "README.md").read_text(), re.M)
+
+
+def test_pre_commit_runs_the_tools_of_make_check():
+    hooks = [
+        hook
+        for repository in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        for hook in repository["hooks"]
+    ]
+    assert all(hook["language"] == "system" for hook in hooks), "would download the tool"
+    recipe = subprocess.run(
+        ["make", "-n", "check", "BIN=.venv/bin"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    checked = [line.split(" --check")[0] for line in recipe.splitlines() if re.match(r"\.venv/bin/(ruff|mypy)", line)]
+    assert [hook["entry"].removesuffix(" --force-exclude") for hook in hooks] == checked
+
+
+def test_the_citation_and_the_changelog_have_the_version_of_the_package():
+    assert PROJECT["dynamic"] == ["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == d2lcls.__version__
+    release = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert release.groups() == (d2lcls.__version__, citation["date-released"])

@@ -10,6 +10,7 @@ from d2lcls.machine.cores import has_bfloat16
 from d2lcls.models import SmallCNN
 from d2lcls.training import CheckpointError, fit, load_checkpoint, save_checkpoint
 from d2lcls.training.checkpoints import parameters_to_arrays
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -32,7 +33,7 @@ class Net(gluon.HybridBlock):
         return self.layers(x)
 
 
-def train(data, folder=None, devices=1, optimizer="nag", batches=None, **kwargs):
+def train(data, folder=None, devices=1, optimizer="nag", batches=None, resume=False, on_epoch=None, **kwargs):
     net = Net()
     net.initialize()
     batches = Batches(
@@ -43,11 +44,11 @@ def train(data, folder=None, devices=1, optimizer="nag", batches=None, **kwargs)
         net,
         batches,
         Batches(data, 64),
-        optimizer=optimizer,
+        Recipe(optimizer=optimizer, **options),
         ctx=[mx.cpu(i) for i in range(devices)],
         checkpoint_dir=folder,
-        verbose=False,
-        **options,
+        resume=resume,
+        on_epoch=on_epoch,
     )
     return parameters_to_arrays(net), records
 
@@ -128,8 +129,8 @@ import d2lcls
 import mxnet as mx
 from mxnet import gluon
 from d2lcls.data import Batches, Images
-from d2lcls.training import fit, loop
-from d2lcls.training.precision import LossScale
+from d2lcls.training import Recipe, fit, session
+from d2lcls.training.steps import LossScale
 
 
 class Half(gluon.HybridBlock):
@@ -143,7 +144,7 @@ class Half(gluon.HybridBlock):
         return F.cast(F.broadcast_mul(F.expand_dims(x, 1), F.expand_dims(weight, 0)).sum(axis=2), "float32")
 
 
-def train(folder, kill_at=None, **options):
+def train(folder, kill_at=None, checkpoint_steps=None, resume=False):
     update, steps = LossScale.update, []
 
     def update_until_killed(self, finite):
@@ -156,13 +157,13 @@ def train(folder, kill_at=None, **options):
     net, batches = Half(), Batches(data, 16, shuffle=True, seed=3)
     mx.random.seed(0)
     net.initialize()
-    fit(net, batches, Batches(data, 64), num_epochs=3, lr=0.02, seed=5, precision="float16", checkpoint_dir=folder,
-        verbose=False, **options)
+    recipe = Recipe(num_epochs=3, lr=0.02, seed=5, precision="float16", checkpoint_steps=checkpoint_steps)
+    fit(net, batches, Batches(data, 64), recipe, checkpoint_dir=folder, resume=resume, on_epoch=None)
     LossScale.update = update
     return steps
 
 
-loop.check_precision = lambda precision, ctx: None  # it refuses float16 on CPUs, for its slowness
+session.check_precision = lambda precision, ctx: None  # it refuses float16 on CPUs, for its slowness
 LossScale.__init__.__defaults__ = (2.0 ** 16, 0, 7)  # so that the scale doubles, too
 file, resume, folder = np.load(sys.argv[1]), sys.argv[2] == "resume", Path(sys.argv[3])
 data = Images(file["images"], file["labels"], ("a", "b", "c"), "shapes")
@@ -199,7 +200,7 @@ sys.path.insert(0, {tests!r})
 import d2lcls
 from d2lcls.data import Images
 from test_checkpoints import train
-data = Images(np.load({images!r}), np.load({labels!r}), ("a", "b", "c"), "shapes")
+data = Images(np.load({images!r}), np.load({labels!r}), ("top", "middle", "bottom"), "shapes")
 train(data, {folder!r}, checkpoint_steps=1, resume=True)
 """
 
@@ -273,7 +274,7 @@ def test_a_finished_run_resumes_to_itself(shapes, tmp_path):
 
 def test_an_old_run_is_not_overwritten(shapes, tmp_path):
     train(shapes, tmp_path, num_epochs=1)
-    with pytest.raises(FileExistsError, match="holds a training run already.*resume=True"):
+    with pytest.raises(FileExistsError, match="already holds a training run.*resume=True"):
         train(shapes, tmp_path, num_epochs=1)
 
 
@@ -304,7 +305,7 @@ def test_another_recipe_is_named(shapes, tmp_path):
     with pytest.raises(CheckpointError, match="another recipe: images is 150 there and 149 here"):
         train(shapes.subset(np.arange(149)), tmp_path / "plain", num_epochs=1, resume=True)
     train(shapes, tmp_path / "other", num_epochs=1, lookahead=5)
-    with pytest.raises(CheckpointError, match="another recipe: lookahead is 5 there and None here"):
+    with pytest.raises(CheckpointError, match="another recipe: lookahead is 5 there and 0 here"):
         train(shapes, tmp_path / "other", num_epochs=1, resume=True)
 
 
@@ -312,11 +313,19 @@ def test_another_size_is_another_recipe(shapes, tmp_path):
     def run(**options):
         net = SmallCNN(3, (4,))
         net.initialize()
-        fit(net, Batches(shapes, 50, **options), num_epochs=1, checkpoint_dir=tmp_path, resume=True, verbose=False)
+        fit(
+            net,
+            Batches(shapes, 50, **options),
+            recipe=Recipe(num_epochs=1),
+            checkpoint_dir=tmp_path,
+            resume=True,
+            on_epoch=None,
+        )
 
     run()
     for name, value in {"size": 14, "small_first": (8, 1)}.items():
-        with pytest.raises(CheckpointError, match=f"another recipe: {name} is None there and .* here"):
+        field = "image_size" if name == "size" else name
+        with pytest.raises(CheckpointError, match=f"another recipe: {field} is None there and .* here"):
             run(**{name: value})
 
 

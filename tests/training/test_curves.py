@@ -10,7 +10,8 @@ from urllib.request import urlopen
 from d2lcls.data import Batches
 from d2lcls.machine import compat
 from d2lcls.models import SmallCNN
-from d2lcls.training import fit
+from d2lcls.training import Curves, fit
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import pytest
@@ -23,7 +24,7 @@ def run(shapes, tmp_path):
     net = SmallCNN(3, widths=(8,))
     net.initialize()
     return tmp_path, fit(
-        net, Batches(shapes), Batches(shapes), num_epochs=3, lr=0.01, tensorboard=tmp_path, verbose=False
+        net, Batches(shapes), Batches(shapes), Recipe(num_epochs=3, lr=0.01), on_epoch=Curves(tmp_path).write
     )
 
 

@@ -2,6 +2,7 @@ from d2lcls.data import Batches
 from d2lcls.models import SmallCNN
 from d2lcls.models.surgery import gradual, layer_groups, set_lr_multipliers, train_last
 from d2lcls.training import CheckpointError, fit, make_trainer, train_step
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -51,10 +52,18 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def train(data, folder=None, devices=1, net=None, **kwargs):
+def train(data, folder=None, devices=1, net=None, resume=False, on_epoch=None, **kwargs):
     net = net or network(contexts(devices))
     options = {"num_epochs": 3, "lr": 0.02, "wd": 0.01, "unfreeze": PLAN, **kwargs}
-    records = fit(net, batches(data), ctx=contexts(devices), checkpoint_dir=folder, verbose=False, **options)
+    records = fit(
+        net,
+        batches(data),
+        recipe=Recipe(**options),
+        ctx=contexts(devices),
+        checkpoint_dir=folder,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
     return values(net), records
 
 
@@ -65,12 +74,8 @@ def test_the_plan_is_followed(shapes, devices):
     fit(
         net,
         batches(shapes),
-        num_epochs=4,
-        lr=0.02,
-        wd=0.01,
-        unfreeze=PLAN,
+        recipe=Recipe(num_epochs=4, lr=0.02, wd=0.01, unfreeze=PLAN),
         ctx=contexts(devices),
-        verbose=False,
         on_epoch=lambda record: seen.append(values(net)),
     )
     for groups, before, after in zip((1, 2, 4, 4), seen, seen[1:]):
@@ -80,7 +85,7 @@ def test_the_plan_is_followed(shapes, devices):
 def test_a_plan_of_gradual_trains_to_the_end(shapes):
     net = network()
     before = values(net)
-    records = fit(net, batches(shapes), num_epochs=6, lr=0.05, unfreeze=gradual(net, 6), verbose=False)
+    records = fit(net, batches(shapes), recipe=Recipe(num_epochs=6, lr=0.05, unfreeze=gradual(net, 6)), on_epoch=None)
     assert records[-1].train_loss < records[0].train_loss
     assert moved(before, values(net)) == set(before)
 
@@ -89,10 +94,10 @@ def test_a_plan_overrides_what_was_frozen_and_none_leaves_it(shapes):
     net = network()
     train_last(net, 4)
     before = values(net)
-    fit(net, batches(shapes), num_epochs=1, unfreeze={0: 1}, verbose=False)
+    fit(net, batches(shapes), recipe=Recipe(num_epochs=1, unfreeze={0: 1}), on_epoch=None)
     assert moved(before, values(net)) == in_last(net, 1)
     before = values(net)
-    fit(net, batches(shapes), num_epochs=1, verbose=False)
+    fit(net, batches(shapes), recipe=Recipe(num_epochs=1), on_epoch=None)
     assert moved(before, values(net)) == in_last(net, 1)
 
 
@@ -188,7 +193,7 @@ def test_l1_spares_the_frozen(shapes):
     net = network()
     train_last(net, 1)
     before = values(net)
-    fit(net, batches(shapes), num_epochs=1, l1=0.1, verbose=False)
+    fit(net, batches(shapes), recipe=Recipe(num_epochs=1, l1=0.1), on_epoch=None)
     assert moved(before, values(net)) == {"output.weight", "output.bias"}
 
 
@@ -196,7 +201,7 @@ def test_l1_drives_weights_to_zero(shapes):
     shares = []
     for l1 in (0.0, 0.05):
         net = network()
-        fit(net, batches(shapes), num_epochs=4, lr=0.05, wd=0, l1=l1, verbose=False)
+        fit(net, batches(shapes), recipe=Recipe(num_epochs=4, lr=0.05, wd=0, l1=l1), on_epoch=None)
         weights = np.concatenate([v[0].ravel() for name, v in values(net).items() if name.endswith("weight")])
         shares.append(((np.abs(weights) < 5e-3).mean(), np.abs(weights).mean()))
     assert shares[1][0] > 5 * shares[0][0] and shares[1][1] < 0.4 * shares[0][1]
@@ -278,20 +283,11 @@ def test_the_same_way_to_fine_tune_goes_on(shapes, tmp_path):
     assert_same(first, again)
 
 
-def test_a_record_of_before_these_options_existed_goes_on(shapes, tmp_path):
-    import json
-
-    train(shapes, tmp_path, unfreeze=None)
-    with np.load(tmp_path / "last.npz") as file:
-        recipe = json.loads(str(file["progress"]))["recipe"]
-    assert not {"unfreeze", "l1", "frozen", "lr_multipliers", "size", "balanced"} & set(recipe)
-
-
 def test_a_plan_that_asks_for_too_much_is_refused_before_the_first_step(shapes):
     net = network()
     for plan in ({1: 1}, {0: 1, 2: 99}, {0: 0}, {0: 1, -1: 2}):
         with pytest.raises(ValueError, match="unfreeze must map epochs"):
-            fit(net, batches(shapes), num_epochs=3, unfreeze=plan, verbose=False)
+            fit(net, batches(shapes), recipe=Recipe(num_epochs=3, unfreeze=plan), on_epoch=None)
 
 
 def test_a_network_frozen_entirely_is_refused(shapes):
@@ -299,9 +295,9 @@ def test_a_network_frozen_entirely_is_refused(shapes):
     for parameter in net.collect_params().values():
         parameter.grad_req = "null"
     with pytest.raises(ValueError, match="Every parameter is frozen"):
-        fit(net, batches(shapes), num_epochs=1, verbose=False)
+        fit(net, batches(shapes), recipe=Recipe(num_epochs=1), on_epoch=None)
 
 
 def test_negative_l1_is_refused(shapes):
-    with pytest.raises(ValueError, match="l1 must be 0"):
-        fit(network(), batches(shapes), num_epochs=1, l1=-1e-3, verbose=False)
+    with pytest.raises(ValueError, match="l1 must be at least 0"):
+        fit(network(), batches(shapes), recipe=Recipe(num_epochs=1, l1=-0.001), on_epoch=None)

@@ -1,8 +1,9 @@
 from d2lcls.data import Batches, channel_statistics
 from d2lcls.models import SmallCNN
+from d2lcls.models.gradients import check_gradients
 from d2lcls.training import fit
-from d2lcls.training.gradients import check_gradients
 from d2lcls.training.losses import cross_entropy, focal
+from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
@@ -209,7 +210,7 @@ def train(data, loss, mixup=0.0):
     net = SmallCNN(3, (8, 16))
     net.initialize(mx.init.MSRAPrelu(slope=0))
     batches = Batches(data, 32, *channel_statistics(data.images), shuffle=True, mixup=mixup)
-    return fit(net, batches, num_epochs=6, lr=0.1, loss=loss, verbose=False, ctx=[mx.cpu(0), mx.cpu(1)])
+    return fit(net, batches, recipe=Recipe(num_epochs=6, lr=0.1, loss=loss), on_epoch=None, ctx=[mx.cpu(0), mx.cpu(1)])
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.2])

@@ -4,8 +4,9 @@ from d2lcls.models import SmallCNN, get_model
 from d2lcls.training import CheckpointError, fit, make_trainer, precision, train_step
 from d2lcls.training.checkpoints import parameters_to_arrays
 from d2lcls.training.evaluation import staging
-from d2lcls.training.precision import LossScale, candidate, choose, lower
-from d2lcls.training.steps import is_finite, settle_shapes
+from d2lcls.training.precision import candidate, choose, lower
+from d2lcls.training.recipe import Recipe
+from d2lcls.training.steps import LossScale, is_finite, settle_shapes
 
 import mxnet as mx
 import numpy as np
@@ -54,7 +55,7 @@ def test_bfloat16_computes_nearly_the_same_with_the_same_float32_parameters(name
 def test_float32_is_the_network_itself_and_nonsense_is_refused():
     net = network()
     assert lower(net, "float32") is net
-    with pytest.raises(ValueError, match="precision must be auto or one of float32, bfloat16, float16, not 'int8'"):
+    with pytest.raises(ValueError, match="precision must be (auto or )?one of float32, bfloat16, float16.* not 'int8'"):
         lower(net, "int8")
 
 
@@ -62,7 +63,9 @@ def test_float32_is_the_network_itself_and_nonsense_is_refused():
 def test_fit_learns_in_bfloat16_and_on_two_devices(shapes):
     for ctx in (mx.cpu(), [mx.cpu(0), mx.cpu(1)]):
         net = network()
-        records = fit(net, batches(shapes), num_epochs=5, lr=0.05, precision="bfloat16", ctx=ctx, verbose=False)
+        records = fit(
+            net, batches(shapes), recipe=Recipe(num_epochs=5, lr=0.05, precision="bfloat16"), ctx=ctx, on_epoch=None
+        )
         assert records[-1].train_accuracy > 0.9
 
 
@@ -99,17 +102,18 @@ def test_what_may_be_quicker_depends_on_the_device(monkeypatch):
 
 
 def test_a_resumed_run_keeps_the_precision_that_was_measured(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("d2lcls.training.loop.choose", lambda *arguments: "float32")
-    options = dict(num_epochs=2, lr=0.05, precision="auto", checkpoint_dir=tmp_path, verbose=False)
-    fit(network(), batches(shapes), **options)
+    monkeypatch.setattr("d2lcls.training.session.choose", lambda *arguments: "float32")
+    recipe = Recipe(num_epochs=2, lr=0.05, precision="auto")
+    options = {"checkpoint_dir": tmp_path, "on_epoch": None}
+    fit(network(), batches(shapes), recipe=recipe, **options)
 
     def refuse(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("d2lcls.training.loop.choose", refuse)
-    assert len(fit(network(), batches(shapes), resume=True, **options)) == 2
-    with pytest.raises(CheckpointError, match="precision is 'auto' there and None here"):
-        fit(network(), batches(shapes), resume=True, **{**options, "precision": "float32"})
+    monkeypatch.setattr("d2lcls.training.session.choose", refuse)
+    assert len(fit(network(), batches(shapes), recipe=recipe, resume=True, **options)) == 2
+    with pytest.raises(CheckpointError, match="precision is 'auto' there and 'float32' here"):
+        fit(network(), batches(shapes), recipe=Recipe(num_epochs=2, lr=0.05), resume=True, **options)
 
 
 def test_gpus_fetch_from_pinned_memory():
@@ -128,7 +132,7 @@ def test_gpus_fetch_from_pinned_memory():
             mx.cpu(),
             r"no instructions for it \(avx512_bf16\), or DNNL_MAX_CPU_ISA=AVX2 hides them. Use float32, or",
         ),
-        ("int8", mx.cpu(), "precision must be auto or one of float32, bfloat16, float16, not 'int8'"),
+        ("int8", mx.cpu(), "precision must be (auto or )?one of float32, bfloat16, float16.* not 'int8'"),
     ],
 )
 def test_a_precision_that_a_device_has_no_instructions_for_is_refused(
@@ -140,26 +144,26 @@ def test_a_precision_that_a_device_has_no_instructions_for_is_refused(
         fit(
             net,
             batches(shapes),
-            num_epochs=1,
-            precision=wanted,
+            recipe=Recipe(num_epochs=1, precision=wanted),
             ctx=ctx,
             checkpoint_dir=tmp_path / "run",
-            verbose=False,
+            on_epoch=None,
         )
     assert not list(tmp_path.iterdir())
     assert any(parameter._deferred_init for parameter in net.collect_params().values())  # the network is as it was
 
 
 def test_a_run_whose_measured_precision_is_not_here_does_not_go_on(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr("d2lcls.training.loop.choose", lambda *arguments: "bfloat16")
-    monkeypatch.setattr("d2lcls.training.loop.lower", lambda net, precision: net)
+    monkeypatch.setattr("d2lcls.training.session.choose", lambda *arguments: "bfloat16")
+    monkeypatch.setattr("d2lcls.training.session.lower", lambda net, precision: net)
     monkeypatch.setattr("d2lcls.machine.cores.cpu_flags", lambda: {"avx512_bf16"})
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
-    options = dict(num_epochs=1, precision="auto", checkpoint_dir=tmp_path, verbose=False)
-    fit(network(), batches(shapes), **options)
+    recipe = Recipe(num_epochs=1, precision="auto")
+    options = {"checkpoint_dir": tmp_path, "on_epoch": None}
+    fit(network(), batches(shapes), recipe=recipe, **options)
     monkeypatch.setattr("d2lcls.machine.cores.cpu_flags", lambda: {"avx2"})
     with pytest.raises(ValueError, match="cannot train in bfloat16 here"):
-        fit(network(), batches(shapes), resume=True, **options)
+        fit(network(), batches(shapes), recipe=recipe, resume=True, **options)
 
 
 def overflowing(logits, labels):

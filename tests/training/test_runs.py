@@ -1,9 +1,10 @@
 import json
 
-from d2lcls.data import Images, channel_statistics
+from d2lcls.data import Batches, Images, channel_statistics
 from d2lcls.models import SmallCNN
-from d2lcls.training import evaluate, fit
-from d2lcls.training.runs import Run, classify, load_run, make_network, read_run
+from d2lcls.training import CheckpointError, Recipe, classify, evaluate, fit, load_run, predict, softmax
+from d2lcls.training.pipeline import cut_batches, make_network
+from d2lcls.training.runs import read_run
 
 import mxnet as mx
 import numpy as np
@@ -11,34 +12,36 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture
-def trained(shapes, tmp_path):
+def fit_into(folder, shapes, size=None, valid=True):
     mean, std = channel_statistics(shapes.images)
-    run = Run("cnn", "shapes", shapes.classes, shapes.images.shape[1:], tuple(mean), tuple(std), 0.1, 0)
-    run.save(tmp_path / "run")
     net = SmallCNN(3)
     net.initialize(mx.init.MSRAPrelu(slope=0))
-    fit(
-        net,
-        run.batches(shapes, 32, shuffle=True),
-        run.batches(shapes),
-        num_epochs=3,
-        lr=0.05,
-        verbose=False,
-        checkpoint_dir=tmp_path / "run",
-    )
-    return tmp_path / "run", run, net
+    held_out = Batches(shapes, 256, mean, std, size=size)
+    train = Batches(shapes, 32, mean, std, shuffle=True, size=size)
+    fit(net, train, held_out if valid else None, Recipe(num_epochs=3, lr=0.05), checkpoint_dir=folder, on_epoch=None)
+    return folder, net, held_out
 
 
-def test_a_loaded_run_is_the_trained_one(trained, shapes):
-    folder, run, net = trained
-    loaded, again = load_run(folder)
-    assert loaded == run
-    assert evaluate(again, loaded.batches(shapes)) == evaluate(net, run.batches(shapes))
+@pytest.fixture
+def trained(shapes, tmp_path):
+    return fit_into(tmp_path / "run", shapes)
+
+
+def test_a_run_made_by_fit_is_loaded_as_it_was_trained(trained, shapes):
+    folder, net, batches = trained
+    run, loaded = load_run(folder)
+    assert run.recipe == Recipe(num_epochs=3, lr=0.05, dataset="shapes", model="smallcnn")
+    assert run.classes == shapes.classes and run.validation_images == 150
+    assert evaluate(loaded, run.batches(shapes)) == evaluate(net, batches)
+
+
+def test_without_validation_the_last_parameters_are_loaded(shapes, tmp_path):
+    folder, net, batches = fit_into(tmp_path / "run", shapes, valid=False)
+    assert evaluate(load_run(folder)[1], batches) == evaluate(net, batches)
 
 
 def test_pictures_are_classified_like_the_arrays_they_hold(trained, shapes, tmp_path):
-    folder, run, net = trained
+    run, net = load_run(trained[0])
     paths = []
     for index in range(4):
         paths.append(tmp_path / f"{index}.png")
@@ -46,54 +49,58 @@ def test_pictures_are_classified_like_the_arrays_they_hold(trained, shapes, tmp_
     probabilities = classify(run, net, paths)
     assert probabilities.shape == (4, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    from d2lcls.training import predict, softmax
-
-    np.testing.assert_allclose(
-        probabilities, softmax(predict(net, run.batches(shapes.subset(np.arange(4))))), rtol=1e-5
-    )
+    expected = softmax(predict(net, run.batches(shapes.subset(np.arange(4)))))
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
 
 
 def test_what_does_not_fit_is_named(trained, shapes, tmp_path):
-    folder, run, _ = trained
+    folder, *_ = trained
+    run = read_run(folder)
     with pytest.raises(ValueError, match="trained on the classes top, middle, bottom; this set has a, b, c"):
         run.batches(Images(shapes.images, shapes.labels, ("a", "b", "c"), "other"))
     with pytest.raises(ValueError, match=r"images of shape \(12, 12, 3\), these are \(11, 12, 3\)"):
         run.batches(Images(shapes.images[:, 1:], shapes.labels, shapes.classes, "other"))
     with pytest.raises(FileNotFoundError, match="holds no run.json"):
         load_run(tmp_path / "nothing")
+    network = (folder / "network.json").read_text()
+    for damaged in ("{", "{}", json.dumps({"graph": {}, "parameters": {}})):
+        (folder / "network.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match="network.json: damaged"):
+            load_run(folder)
+    (folder / "network.json").write_text(network.replace('"output.bias"', '"output.bios"'))
+    with pytest.raises(CheckpointError, match="best.npz: holds the parameters of another network"):
+        load_run(folder)
     (folder / "best.npz").unlink()
     with pytest.raises(FileNotFoundError, match="no epoch of this run was finished"):
         load_run(folder)
-    (folder / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json: damaged"):
-        load_run(folder)
-
-
-def test_runs_of_before_there_was_a_size_still_load(trained, shapes):
-    folder, run, net = trained
-    fields = json.loads((folder / "run.json").read_text())
-    for name in ("size", "pretrained", "loss"):
-        del fields[name]
-    (folder / "run.json").write_text(json.dumps(fields))
-    loaded, again = load_run(folder)
-    assert loaded == run and evaluate(again, loaded.batches(shapes)) == evaluate(net, run.batches(shapes))
+    for damaged in ("{", "{}", '{"recipe": {"lr": -1}}', "[]"):
+        (folder / "run.json").write_text(damaged)
+        with pytest.raises(ValueError, match="run.json: damaged"):
+            load_run(folder)
 
 
 def test_a_size_is_remembered_and_pictures_are_scaled_to_it(shapes, tmp_path):
-    run = Run("cnn", "shapes", shapes.classes, (12, 12, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0, size=(20, 24))
-    run.save(tmp_path)
-    assert read_run(tmp_path) == run
+    folder, *_ = fit_into(tmp_path / "run", shapes, size=(20, 24))
+    run, net = load_run(folder)
     x, _ = next(iter(run.batches(shapes)))
-    assert x.shape == (150, 3, 20, 24)
-    net = make_network(run)
+    assert run.size == (20, 24) and x.shape == (150, 3, 20, 24)
     Image.fromarray(shapes.images[0]).save(tmp_path / "0.png")
-    from d2lcls.training import softmax
-
-    np.testing.assert_allclose(
-        classify(run, net, [tmp_path / "0.png"]), softmax(net(mx.nd.array(x[:1])).asnumpy()), rtol=1e-4
-    )
+    expected = softmax(net(mx.nd.array(x[:1])).asnumpy())
+    np.testing.assert_allclose(classify(run, net, [tmp_path / "0.png"]), expected, rtol=1e-4)
 
 
-def test_a_pretrained_network_is_rebuilt_with_its_new_head(shapes):
-    run = Run("mobilenet0.25", "shapes", shapes.classes, (32, 32, 3), (0.5,) * 3, (0.25,) * 3, 0.0, 0, pretrained=True)
-    assert make_network(run)(mx.nd.zeros((2, 3, 32, 32))).shape == (2, 3)
+def test_a_run_is_resumed_on_the_same_images_only(trained, shapes):
+    folder, *_ = trained
+    moved = Batches(shapes, 32, (0.5,) * 3, (0.25,) * 3, shuffle=True)
+    net = SmallCNN(3)
+    net.initialize()
+    with pytest.raises(ValueError, match="was started with mean="):
+        fit(net, moved, moved, Recipe(num_epochs=3, lr=0.05), checkpoint_dir=folder, resume=True, on_epoch=None)
+
+
+def test_a_network_that_depends_on_the_data_sees_them(shapes):
+    large = Images(shapes.images.repeat(3, 1).repeat(3, 2)[:, :32, :32].copy(), shapes.labels, shapes.classes, "large")
+    recipe = Recipe(dataset="large", model="fast94", batch_size=50)
+    batches, _ = cut_batches(recipe, large, None)
+    filters = make_network(recipe, batches).whitening.weight.data().asnumpy()
+    assert np.abs(filters[:16] + filters[16:32]).max() < 1e-6  # whitening's filters come in pairs of both signs

@@ -1,6 +1,6 @@
 from d2lcls.data import Batches
 from d2lcls.training import evaluate
-from d2lcls.training.views import six_views
+from d2lcls.training.evaluation import six_views
 
 import numpy as np
 

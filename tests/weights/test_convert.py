@@ -2,9 +2,10 @@ import json
 import runpy
 from pathlib import Path
 
+from d2lcls.machine.gluon import parameters_by_path
 from d2lcls.models import SmallCNN
 from d2lcls.models.efficientnet_lite import make_efficientnet
-from d2lcls.weights.convert import from_torch, to_torch
+from d2lcls.weights.convert import from_torch, get_values, to_torch
 from d2lcls.weights.names import dialects_of, torch_layers
 
 import mxnet as mx
@@ -38,10 +39,6 @@ def make(name, biased=True):
 
 def run(net, size):
     return net(nd.array(MAKER["images"](size))).asnumpy()
-
-
-def values(net):
-    return {name: p.list_data()[0].asnumpy() for name, p in net._collect_params_with_prefix().items()}
 
 
 def assert_close(logits, expected):
@@ -93,11 +90,11 @@ def test_a_network_hybridized_before_its_first_batch():
 
 def test_dialects_of_one_network_hold_the_same_numbers():
     net = make("efficientnet_b0")
-    expected = values(net)
+    expected = get_values(net)
     for dialect in ("timm", "torchvision", "lukemelas"):
         other = make("efficientnet_b0")
         from_torch(other, to_torch(net, dialect))
-        for name, value in values(other).items():
+        for name, value in get_values(other).items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
@@ -192,7 +189,7 @@ def test_torchvisions_bottlenecks_are_not_taken_for_those_of_v1():
     with pytest.raises(
         ValueError,
         match=r"lacks 'layer1.0.conv1.bias', the network's 'features.4.0.body.0.bias' and "
-        r"31 more\. .*another stride: they are GluonCV's resnet\*_v1b",
+        r"31 more\. .*another stride: use GluonCV's resnet\*_v1b",
     ):
         from_torch(make("resnet50_v1"), state)
     _, state = read("resnet50_v1.torchvision")
@@ -247,15 +244,15 @@ DAMAGE = [
 def test_a_state_that_does_not_fit_changes_nothing(what, message):
     _, state = read("resnet18_v1.torchvision")
     net = make("resnet18_v1")
-    shapes = {name: p.shape for name, p in net._collect_params_with_prefix().items()}
+    shapes = {name: p.shape for name, p in parameters_by_path(net).items()}
     with pytest.raises(ValueError, match=message):
         from_torch(net, damaged(state, what))  # a network that never saw a batch
-    assert {name: p.shape for name, p in net._collect_params_with_prefix().items()} == shapes
+    assert {name: p.shape for name, p in parameters_by_path(net).items()} == shapes
     run(net, 32)
-    before = values(net)
+    before = get_values(net)
     with pytest.raises(ValueError, match=message):
         from_torch(net, damaged(state, what))
-    for name, value in values(net).items():
+    for name, value in get_values(net).items():
         np.testing.assert_array_equal(value, before[name])
 
 
@@ -294,7 +291,7 @@ def test_no_state_at_all():
         from_torch(make("resnet18_v1b"), {})
     with pytest.raises(ValueError, match="'state_dict' is a dict, not an array.* pass it alone"):
         from_torch(make("resnet18_v1b"), {"epoch": 1.0, "state_dict": {}})
-    with pytest.raises(ValueError, match="must be a dict of arrays, as a file of weights holds it, not <class 's"):
+    with pytest.raises(ValueError, match="must be a dict of arrays, as in a file of weights, not <class 's"):
         from_torch(make("resnet18_v1b"), "resnet18.pth")
 
 
@@ -304,7 +301,7 @@ def test_networks_without_known_names():
         with pytest.raises(
             ValueError,
             match=f"class {type(net).__name__} have no known names in PyTorch; "
-            "those of ResNetV1, ResNetV1b, .*EfficientNet have",
+            "ResNetV1, ResNetV1b, .*EfficientNet have",
         ):
             from_torch(net, {})
         with pytest.raises(ValueError, match="no known names"):

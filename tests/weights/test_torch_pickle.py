@@ -104,7 +104,7 @@ def test_any_binary_protocol_is_read(make, protocol):
     stream = io.BytesIO()
     Pickler(stream, protocol).dump([Reference(), {"shape": (1, 2), "long name" * 40: 3.5}])
     assert b"storage" in stream.getvalue()
-    with pytest.raises(WeightsError, match="it holds no state dict"):  # so it came as far as that
+    with pytest.raises(WeightsError, match="it contains no state dict"):  # so it came as far as that
         read_tensors(make(stream.getvalue()))
 
 
@@ -170,7 +170,7 @@ def test_nothing_is_run(make, tmp_path, call):
 def test_globals_are_refused_by_name(make, name):
     module, _, attribute = name.rpartition(".")
     for opcodes in (f"c{module}\n{attribute}\n".encode(), text(module) + text(attribute) + b"\x93"):
-        with pytest.raises(WeightsError, match=f"it calls for {name}, which a file of weights has no need of"):
+        with pytest.raises(WeightsError, match=f"it calls {name}, which no file of weights needs"):
             read_tensors(make(b"\x80\x04" + opcodes + b")R."))
 
 
@@ -283,7 +283,7 @@ def test_tensors_of_something_else(make, broken):
 
 @pytest.mark.parametrize("content", [b"", VALUES.tobytes()[:-1], VALUES.tobytes()[:-4], VALUES.tobytes() * 2])
 def test_storages_of_another_length(make, content):
-    with pytest.raises(WeightsError, match="cut short or a storage has another length"):
+    with pytest.raises(WeightsError, match="truncated, or a storage does not have its declared length"):
         read_tensors(make(state(tensor()), content))
 
 
@@ -301,7 +301,7 @@ def test_one_storage_described_in_two_ways(make):
         (b"}.", "no state dict"),
         (b"].", "no state dict"),
         (b"}" + number(1) + tensor() + b"s.", "no state dict"),
-        (state(b"]")[2:], "its entry 'weight' is no tensor"),
+        (state(b"]")[2:], "its entry 'weight' is not a tensor"),
         (b"}" + text("state_dict") + b"}s.", "no state dict"),
         (b"}" + text("model") + state(b"N")[2:-1] + b"s.", "'weight'"),
         (b"})" + tensor() + b"s.", "neither texts nor numbers"),
@@ -327,7 +327,7 @@ def test_zip_files_of_another_kind(tmp_path):
         read_tensors(write(path, state(tensor()), compression=zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/b/data.pkl", state(tensor()))
-    with pytest.raises(WeightsError, match="it holds no data.pkl"):
+    with pytest.raises(WeightsError, match="it contains no data.pkl"):
         read_tensors(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", state(tensor()))
@@ -376,8 +376,8 @@ def test_any_flipped_bit_is_found_or_harmless(tmp_path, file):
     content, rng, read = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(400):
         damaged = bytearray(content)
-        for place in rng.integers(len(content), size=rng.integers(1, 4)):
-            damaged[place] ^= 1 << rng.integers(8)
+        for index in rng.integers(len(content), size=rng.integers(1, 4)):
+            damaged[index] ^= 1 << rng.integers(8)
         path.write_bytes(bytes(damaged))
         try:
             found = read_tensors(path)
@@ -394,7 +394,7 @@ def long_memo(index):
 
 
 def views(count):
-    parts = [text(str(place)) + tensor(place % 7, (99_990,), (1,), storage(length=100_000)) for place in range(count)]
+    parts = [text(str(index)) + tensor(index % 7, (99_990,), (1,), storage(length=100_000)) for index in range(count)]
     return b"\x80\x02}(" + b"".join(parts) + b"u."
 
 
@@ -433,11 +433,11 @@ resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))  # should i
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
-        said = read_tensors(path).keys()
+        result = read_tensors(path).keys()
     except WeightsError as error:
-        said = error
+        result = error
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-    print(path.name, grown, said, sep="\\t", flush=True)
+    print(path.name, grown, result, sep="\\t", flush=True)
 """
 
 
@@ -450,8 +450,8 @@ def test_small_files_fill_neither_memory_nor_time(tmp_path):
     write(tmp_path / "views legacy.pth", views(5000), bytes(400_000), form="legacy")
     write(tmp_path / "zeros.pth", state(tensor()), bytes(2**27), compression=zipfile.ZIP_DEFLATED)
     content = bytearray(write(tmp_path / "size.pth", state(tensor(of=storage(length=2**29 - 1)))).read_bytes())
-    place = content.rindex(b"PK\x01\x02")
-    content[place + 20 : place + 28] = struct.pack("<II", 2**31 - 4, 2**31 - 4)  # its sizes in the table of contents
+    index = content.rindex(b"PK\x01\x02")
+    content[index + 20 : index + 28] = struct.pack("<II", 2**31 - 4, 2**31 - 4)  # its sizes in the table of contents
     (tmp_path / "size.pth").write_bytes(content)
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, timeout=60)
     grown = {line.split("\t")[0]: int(line.split("\t")[1]) for line in done.stdout.splitlines()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from d2lcls.models import get_model, preprocessing
 from d2lcls.weights import WeightsError, WeightsUnavailable
 from d2lcls.weights import store as module
+from d2lcls.weights.convert import get_values
 from d2lcls.weights.files import convert_weights, load_weights
 from d2lcls.weights.store import PORTS, Port, find_weights, get_weights, weights_folder
 
@@ -112,12 +113,8 @@ def saved(net, folder, name="net.params"):
     return folder / name
 
 
-def values(net):
-    return {name: p.list_data()[0].asnumpy() for name, p in net._collect_params_with_prefix().items()}
-
-
 def assert_same(net, expected, but=()):
-    found, expected = values(net), values(expected)
+    found, expected = get_values(net), get_values(expected)
     assert found.keys() == expected.keys()
     for name in found:
         if not name.startswith(but or "nothing"):
@@ -172,7 +169,7 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
         ("other content", "sent a damaged file, which was deleted"),
     ],
 )
-def test_a_faulty_store_is_told_and_leaves_nothing(store, fault, reason):
+def test_a_faulty_store_is_reported_and_leaves_nothing(store, fault, reason):
     if fault == "missing":
         store.pages.clear()
     elif fault == "cut":
@@ -190,7 +187,7 @@ def test_offline_nothing_is_asked(store, port, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("asked pip"))
     with pytest.raises(
         WeightsUnavailable,
-        match=rf"(?s)of {NAME} could not be had:.*store: not asked, as "
+        match=rf"(?s)of {NAME} could not be fetched:.*store: not asked, as "
         r"D2LCLS_OFFLINE=1.*package: not asked.*"
         rf"weights convert FILE --model {NAME}",
     ):
@@ -198,7 +195,7 @@ def test_offline_nothing_is_asked(store, port, monkeypatch):
     assert store.log == [] and not weights_folder().exists()
 
 
-def test_without_a_package_index_pips_reason_is_told(port, monkeypatch):
+def test_without_a_package_index_pips_reason_is_reported(port, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(
         WeightsUnavailable,
@@ -208,11 +205,11 @@ def test_without_a_package_index_pips_reason_is_told(port, monkeypatch):
         get_weights(NAME)
 
 
-def test_a_network_without_any_source_is_told():
+def test_a_network_without_any_source_is_reported():
     with pytest.raises(
         WeightsUnavailable,
-        match="(?s)store: has none of this network.*package: none has this "
-        "network.*These come without one: efficientnet_lite0",
+        match="(?s)store: does not have this network.*package: none has this "
+        "network.*Networks whose weights pip can fetch: efficientnet_lite0",
     ):
         get_model("cnn", pretrained=True)
 
@@ -224,7 +221,7 @@ def test_a_damaged_file_in_the_cache_is_named(store):
     path.write_bytes(content)
     with pytest.raises(
         WeightsError,
-        match=f"{path.name}: damaged: has checksum .* Delete it and fetch it anew with: d2lcls weights get {NAME}",
+        match=f"{path.name}: damaged: has checksum .* Delete it and fetch it again with: d2lcls weights get {NAME}",
     ):
         get_model(NAME, pretrained=True)
 
@@ -277,7 +274,7 @@ def test_weights_of_another_network_are_one_clear_sentence(tmp_path, other, clas
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_what_is_no_file_of_weights_is_told(tmp_path):
+def test_what_is_no_file_of_weights_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.params: no such file of weights"):
         get_model(NAME, pretrained=tmp_path / "nowhere.params")
     for ending in (".params", ".safetensors", ".pth"):
@@ -301,7 +298,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, form):
     path.write_bytes(zipped("archive/data.pkl", content) if form == "zip" else content)
     with pytest.raises(
         WeightsError,
-        match=r"weights.pth: cannot be read as PyTorch weights \(it calls for "
+        match=r"weights.pth: cannot be read as PyTorch weights \(it calls "
         r"(posix|nt).system",
     ):
         get_model(NAME, pretrained=path)
@@ -318,5 +315,5 @@ def test_a_hostile_file_runs_nothing(tmp_path, form):
     ],
 )
 def test_every_network_has_its_preprocessing(name, resize, crop, interpolation):
-    found = preprocessing(name)
-    assert (found.resize, found.crop, found.interpolation) == (resize, crop, interpolation)
+    result = preprocessing(name)
+    assert (result.resize, result.crop, result.interpolation) == (resize, crop, interpolation)

@@ -1,7 +1,7 @@
-"""Sphinx extension: ONNX Runtime Web beside the book's pages, and the directive `live-classifier` that uses it.
+"""Sphinx extension: the directive `live-classifier`, and ONNX Runtime Web, which it uses.
 
-The runtime comes through npm, at the version of package-lock.json, once; `_build/browser` keeps it. Where that fails,
-the page says why, and the book is built all the same.
+The runtime is downloaded once through npm, in the version of package-lock.json, into `_build/browser`. If that fails,
+the page says why, and the rest of the book is built.
 """
 
 import html
@@ -15,12 +15,13 @@ from pathlib import Path
 from string import Template
 
 from docutils import nodes
+from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).resolve().parent
 LIVE = HERE.parents[1] / "book/_static/live"
 VERSION = json.loads((HERE / "package.json").read_text())["dependencies"]["onnxruntime-web"]
-RUNTIME = f"onnxruntime-web-{VERSION}"  # the version in the address: a browser never mixes files of two
+RUNTIME = f"onnxruntime-web-{VERSION}"  # with the version in the address, a browser never mixes files of two versions
 FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _MISSING = """<section class="live" id="live-classifier">
 <p><strong>The live page is missing from this copy of the book:</strong> {reason}. With Node.js, which brings npm, and
@@ -29,14 +30,14 @@ a network, <code>make book</code> adds it.</p>
 
 
 class RuntimeMissing(Exception):
-    """ONNX Runtime Web could not be had; the message is the reason."""
+    """ONNX Runtime Web could not be downloaded; the message is the reason."""
 
 
-def fetch_runtime(folder):
-    """Put `FILES` of ONNX Runtime Web into a folder, unless they are there already.
+def fetch_runtime(folder: str | Path) -> None:
+    """Download `FILES` of ONNX Runtime Web into a folder, unless that exists.
 
     Args:
-        folder: becomes whole or not at all.
+        folder: is written completely or not at all.
 
     Raises:
         RuntimeMissing: npm is not installed, or could not fetch the package.
@@ -76,13 +77,13 @@ def fetch_runtime(folder):
 
 
 class LiveClassifier(SphinxDirective):
-    """The page's HTML; the directive's content is what shows where the directive is not known, such as on GitHub."""
+    """The HTML of the live page; the directive's content is shown where the directive is unknown, such as on GitHub."""
 
     has_content = True
 
-    def run(self):
+    def run(self) -> list[nodes.Node]:
         """Return one raw node."""
-        self.env.note_reread()  # whether there is npm does not stand in the page's source
+        self.env.note_reread()  # the page also depends on npm
         reason = self.config.live_classifier_missing
         text = _MISSING.format(reason=html.escape(reason)) if reason else self._page()
         return [nodes.raw("", text, format="html")]
@@ -126,14 +127,14 @@ def _prepare(app, config):
     try:
         fetch_runtime(_folder(app) / RUNTIME)
     except RuntimeMissing as reason:
-        print(f'The page "In your browser" goes without its network: {reason}.')
+        print(f'The page "In your browser" is built without its network: {reason}.')
         config.live_classifier_missing = str(reason)
     else:
         config.html_static_path.append(str(_folder(app)))
 
 
-def setup(app):
-    """Make the directive known to Sphinx."""
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
     app.add_config_value("live_classifier_missing", "", "", str)
     app.add_directive("live-classifier", LiveClassifier)
     app.connect("config-inited", _prepare)

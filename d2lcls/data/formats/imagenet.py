@@ -1,29 +1,31 @@
-"""ImageNet, for those who have it: its 1000 classes, and its pictures with their standard labels.
+"""ImageNet, if you have a copy: its 1000 classes, and its pictures with their standard labels.
 
-The pictures are decoded when a batch asks for them. Nothing is downloaded: ImageNet's terms do not allow handing it on.
+The pictures are decoded when a batch needs them. Nothing is downloaded: ImageNet's terms forbid redistribution.
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from d2lcls.data.formats.folders import list_folder
+from d2lcls.data.formats.folders import class_folders, list_folder
 from d2lcls.data.formats.records import record_decoder, scan_records
 from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.data.preprocess import Preprocess
 
 import numpy as np
 
 LAYOUTS = (
     "Expected {root}/{split}/n01440764/*.JPEG, a folder for each class; or {root}/{split}.rec; "
-    "or either of them itself."
+    "or the path of one of these."
 )
 
 
 @cache
-def imagenet_classes():
-    """Return (wnids, names): the 1000 WordNet ids and English names, in the order of every ImageNet network.
+def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (wnids, names): the 1000 WordNet ids and English names, in the usual order of ImageNet networks.
 
-    Two names are not unique: "crane" is a bird and a machine, "maillot" stands there twice. The wnids are.
+    The wnids are unique, two names are not: "crane" is a bird and a machine, "maillot" occurs twice.
     """
     from gluoncv.data.imagenet.classification import ImageNet1kAttr
 
@@ -31,29 +33,29 @@ def imagenet_classes():
     return tuple(classes.synset), tuple(classes.classes)
 
 
-def open_imagenet(root, preprocess, split="val"):
+def open_imagenet(root: str | Path, preprocess: Preprocess, split: str = "val") -> LazyImages:
     """Open a split of ImageNet without reading its pictures.
 
-    Labels are the standard positions 0 to 999, also where only some of the classes are there. The layouts:
+    Labels are the standard positions 0 to 999, even if only some of the classes are present. The layouts:
 
-    - ``root/val/<class>/*.JPEG``, or `root` itself such a folder. Classes are called by wnid (``n01440764``), or
-      by name (``tench``) where that is unique.
-    - ``root/val/ILSVRC2012_val_00000001.JPEG``, as ImageNet's archive unpacks, with the development kit beside
+    - ``root/val/<class>/*.JPEG``, or `root` itself such a folder. Classes are named by wnid (``n01440764``), or
+      by English name (``tench``) if it is unique.
+    - ``root/val/ILSVRC2012_val_00000001.JPEG``, as in ImageNet's archive, with the development kit beside
       it in ``root/ILSVRC2012_devkit_t12``.
-    - ``root/val.rec``, or `root` itself a .rec file, as `write_records`, MXNet's im2rec and GluonCV make them. Its
-      labels are taken for standard positions, unless a ``.classes`` file beside it names the classes.
+    - ``root/val.rec``, or `root` itself a .rec file, written by `write_records`, MXNet's im2rec or GluonCV. Its
+      labels are standard positions, unless a ``.classes`` file beside it names the classes.
 
     Args:
         root: folder or .rec file.
-        preprocess: `Preprocess` of the network to be fed.
+        preprocess: the preprocessing of the network.
         split: name of the folder or record file in `root`, such as "val" or "train".
 
     Returns:
-        `LazyImages` with all 1000 classes. Indexing it raises `BrokenImage`, which names file or record, where
-        a picture cannot be read: none is skipped, or the score would not be ImageNet's.
+        the set with all 1000 classes. Indexing it raises `BrokenImage`, which names the file or record, if
+        a picture cannot be read: with pictures skipped, an accuracy would not be comparable.
 
     Raises:
-        FileNotFoundError: `root` does not exist or holds none of these.
+        FileNotFoundError: `root` does not exist or has none of these layouts.
         ValueError: a folder or label is no class of ImageNet.
         BrokenImage: a record file is damaged.
     """
@@ -63,32 +65,34 @@ def open_imagenet(root, preprocess, split="val"):
     folder = root / split if (root / split).is_dir() else root
     rec = root if root.is_file() else root / f"{split}.rec"
     if folder is root and rec.is_file():
-        decode, labels = _open_records(rec, preprocess)
+        offsets, labels, classes = scan_records(rec, imagenet_classes()[0])
+        decode = record_decoder(rec, offsets, preprocess.image)
+        labels = _standard_labels(classes, rec.with_suffix(".classes"))[labels]
     else:
         paths, labels = _list_pictures(root, folder, split)
 
-        def decode(position):
+        def decode(position: int) -> np.ndarray:
             return preprocess.image(paths[position])
 
     images = Decoded(decode, np.arange(len(labels)), (preprocess.crop, preprocess.crop))
     return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}")
 
 
-def _standard_labels(names, where):
-    """Return the standard position of each class, given by wnid or unique name, int64 (len(names),)."""
+def _standard_labels(names: Sequence[str], source: Path) -> np.ndarray:
+    """Return the standard position of each class, given by wnid or unique name in `source`, int64 (len(names),)."""
     wnids, titles = imagenet_classes()
-    known = {title: k for k, title in enumerate(titles) if titles.count(title) == 1}
-    known.update({wnid: k for k, wnid in enumerate(wnids)})
+    positions = {title: k for k, title in enumerate(titles) if titles.count(title) == 1}
+    positions.update({wnid: k for k, wnid in enumerate(wnids)})
     for name in names:
-        if name.replace("_", " ") not in known:
-            why = "the name of two classes" if name.replace("_", " ") in titles else "no class of ImageNet"
-            raise ValueError(f"{where}: {name!r} is {why}. Name classes by wnid, such as n01440764 for tench.")
-    return np.array([known[name.replace("_", " ")] for name in names], dtype=np.int64)
+        if name.replace("_", " ") not in positions:
+            problem = "the name of two classes" if name.replace("_", " ") in titles else "no class of ImageNet"
+            raise ValueError(f"{source}: {name!r} is {problem}. Name classes by wnid, such as n01440764 for tench.")
+    return np.array([positions[name.replace("_", " ")] for name in names], dtype=np.int64)
 
 
-def _list_pictures(root, folder, split):
-    """Return (paths, labels) of a folder with one subfolder a class, or of the validation archive as it unpacks."""
-    if any(path.is_dir() and path.name[0] not in "._" for path in folder.iterdir()):
+def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[Path], np.ndarray]:
+    """Return (paths, labels) of a folder with one subfolder for each class, or of the unpacked validation archive."""
+    if class_folders(folder):
         paths, labels, names = list_folder(folder)
         return paths, _standard_labels(names, folder)[labels]
     numbered = {
@@ -107,13 +111,13 @@ def _list_pictures(root, folder, split):
     return list(numbered.values()), truth[np.array(list(numbered)) - 1]
 
 
-def _ground_truth(root, folder):
-    """Read the development kit: the standard position of each validation image, int64 (N,)."""
+def _ground_truth(root: Path, folder: Path) -> np.ndarray:
+    """Read the standard position of each validation image from the development kit, int64 (N,)."""
     kit = root / "ILSVRC2012_devkit_t12" / "data"
     labels, meta = kit / "ILSVRC2012_validation_ground_truth.txt", kit / "meta.mat"
     if not labels.is_file() or not meta.is_file():
         raise FileNotFoundError(
-            f"{folder}: its pictures do not lie in folders of classes, so {labels} and "
+            f"{folder}: its pictures are not in folders of classes, so {labels} and "
             f"{meta.name} of ImageNet's development kit are needed to label them. Unpack the kit "
             f"there, or sort the pictures into folders such as {folder}/n01440764."
         )
@@ -121,22 +125,8 @@ def _ground_truth(root, folder):
 
     synsets = loadmat(meta, squeeze_me=True)["synsets"]
     wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()))
-    numbers = np.loadtxt(labels, dtype=np.int64, ndmin=1)  # the kit's own numbering of classes, from 1
-    kinds, inverse = np.unique(numbers, return_inverse=True)
-    if unknown := set(kinds.tolist()) - wnids.keys():
-        raise ValueError(f"{labels}: class {min(unknown)} is not in {meta.name}. Unpack the development kit anew.")
-    return _standard_labels([wnids[kind] for kind in kinds.tolist()], meta)[inverse]
-
-
-def _open_records(rec, preprocess):
-    """Return (decode, labels) of a record file."""
-    offsets, labels = scan_records(rec)
-    names = rec.with_suffix(".classes")
-    classes = names.read_text(encoding="utf-8").splitlines() if names.is_file() else imagenet_classes()[0]
-    wrong = np.flatnonzero(~((labels >= 0) & (labels < len(classes)) & (labels == np.floor(labels))))
-    if len(wrong):
-        raise ValueError(
-            f"{rec}: record {wrong[0]} has the label {labels[wrong[0]]:g}; with {len(classes)} classes "
-            f"it must be a whole number from 0 to {len(classes) - 1}."
-        )
-    return record_decoder(rec, offsets, preprocess.image), _standard_labels(classes, names)[labels.astype(np.int64)]
+    numbers = np.loadtxt(labels, dtype=np.int64, ndmin=1)  # in the kit's own numbering of classes, from 1
+    present, inverse = np.unique(numbers, return_inverse=True)
+    if unknown := set(present.tolist()) - wnids.keys():
+        raise ValueError(f"{labels}: class {min(unknown)} is not in {meta.name}. Unpack the development kit again.")
+    return _standard_labels([wnids[number] for number in present.tolist()], meta)[inverse]

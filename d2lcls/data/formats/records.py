@@ -1,15 +1,18 @@
-"""RecordIO: many pictures in one file, the form that MXNet's own tools read and write.
+"""RecordIO: many pictures in one file, the format of MXNet's own tools.
 
-A record set is three files: `name.rec` holds the records, `name.idx` says where each begins, and
-`name.classes` (ours, a class name a line) says what the labels mean.
+A record set consists of three files: the records in `name.rec`, the offset of each in `name.idx`, and the class names
+in `name.classes`, one per line, which only this package writes.
 """
 
 import os
 import struct
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
-from d2lcls.data.decode import BrokenImage, check_interpolation, height_and_width, open_image, read_image
-from d2lcls.data.formats.folders import list_folder
+from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_and_width, open_image, read_image
+from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
 
@@ -18,38 +21,36 @@ import numpy as np
 RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
 
 
-def write_records(root, prefix, on_broken="raise"):
-    """Pack a folder of pictures into a RecordIO file, each file's bytes unchanged.
+def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise") -> int:
+    """Pack a folder of pictures into a RecordIO file, without changing their bytes.
 
-    Every picture is decoded once, so that no broken file gets in. The record set appears under its
-    name only when it is whole.
+    Each picture is decoded once to find broken files. The record set gets its name only when it is complete.
 
     Args:
-        root: a folder with one subfolder a class, as for `list_folder`.
+        root: a folder with one subfolder for each class, as for `list_folder`.
         prefix: where to write; "photos" makes `photos.rec`, `photos.idx` and `photos.classes`.
-        on_broken: "raise", or "skip" to leave unreadable files out and print their number.
+        on_broken: "raise", or "skip" to ignore unreadable files and print their number.
 
     Returns:
-        int, the number of records written.
+        the number of records.
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise".
-        ValueError: no picture of some class can be read; or as `list_folder`.
+        ValueError: a class has no readable picture; or as `list_folder`.
         FileNotFoundError: as `list_folder`.
     """
     from mxnet import recordio
 
-    if on_broken not in ("raise", "skip"):
-        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
+    check_on_broken(on_broken)
     paths, labels, classes = list_folder(root)
-    rec, idx, names = (Path(f"{prefix}{ending}") for ending in (".rec", ".idx", ".classes"))
-    rec.parent.mkdir(parents=True, exist_ok=True)
-    partial = [Path(f"{file}.part{os.getpid()}") for file in (rec, idx, names)]
-    broken, written, kept = [], 0, set()
+    files = [Path(f"{prefix}{suffix}") for suffix in (".rec", ".idx", ".classes")]
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    partial = [Path(f"{file}.part{os.getpid()}") for file in files]
+    broken: list[BrokenImage] = []
+    written: list[int] = []  # the label of each record
     try:
-        writer = recordio.MXIndexedRecordIO(str(partial[1]), str(partial[0]), "w")
-        try:
-            for path, label in zip(paths, labels):
+        with closing(recordio.MXIndexedRecordIO(str(partial[1]), str(partial[0]), "w")) as writer:
+            for path, label in zip(paths, labels.tolist()):
                 try:
                     open_image(path)
                 except BrokenImage as error:
@@ -57,101 +58,81 @@ def write_records(root, prefix, on_broken="raise"):
                         raise
                     broken.append(error)
                     continue
-                kept.add(int(label))
-                header = recordio.IRHeader(flag=0, label=float(label), id=written, id2=0)
-                writer.write_idx(written, recordio.pack(header, path.read_bytes()))
-                written += 1
-        finally:
-            writer.close()
-        for label, name in enumerate(classes):
-            if label not in kept:
-                raise ValueError(f"{root}: not one readable picture of the class {name!r}.")
+                header = recordio.IRHeader(flag=0, label=float(label), id=len(written), id2=0)
+                writer.write_idx(len(written), recordio.pack(header, path.read_bytes()))
+                written.append(label)
+        check_classes_left(root, set(written), classes)
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        for part, file in zip(partial, (rec, idx, names)):
+        for part, file in zip(partial, files):
             os.replace(part, file)
     finally:
         for part in partial:
             part.unlink(missing_ok=True)
     if broken:
         print(f"{root}: left out {len(broken)} of {len(paths)} files; the first: {broken[0]}")
-    return written
+    return len(written)
 
 
-def open_records(prefix, size=224, interpolation="bilinear", draft=False):
-    """Open a RecordIO file without reading its pictures: each is decoded when a batch asks for it.
+def open_records(
+    prefix: str | Path, size: Size = 224, interpolation: str = "bilinear", draft: bool = False
+) -> LazyImages:
+    """Open a RecordIO file without reading its pictures: each is decoded when a batch needs it.
 
-    Reads what `write_records`, MXNet's `im2rec.py` and GluonCV write.
+    Reads files written by `write_records`, MXNet's `im2rec.py` and GluonCV.
 
     Args:
-        prefix: the files' common name, with or without `.rec`.
+        prefix: common name of the files, with or without `.rec`.
         size, interpolation, draft: as for `read_image`.
 
     Returns:
-        `LazyImages`; without a `.classes` file beside it the classes are named "0", "1", ... Indexing its images
-        raises `BrokenImage`, which names the record, where a picture cannot be read.
+        the set; without a `.classes` file the classes are named "0", "1", ... Indexing its images
+        raises `BrokenImage`, which names the record, if a picture cannot be read.
 
     Raises:
         FileNotFoundError: the `.rec` file is missing.
         BrokenImage: the file is damaged.
-        ValueError: a record has several labels, one that is no whole number, or one without a name in
-            `.classes`; or an argument is one that `read_image` refuses.
+        ValueError: as `scan_records`, or for `size` and `interpolation` as `read_image`.
     """
     check_interpolation(interpolation)
     rec = Path(str(prefix) if str(prefix).endswith(".rec") else f"{prefix}.rec")
     if not rec.is_file():
         raise FileNotFoundError(f"{rec}: no such file.")
-    offsets, labels = scan_records(rec)
-    wrong = np.flatnonzero(~((labels >= 0) & (labels < 2**24) & (labels == np.floor(labels))))  # float32: exact so far
-    if len(wrong):
-        raise ValueError(
-            f"{rec}: record {wrong[0]} has the label {labels[wrong[0]]:g}; a class is a whole number from 0."
-        )
-    labels, names = labels.astype(np.int64), rec.with_suffix(".classes")
-    if names.is_file():
-        classes = tuple(names.read_text(encoding="utf-8").splitlines())
-    else:
-        classes = tuple(str(label) for label in range(labels.max() + 1))
-    if labels.max() >= len(classes):
-        wrong = np.flatnonzero(labels >= len(classes))[0]
-        raise ValueError(
-            f"{rec.stem}: label {wrong} is {labels[wrong]}; with {len(classes)} classes it must be 0 to "
-            f"{len(classes) - 1}."
-        )
+    offsets, labels, classes = scan_records(rec)
     decode = record_decoder(rec, offsets, lambda content: read_image(content, size, interpolation, draft))
     return LazyImages(Decoded(decode, np.arange(len(labels)), height_and_width(size)), labels, classes, rec.stem)
 
 
-def read_records(prefix, size=32, interpolation="bilinear", draft=False):
+def read_records(prefix: str | Path, size: Size = 32, interpolation: str = "bilinear", draft: bool = False) -> Images:
     """Load a RecordIO file into memory, all pictures cropped to one size.
 
     Args:
         prefix, size, interpolation, draft: as for `open_records`.
 
-    Returns:
-        `Images`.
-
     Raises:
-        BrokenImage: a record holds no readable image; names the record.
+        BrokenImage: a record has no readable image; the message names the record.
         FileNotFoundError, BrokenImage, ValueError: as `open_records`.
     """
     opened = open_records(prefix, size, interpolation, draft)
     return Images(opened.images.load(), opened.labels, opened.classes, opened.name)
 
 
-def scan_records(rec):
-    """Find the records of a file. Their labels stand in them, so an index would save nothing.
+def scan_records(rec: Path, classes: Sequence[str] | None = None) -> tuple[list[int], np.ndarray, tuple[str, ...]]:
+    """Find the records of a file. Their labels are only in them, so the index would save nothing.
 
     Args:
-        rec: `Path` of the `.rec` file.
+        rec: the `.rec` file.
+        classes: class names if there is no `.classes` file beside it; None for "0", "1", ...
 
     Returns:
-        (offsets, labels): list of N int, where each record begins; float array (N,).
+        (offsets, labels, classes): where each of the N records begins, int64 (N,), class names.
 
     Raises:
         BrokenImage: the file is damaged, or has another number of records than the `.idx` file beside it.
-        ValueError: a record has several labels.
+        ValueError: a record has several labels, or one that is not the number of a class.
     """
-    offsets, labels, end, size = [], [], 0, rec.stat().st_size
+    offsets: list[int] = []
+    labels: list[float] = []
+    end, size = 0, rec.stat().st_size
     try:
         with open(rec, "rb") as file:
             while end < size:
@@ -162,17 +143,33 @@ def scan_records(rec):
                     raise ValueError(f"{rec}: record {len(labels)} has {several} labels; a classifier needs one.")
                 labels.append(struct.unpack_from("<f", content, 24)[0] if several else label)
     except (struct.error, EOFError) as error:
-        raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file anew.") from error
+        raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file again.") from error
     if end > size or not labels:
-        raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it anew." if labels else "holds no record."))
+        raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it again." if labels else "holds no record."))
     index = rec.with_suffix(".idx")
     if index.is_file() and (listed := len(index.read_text().splitlines())) != len(labels):
-        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both anew.")
-    return offsets, np.array(labels)
+        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both again.")
+    names = rec.with_suffix(".classes")
+    if names.is_file():
+        classes = names.read_text(encoding="utf-8").splitlines()
+    array = np.array(labels)
+    limit = 2**24 if classes is None else len(classes)  # whole numbers up to 2**24 are exact in float32
+    wrong = np.flatnonzero(~((array >= 0) & (array < limit) & (array == np.floor(array))))
+    if len(wrong):
+        expected = "" if classes is None else f"with {limit} classes "
+        raise ValueError(
+            f"{rec}: record {wrong[0]} has the label {array[wrong[0]]:g}; {expected}it must be a whole number from 0 "
+            f"to {limit - 1}."
+        )
+    if classes is None:
+        classes = [str(label) for label in range(int(array.max()) + 1)]
+    return offsets, array.astype(np.int64), tuple(classes)
 
 
-def record_decoder(rec, offsets, picture):
-    """Return a function from a record's number to its picture, which threads may call at once.
+def record_decoder(
+    rec: Path, offsets: Sequence[int], picture: Callable[[bytes], np.ndarray]
+) -> Callable[[int], np.ndarray]:
+    """Return a function from the number of a record to its picture, which several threads may call.
 
     Args:
         rec, offsets: a record file, and where its records begin.
@@ -180,7 +177,7 @@ def record_decoder(rec, offsets, picture):
     """
 
     def decode(position):
-        with open(rec, "rb") as file:  # opened anew: threads would share a file's position
+        with open(rec, "rb") as file:  # not shared, as threads would move each other's position in it
             content, _ = _read_record(file, offsets[position])
         (several,) = struct.unpack_from("<I", content)
         try:
@@ -191,13 +188,13 @@ def record_decoder(rec, offsets, picture):
     return decode
 
 
-def _read_record(file, offset, most=None):
-    """Return (content, offset of the next record); at most `most` bytes of the content where given.
+def _read_record(file: BinaryIO, offset: int, most: int | None = None) -> tuple[bytes, int]:
+    """Return (content, offset of the next record), with at most the first `most` bytes of the content if given.
 
-    A record's bytes are cut where they hold the magic number themselves: the upper three bits of the second word
-    are 0 for a whole record, 1, 2 and 3 for the first, middle and last part of a cut one.
+    A record is split where its content contains the magic number: the upper three bits of the second word
+    are 0 for a whole record, and 1, 2 and 3 for the first, middle and last part of a split one.
     """
-    parts = []
+    parts: list[bytes] = []
     while True:
         file.seek(offset)
         head = file.read(8)

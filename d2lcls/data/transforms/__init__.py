@@ -1,4 +1,4 @@
-"""Augmentation: functions of a batch of uint8 images and a random generator."""
+"""Augmentation: random changes to batches of uint8 images."""
 
 import lazy_loader
 

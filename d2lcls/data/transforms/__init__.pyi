@@ -1,4 +1,5 @@
 from . import augment as augment
+from . import registry as registry
 from .augment import STANDARD as STANDARD
 from .augment import colour_jitter as colour_jitter
 from .augment import cutout as cutout
@@ -7,3 +8,5 @@ from .augment import mixup as mixup
 from .augment import pad_crop as pad_crop
 from .augment import reflect_crop as reflect_crop
 from .randaugment import randaugment as randaugment
+from .registry import TRANSFORMS as TRANSFORMS
+from .registry import make_transform as make_transform

@@ -1,23 +1,29 @@
-"""Random changes to whole batches of images that leave their class as it is.
+"""Random changes to whole batches of images that do not change their class.
 
-Each function here returns a transform `f(images, rng) -> images` that takes and returns uint8 arrays of
-shape (N, H, W, C), leaves its input unchanged and draws every random number from `rng`, a
+Most functions here return a `Transform`, a function `f(images, rng) -> images` that takes and returns uint8 arrays of
+shape (N, H, W, C), leaves its input unchanged and draws all random numbers from `rng`, a
 `numpy.random.Generator`: the same generator state gives the same batch.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma weights, ITU-R BT.601
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma weights, ITU-R BT.601
 
 
-def pad_crop(padding=4, reflect=False):
-    """Shift each image by up to `padding` pixels either way; black moves in at the border.
+def pad_crop(padding: int = 4, reflect: bool = False) -> Transform:
+    """Shift each image by up to `padding` pixels in each direction and fill the border with black.
 
     The standard augmentation for CIFAR since Lee et al., "Deeply-Supervised Nets" (2015).
 
     Args:
         padding: pixels added on each side before a random crop of the original size; 0 or more.
-        reflect: let the image's own mirror image move in instead; `padding` is then less than a side.
+        reflect: fill the border with the mirrored image instead; `padding` must then be less than each side.
     """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels, not {padding}.")
@@ -34,47 +40,49 @@ def pad_crop(padding=4, reflect=False):
     return transform
 
 
-def random_window(images, height, width, rng):
-    """Cut a window out of each of the uint8 images (N, H, W, C), at random places; they are (N, height, width, C)."""
+def random_window(images: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Crop a window (height, width) at a random position of each of the uint8 images (N, H, W, C)."""
     n, h, w, _ = images.shape
-    windows = np.lib.stride_tricks.sliding_window_view(
-        images, (height, width), axis=(1, 2)
-    )  # (N, P, Q, C, height, width)
+    windows: np.ndarray = sliding_window_view(  # (N, H - height + 1, W - width + 1, C, height, width)
+        images,
+        (height, width),
+        axis=(1, 2),  # type: ignore[call-overload]  # NumPy 1.26 declares one axis only
+    )
     top, left = rng.integers(0, h - height + 1, size=n), rng.integers(0, w - width + 1, size=n)
     return windows[np.arange(n), top, left].transpose(0, 2, 3, 1)  # (N, H, W, C), contiguous in memory
 
 
-def reflect_crop(padding=2):
-    """Shift each image as `pad_crop` does, with its own mirror image at the border; 0 or more pixels."""
+def reflect_crop(padding: int = 2) -> Transform:
+    """Shift each image by up to `padding` pixels as `pad_crop` does, and fill the border with the mirrored image."""
     return pad_crop(padding, reflect=True)
 
 
-def flip(probability=0.5):
+def flip(probability: float = 0.5) -> Transform:
     """Mirror each image left to right with the given probability."""
-    _check_probability(probability)
-
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must lie between 0 and 1, not {probability}.")
     return lambda images, rng: mirror(images, rng.random(len(images)) < probability)
 
 
-def mirror(images, chosen):
-    """Return uint8 images (N, H, W, C), those that are chosen by bool (N,) mirrored left to right."""
+def mirror(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return uint8 images (N, H, W, C) with those where `chosen`, bool (N,), is True mirrored left to right."""
     import cv2  # here, for a quick import of the package
 
     _, _, w, c = images.shape
-    # All are mirrored and some put back: numpy would turn pixel by pixel, which takes ten times as long.
+    # Mirrors all and restores the others: numpy, which copies pixel by pixel, takes ten times as long.
     result = cv2.flip(images.reshape(-1, w, c), 1).reshape(images.shape)
     result[~chosen] = images[~chosen]
     return result
 
 
-def cutout(size=8, fill=128):
-    """Grey out one square a picture, centred anywhere, so that it may hang over the edge.
+def cutout(size: int = 8, fill: int = 128) -> Transform:
+    """Grey out one square of each image, with its centre anywhere, so that part of it may lie outside.
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout" (2017).
 
     Args:
         size: side of the square, pixels.
-        fill: the value written, 0 to 255.
+        fill: value of its pixels, 0 to 255.
     """
     if size < 1:
         raise ValueError(f"size must be 1 pixel or more, not {size}.")
@@ -95,12 +103,12 @@ def cutout(size=8, fill=128):
     return transform
 
 
-def colour_jitter(brightness=0.2, contrast=0.2, saturation=0.2):
-    """Change brightness, contrast and colour saturation, each by a random factor a picture.
+def colour_jitter(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> Transform:
+    """Change brightness, contrast and colour saturation of each image, each by a random factor.
 
     Args:
-        brightness, contrast, saturation: each factor is drawn evenly from 1 - value to 1 + value, so 0 leaves
-            that property alone; 0 to 1. Saturation is left alone on pictures that do not have three channels.
+        brightness, contrast, saturation: 0 to 1; each factor is drawn uniformly from 1 - value to 1 + value, so 0
+            changes nothing. The saturation of images without three channels never changes.
     """
     for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= value <= 1:
@@ -110,7 +118,7 @@ def colour_jitter(brightness=0.2, contrast=0.2, saturation=0.2):
         n, _, _, c = images.shape
         factors = rng.uniform(-1, 1, size=(3, n, 1, 1, 1)).astype(np.float32)
         x = images * (1 + brightness * factors[0])  # (N, H, W, C) float32
-        grey = x @ _GREY[:, None] if c == 3 else x.mean(axis=3, keepdims=True)  # (N, H, W, 1)
+        grey = x @ GREY[:, None] if c == 3 else x.mean(axis=3, keepdims=True)  # (N, H, W, 1)
         mean = grey.mean(axis=(1, 2, 3), keepdims=True)
         if c == 3:
             x = grey + (x - grey) * (1 + saturation * factors[2])
@@ -120,7 +128,9 @@ def colour_jitter(brightness=0.2, contrast=0.2, saturation=0.2):
     return transform
 
 
-def mixup(images, labels, num_classes, alpha, rng):
+def mixup(
+    images: np.ndarray, labels: np.ndarray, num_classes: int, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Blend each image with another of the batch, and their labels in the same proportion.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018).
@@ -129,8 +139,8 @@ def mixup(images, labels, num_classes, alpha, rng):
         images: uint8 (N, H, W, C).
         labels: int (N,).
         num_classes: K.
-        alpha: the share of one image is drawn from Beta(alpha, alpha); above 0. Small values blend little.
-        rng: `numpy.random.Generator`.
+        alpha: above 0; the share of one image is drawn from Beta(alpha, alpha). Small values blend little.
+        rng: source of the shares and pairs.
 
     Returns:
         (images, targets): uint8 (N, H, W, C) and float32 (N, K), whose rows sum to 1.
@@ -145,9 +155,4 @@ def mixup(images, labels, num_classes, alpha, rng):
     return blended, share * one_hot + (1 - share) * one_hot[other]
 
 
-def _check_probability(value):
-    if not 0 <= value <= 1:
-        raise ValueError(f"probability must lie between 0 and 1, not {value}.")
-
-
-STANDARD = (pad_crop(4), flip(0.5))  # what nearly every CIFAR-10 recipe uses
+STANDARD = (pad_crop(4), flip(0.5))  # used by nearly every CIFAR-10 recipe

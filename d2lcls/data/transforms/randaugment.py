@@ -1,49 +1,45 @@
-"""RandAugment: a few operations a picture, drawn from a fixed list, all of one strength.
+"""RandAugment: a few operations for each image, drawn from a fixed list, all of the same strength.
 
 `OPERATIONS` is that list. Each entry is a function `f(images, level, rng) -> images` on uint8 arrays of shape
-(N, H, W, C) with one or three channels, which leaves its input unchanged. `level` goes from 0 to 1; where there
-are two directions, `rng` draws one a picture.
+(N, H, W, C) with one or three channels, which leaves its input unchanged. `level` ranges from 0 to 1; an operation
+with two directions draws one for each image from `rng`.
 """
 
-from numbers import Integral
+from collections.abc import Callable
 
-from d2lcls.data.transforms.augment import _GREY
+from d2lcls.data.transforms.augment import GREY, Transform
 
 import numpy as np
 
-_OUTSIDE = 128  # mid-grey, as cutout's: what geometric operations move in from beyond the border
+_OUTSIDE = 128  # mid-grey, as in cutout: pixels that geometric operations take from outside the image
 _STRONGEST = 30  # the paper's scale of magnitudes
 
 
-def randaugment(operations=2, magnitude=9):
-    """Change each picture by operations drawn evenly and independently from `OPERATIONS`.
+def randaugment(operations: int = 2, magnitude: float = 9) -> Transform:
+    """Change each image by operations drawn uniformly and independently from `OPERATIONS`.
 
-    What moves in from beyond the border is mid-grey, as in `cutout`. Pictures of one channel work too; `colour`
-    leaves them alone.
+    Pixels from outside the image are mid-grey, as in `cutout`. `colour` does not change images of one channel.
 
     Source: Cubuk et al., "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space" (2020).
 
     Args:
-        operations: how many a picture, one after the other; 0 or more. The paper uses 1 to 3.
+        operations: how many for each image, one after the other; 0 or more. The paper uses 1 to 3.
         magnitude: strength of all of them, 0 to 30.
 
     Returns:
-        a transform `f(images, rng) -> images` as those of `d2lcls.data.transforms.augment`; it raises ValueError
-        for pictures that do not have one or three channels.
+        a transform, which raises ValueError for images without one or three channels.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    if not isinstance(operations, Integral) or operations < 0:
+    if not isinstance(operations, (int, np.integer)) or operations < 0:
         raise ValueError(f"operations must be a whole number, 0 or more, not {operations!r}.")
     if not 0 <= magnitude <= _STRONGEST:
         raise ValueError(f"magnitude must lie between 0 and {_STRONGEST}, not {magnitude}.")
 
     def transform(images, rng):
         if images.shape[3] not in (1, 3):
-            raise ValueError(
-                f"randaugment needs pictures of one or three channels; these have the shape {images.shape}."
-            )
+            raise ValueError(f"randaugment needs images of one or three channels; these have the shape {images.shape}.")
         result = images.copy()
         for drawn in rng.integers(len(OPERATIONS), size=(operations, len(images))):
             for number, operation in enumerate(OPERATIONS.values()):
@@ -54,12 +50,12 @@ def randaugment(operations=2, magnitude=9):
     return transform
 
 
-def identity(images, level, rng):
-    """Leave the pictures alone."""
+def identity(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Change nothing."""
     return images
 
 
-def autocontrast(images, level, rng):
+def autocontrast(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Stretch each channel to 0..255, whatever the level."""
     x = images.astype(np.float32)
     low, high = x.min(axis=(1, 2), keepdims=True), x.max(axis=(1, 2), keepdims=True)
@@ -67,7 +63,7 @@ def autocontrast(images, level, rng):
     return np.where(low == high, images, stretched)
 
 
-def equalize(images, level, rng):
+def equalize(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Make each channel's values about equally frequent, whatever the level."""
     import cv2  # here, for a quick import of the package
 
@@ -78,70 +74,70 @@ def equalize(images, level, rng):
     return result
 
 
-def rotate(images, level, rng):
-    """Turn about the centre, by up to 30 degrees either way."""
+def rotate(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Rotate about the centre, by up to 30 degrees in either direction."""
     angle = np.deg2rad(30 * level) * _signs(images, rng)
     cos, sin = np.cos(angle), np.sin(angle)
     return _warp(images, [[cos, -sin], [sin, cos]], centre=0.5)
 
 
-def solarize(images, level, rng):
-    """Invert the values from a threshold on, which falls from 256 to 0."""
+def solarize(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Invert the values above a threshold, which falls from 256 to 0."""
     return np.where(images >= round(256 * (1 - level)), 255 - images, images)
 
 
-def colour(images, level, rng):
-    """Change saturation by a factor of up to 1 +- 0.9; pictures of one channel stay as they are."""
+def colour(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Change saturation by a factor of up to 1 +- 0.9; images of one channel do not change."""
     return _away_from(_grey(images), images, level, rng)
 
 
-def posterize(images, level, rng):
+def posterize(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Keep only the upper bits of each value, 8 down to 4."""
     return images & np.uint8(256 - 2 ** round(4 * level))
 
 
-def contrast(images, level, rng):
-    """Change the distance from the picture's mean grey by a factor of up to 1 +- 0.9."""
+def contrast(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Change the distance from the image's mean grey by a factor of up to 1 +- 0.9."""
     return _away_from(_grey(images).mean(axis=(1, 2, 3), keepdims=True), images, level, rng)
 
 
-def brightness(images, level, rng):
+def brightness(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Multiply by a factor of up to 1 +- 0.9."""
     return _away_from(np.zeros(1, dtype=np.float32), images, level, rng)
 
 
-def sharpness(images, level, rng):
-    """Blur or sharpen: change the distance from a smoothed picture by a factor of up to 1 +- 0.9."""
+def sharpness(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Blur or sharpen: change the distance from a smoothed image by a factor of up to 1 +- 0.9."""
     x = images.astype(np.float32)
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
-    smooth = x.copy()  # a border of one pixel stays
+    smooth = x.copy()  # a border of one pixel does not change
     smooth[:, 1:-1, 1:-1] = (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * x[:, 1:-1, 1:-1]) / 13
     return _away_from(smooth, images, level, rng)
 
 
-def shear_x(images, level, rng):
-    """Slide each row sideways by up to 0.3 of its distance from the top, either way."""
+def shear_x(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Shift each row left or right by up to 0.3 of its distance from the top."""
     slope = 0.3 * level * _signs(images, rng)
     return _warp(images, [[1, slope], [0, 1]])
 
 
-def shear_y(images, level, rng):
-    """Slide each column up or down by up to 0.3 of its distance from the left."""
+def shear_y(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Shift each column up or down by up to 0.3 of its distance from the left."""
     slope = 0.3 * level * _signs(images, rng)
     return _warp(images, [[1, 0], [slope, 1]])
 
 
-def translate_x(images, level, rng):
-    """Shift sideways by up to 0.45 of the width either way, in whole pixels."""
+def translate_x(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Shift left or right by up to 0.45 of the width, in whole pixels."""
     return _warp(images, np.eye(2), shift_x=round(0.45 * level * images.shape[2]) * _signs(images, rng))
 
 
-def translate_y(images, level, rng):
+def translate_y(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Shift up or down by up to 0.45 of the height, in whole pixels."""
     return _warp(images, np.eye(2), shift_y=round(0.45 * level * images.shape[1]) * _signs(images, rng))
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
     operation.__name__: operation
     for operation in (
         identity,
@@ -162,25 +158,25 @@ OPERATIONS = {
 }
 
 
-def _signs(images, rng):
-    """Draw -1 or 1 for each picture."""
+def _signs(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw -1 or 1 for each image, float64 (N,)."""
     return 2.0 * rng.integers(2, size=len(images)) - 1
 
 
-def _grey(images):
-    return images @ _GREY[:, None] if images.shape[3] == 3 else images.astype(np.float32)  # (N, H, W, 1)
+def _grey(images: np.ndarray) -> np.ndarray:
+    return images @ GREY[:, None] if images.shape[3] == 3 else images.astype(np.float32)  # (N, H, W, 1)
 
 
-def _away_from(base, images, level, rng):
-    """Scale the pictures' distance from `base` by 1 +- 0.9 * level."""
+def _away_from(base: np.ndarray, images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Scale the distance of the images from `base` by 1 +- 0.9 * level."""
     factor = (1 + 0.9 * level * _signs(images, rng)).astype(np.float32)[:, None, None, None]
     return np.clip(np.rint(base + factor * (images - base)), 0, 255).astype(np.uint8)
 
 
 def _warp(images, linear, shift_x=0, shift_y=0, centre=0.0):
-    """Fetch each pixel from the point `linear` @ (x, y) + shift, interpolating between four neighbours.
+    """Take each pixel from the point `linear` @ (x, y) + shift, interpolating between four neighbours.
 
-    `linear` is 2 x 2 and shifts are in pixels, each entry a number or one a picture. The origin is the upper left
+    Each entry of `linear`, 2 x 2, and each shift, in pixels, is a number or an array (N,). The origin is the upper left
     corner, or the point at the share `centre` of width and height.
     """
     import cv2
@@ -188,7 +184,8 @@ def _warp(images, linear, shift_x=0, shift_y=0, centre=0.0):
     n, height, width, _ = images.shape
     matrices = np.empty((n, 2, 3))
     for row, shift in enumerate((shift_x, shift_y)):
-        matrices[:, row, 0], matrices[:, row, 1], matrices[:, row, 2] = *linear[row], shift
+        for column, value in enumerate((*linear[row], shift)):
+            matrices[:, row, column] = value
     origin = np.array([width * centre - 0.5, height * centre - 0.5])  # cv2 counts from the first pixel's centre
     matrices[:, :, 2] += origin - matrices[:, :, :2] @ origin
     result = np.empty_like(images)

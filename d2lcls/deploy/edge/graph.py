@@ -1,54 +1,49 @@
 """From an ONNX file to TVM's intermediate languages: Relax for the graph, TIR for the loops of each operator."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from d2lcls.deploy.manifest import ModelError, read_manifest
+from d2lcls.deploy.manifest import Manifest, ModelError
+from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime
 
-_MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
+if TYPE_CHECKING:
+    import onnx
+    import tvm
 
 
-def import_tvm():
+def import_tvm() -> ModuleType:
     """Import and return TVM; ImportError names the extra it comes with."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # pinned to a core that another process uses, a thread waits for it
-    # By default a thread that has nothing to do looks for work 300,000 times before it sleeps: a tenth of a second.
+    # By default, an idle thread looks for work 300,000 times before it sleeps: a tenth of a second.
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "3000")
     try:
         import tvm
         import tvm.relax
         import tvm.s_tir
     except ImportError as error:
-        raise ImportError(_MISSING.format("apache-tvm")) from error
+        raise ImportError(MISSING.format("apache-tvm")) from error
     return tvm
 
 
-def read_onnx_model(folder):
-    """Return the `Manifest` of a model folder that must be of form "onnx".
-
-    Raises:
-        FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
-    """
-    manifest = read_manifest(folder)
-    if manifest.form != "onnx":
-        raise ModelError(f"{folder}: a model of form {manifest.form}; TVM compiles one of form onnx.")
-    return manifest
-
-
-def read_relax(folder, manifest, batch=1):
+def read_relax(folder: str | Path, manifest: Manifest, batch: int = 1) -> tvm.IRModule:
     """Read a model as loops: one function of TIR for each group of operators that can run as one.
 
-    ONNX Runtime first fixes the batch, computes what is constant and folds normalisation into convolutions. Then the
+    ONNX Runtime first fixes the batch, folds constants, and folds batch normalisation into convolutions. Then the
     arrays are laid out with the channels last, so that the channels of one pixel, which all convolutions treat alike,
-    lie side by side in memory and fill a vector register.
+    are adjacent in memory and fill a vector register.
 
     Args:
         folder: model folder of form "onnx".
-        manifest: its `Manifest`.
-        batch: number of pictures that the compiled model will take, always.
+        manifest: of that folder.
+        batch: number of pictures that the compiled model will always take.
 
     Returns:
-        `tvm.IRModule`; its function "main" takes float32 (batch, 3, H, W) and returns logits (batch, K).
+        Module whose function "main" takes float32 (batch, 3, H, W) and returns logits (batch, K).
 
     Raises:
         ModelError: an operator that TVM does not know; names it.
@@ -61,7 +56,7 @@ def read_relax(folder, manifest, batch=1):
     model = simplify(Path(folder, "model.onnx"), manifest.input_shape(batch))
     try:
         module = from_onnx(model, keep_params_in_input=False)
-    except Exception as error:  # TVM's frontend raises what it likes
+    except Exception as error:  # TVM's frontend raises exceptions of many classes
         raise ModelError(f"{folder}: TVM cannot read this model ({str(error).strip().splitlines()[-1]}).") from error
     last = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
     return tvm.transform.Sequential(
@@ -80,14 +75,9 @@ def read_relax(folder, manifest, batch=1):
     )(module)
 
 
-def simplify(path, shape):
-    """Return an ONNX file as an `onnx.ModelProto` for inputs of one shape, with constants computed and normalisations
-    folded into convolutions."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(_MISSING.format(error.name)) from error
+def simplify(path: str | Path, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Read an ONNX file for inputs of one shape, with constants and batch normalisation folded."""
+    onnx, onnxruntime = import_onnx(), import_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

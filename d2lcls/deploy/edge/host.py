@@ -1,77 +1,90 @@
 """A model compiled by Apache TVM to machine code for this machine: one shared library with its weights inside."""
 
-import shutil
-from pathlib import Path
+from __future__ import annotations
 
-from d2lcls.deploy.edge.graph import import_tvm, read_onnx_model, read_relax
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2lcls.deploy.edge.graph import import_tvm, read_relax
 from d2lcls.deploy.edge.schedule import schedule
 from d2lcls.deploy.edge.target import check_needs, host_target, host_tile, needs
-from d2lcls.deploy.manifest import ModelError, derive, write_manifest
+from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_model
+from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.machine.child import ChildFailed, in_child
 from d2lcls.machine.cores import usable_cores
-from d2lcls.machine.files import new_folder
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from d2lcls.deploy.edge.tuning import Records
+
+    import tvm
 
 FILE = "model.so"
 
 
-def compile_host(folder, target, batch=1, records=None, tolerance=1e-4):
+def compile_host(
+    folder: str | Path, target: str | Path, batch: int = 1, records: Records | None = None, tolerance: float = 1e-4
+) -> tuple[Manifest, float]:
     """Compile a model for the processor it is compiled on, and compare it with ONNX Runtime.
 
-    Its first run takes place in a process of its own: wrong machine code would end this one.
+    It is run for the first time in a separate process: wrong machine code would end this one.
 
     Args:
         folder: model folder of form "onnx".
         target: a new or empty folder for the model of form "tvm".
-        batch: number of pictures that are computed at once; other numbers are filled up or cut into such batches.
-        records: `Records` of `tune`, None to schedule all loops by rule.
+        batch: number of pictures that are computed at once; other numbers are padded or split into such batches.
+        records: of `tune`, None to schedule all loops by rule.
         tolerance: largest allowed difference of a logit, as a share of the largest one.
 
     Returns:
-        (`Manifest`, largest difference of a logit on random inputs, as that share).
+        (manifest, largest difference of a logit on random inputs, as that share).
 
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`; also where the compiled model crashes or computes something
-            else, or TVM knows no form of an operator.
+            else, or TVM does not support an operator.
         ValueError: the target is not empty, or `batch` is below 1.
         ImportError: apache-tvm, onnx or onnxruntime is not installed; names the extra.
         RuntimeError: there is no C++ compiler to link with.
     """
-    from d2lcls.deploy.onnx_runtime import open_session
-
     if batch < 1:
         raise ValueError(f"batch must be 1 or more, not {batch}.")
-    manifest = read_onnx_model(folder)
-    with new_folder(target) as target:
+    manifest = read_manifest(folder, forms=("onnx",))
+    x = np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32)
+
+    def write(path: Path) -> None:
         module = read_relax(folder, manifest, batch)
-        build(records.apply(module) if records else schedule(module, host_tile()), target / FILE)
-        x = np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32)
-        expected = open_session(Path(folder, "model.onnx"))(x)
+        build(records.apply(module) if records else schedule(module, host_tile()), path / FILE)
+
+    def compute(path: Path) -> np.ndarray:
         try:
-            logits = in_child(run_library, target / FILE, x, what="the first run of the compiled model")
+            return in_child(run_library, path / FILE, x, what="the first run of the compiled model")
         except ChildFailed as failure:
             raise ModelError(
                 f"{folder}: {failure}. It was removed. Use the ONNX model itself, and please report the "
                 "processor and its flags in /proc/cpuinfo."
             ) from failure
-        difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
-        if not difference <= tolerance:
-            raise ModelError(
-                f"{folder}: compiled, the model's logits differ by up to {difference:.2g} of the largest, "
-                f"more than {tolerance:g}. Please report the network's name."
-            )
-        made = derive(manifest, "tvm", batch, **needs(), tuned=bool(records))
-        return write_manifest(target, made, ["apache-tvm", "onnx"]), difference
+
+    return write_model(
+        target,
+        derive(manifest, "tvm", batch, **needs(), tuned=bool(records)),
+        ["apache-tvm", "onnx"],
+        write,
+        compute,
+        open_session(Path(folder, "model.onnx"))(x),
+        tolerance,
+    )
 
 
-def run_library(path, x):
-    """Return what a compiled model of any shape computes of one batch, as a numpy array."""
+def run_library(path: str | Path, x: np.ndarray) -> np.ndarray:
+    """Return what a compiled model of any shape computes from one batch."""
     tvm = import_tvm()
     return _main(path)(tvm.runtime.tensor(x)).numpy()
 
 
-def check_compiler():
+def check_compiler() -> None:
     """Raise RuntimeError where there is no C++ compiler to link a model with."""
     if not shutil.which(import_tvm().support.cc.get_cc() or ""):
         raise RuntimeError(
@@ -80,8 +93,8 @@ def check_compiler():
         )
 
 
-def build(module, path):
-    """Compile a scheduled `tvm.IRModule` for this machine and link it to a shared library at `path`.
+def build(module: tvm.IRModule, path: str | Path) -> None:
+    """Compile a scheduled module for this machine and link it to a shared library at `path`.
 
     Raises:
         RuntimeError: there is no C++ compiler to link with.
@@ -92,12 +105,12 @@ def build(module, path):
         tvm.relax.build(module, relax_pipeline="default", target=host_target()).export_library(str(path))
 
 
-def open_library(folder, manifest):
+def open_library(folder: str | Path, manifest: Manifest) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from float32 (N, 3, H, W), any N, to logits (N, K), computed by a compiled model.
 
     Args:
         folder: model folder of form "tvm".
-        manifest: its `Manifest`.
+        manifest: of that folder.
 
     Raises:
         ModelError: it needs instructions that this processor lacks, is for another machine, or cannot be loaded.
@@ -107,7 +120,7 @@ def open_library(folder, manifest):
     if not path.is_file():
         raise ModelError(
             f"{folder}: holds no {FILE}. If it was compiled for another machine, run it there: its "
-            "program is called classify; or else compile it anew with: d2lcls compile"
+            "program is called classify. Otherwise compile it anew with: d2lcls compile"
         )
     check_needs(folder, manifest.made_from)
     tvm = import_tvm()
@@ -118,9 +131,10 @@ def open_library(folder, manifest):
             f"{path}: cannot be loaded ({str(error).strip().splitlines()[-1]}). Compile it anew with: d2lcls compile"
         ) from error
     tvm.get_global_func("runtime.config_threadpool")(1, usable_cores())
-    shape, size = manifest.input_shape(manifest.batch)[1:], manifest.batch
+    size = manifest.batch or 1
+    shape = manifest.input_shape()[1:]
 
-    def compute(x):
+    def compute(x: np.ndarray) -> np.ndarray:
         x = np.ascontiguousarray(x, dtype=np.float32)
         if x.ndim != 4 or x.shape[1:] != shape:
             raise ValueError(
@@ -139,6 +153,6 @@ def open_library(folder, manifest):
     return compute
 
 
-def _main(path):
+def _main(path: str | Path) -> Any:
     tvm = import_tvm()
     return tvm.relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]

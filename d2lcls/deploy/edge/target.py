@@ -1,17 +1,25 @@
-"""What code TVM writes for this machine: its instructions are chosen by the flags that Linux reports.
+"""TVM's target for this machine: the instructions that it may use are those that Linux reports.
 
-The name of the processor would not do. Many clouds hide instructions from their virtual machines, and the code that LLVM
-writes for the processor of that name is then killed with SIGILL.
+The name of the processor is not enough. Many clouds hide instructions from their virtual machines, and code that LLVM
+generates for the processor of that name is then killed with SIGILL.
 """
 
+from __future__ import annotations
+
 import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from d2lcls.deploy.edge.graph import import_tvm
 from d2lcls.deploy.edge.schedule import TILE
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.machine.cores import cpu_flags, usable_cores
 
-# Linux's name of each set of instructions, beyond SSE2, that loops over float32 may use, and LLVM's name of it.
+if TYPE_CHECKING:
+    import tvm
+
+# Instruction sets beyond SSE2 that loops over float32 may use: Linux's name and LLVM's name.
 _X86 = {
     "pni": "sse3",
     "ssse3": "ssse3",
@@ -33,8 +41,8 @@ _X86 = {
 }
 
 
-def host_target():
-    """Return the `tvm.target.Target` of this machine.
+def host_target() -> tvm.target.Target:
+    """Return TVM's target for this machine.
 
     Raises:
         ModelError: the processor is neither x86-64 nor 64-bit Arm.
@@ -52,30 +60,30 @@ def host_target():
     return tvm.target.Target({**common, "mcpu": "x86-64", "mattr": has + lacks})
 
 
-def host_tile():
-    """Return how many pixels the rule sums at once: registers of 512 bits hold all channels of a tile in one."""
+def host_tile() -> int:
+    """Return how many pixels the rule sums at once: more where a register of 512 bits holds a tile's channels."""
     return 4 * TILE if "avx512f" in cpu_flags() else TILE
 
 
-def needs():
+def needs() -> dict[str, Any]:
     """Return what code for `host_target` needs to run: {"machine": "x86_64", "instructions": ["avx2", ...]}.
 
-    The names of the instruction sets are those in /proc/cpuinfo.
+    The instruction sets have their names in /proc/cpuinfo.
     """
     instructions = sorted(cpu_flags() & set(_X86)) if platform.machine() == "x86_64" else []
     return {"machine": platform.machine(), "instructions": instructions}
 
 
-def check_needs(folder, made_from):
-    """Raise `ModelError` for machine code that would stop this process.
+def check_needs(folder: str | Path, made_from: Mapping[str, Any] | None) -> None:
+    """Raise `ModelError` for machine code that would crash this process.
 
     Args:
         folder: model folder, for the message.
         made_from: of its manifest, with what `needs` returned where it was compiled.
     """
-    if not {"machine", "instructions"} <= set(made_from or {}):
+    if not made_from or not {"machine", "instructions"} <= set(made_from):
         raise ModelError(
-            f"{folder}: does not say which instructions it needs, as it was compiled by an earlier version "
+            f"{folder}: its manifest does not list the instructions it needs, as it was compiled by an earlier version "
             "of d2lcls. Compile it again with: d2lcls compile"
         )
     machine, missing = made_from["machine"], sorted(set(made_from["instructions"]) - cpu_flags())

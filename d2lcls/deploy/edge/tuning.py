@@ -1,42 +1,50 @@
-"""Which tile is the quickest on this machine? Found by trying: each loop is compiled for several tiles and timed.
+"""Which tile is the fastest on this machine? Each loop is compiled for several tiles and timed.
 
 TVM's own tuner, MetaSchedule, searches the form of a schedule too, which takes hours for a network, and in TVM 0.27
-it ends with a segmentation fault on these. Here the form is given by rule, and only its numbers are searched: a minute
-or two. AutoTVM had that idea (Chen et al., Learning to Optimize Tensor Programs, 2018).
+it ends with a segmentation fault on these networks. Here a rule gives the form, and only its numbers are searched,
+which takes a minute or two, as in AutoTVM (Chen et al., Learning to Optimize Tensor Programs, 2018).
 """
+
+from __future__ import annotations
 
 import random
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from d2lcls.deploy.edge.graph import import_tvm, read_onnx_model, read_relax
+from d2lcls.deploy.edge.graph import import_tvm, read_relax
 from d2lcls.deploy.edge.schedule import DEPTH, schedule, schedule_function
 from d2lcls.deploy.edge.target import host_target, host_tile
+from d2lcls.deploy.manifest import read_manifest
 from d2lcls.machine.child import in_child
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tvm
 
 TILES, DEPTHS = (1, 2, 4, 7, 8, 14, 16), (8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Records:
-    """The quickest tiles found.
+    """The fastest tiles found.
 
     Args:
-        choices: dict from the text of a loop to its (tile, depth).
-        seconds: dict from the same to (by rule, tuned), the seconds of one run.
+        choices: from the text of a loop to its (tile, depth).
+        seconds: from the same to (by rule, tuned), the seconds of one run.
         trials: number of schedules timed.
     """
 
-    choices: dict = field(default_factory=dict)
-    seconds: dict = field(default_factory=dict)
+    choices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     trials: int = 0
 
-    def apply(self, module):
-        """Schedule a `tvm.IRModule` with the tiles found; a loop that was not tuned is scheduled by rule."""
+    def apply(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Schedule a module with the tiles found; a loop that was not tuned is scheduled by rule."""
         from tvm.tirx import PrimFunc
 
         by_rule = (host_tile(), DEPTH)
@@ -51,28 +59,29 @@ class Records:
         )
 
 
-def gain(folder, records, batch=1, rounds=50):
+def gain(folder: str | Path, records: Records, batch: int = 1, rounds: int = 50) -> list[float]:
     """Run the tuned model and the one scheduled by rule in turn, so that a busy machine slows both.
 
-    They run in a process of their own, which they cannot take this one down with.
+    They run in a separate process, so that a crash does not end this one.
 
     Args:
         folder: model folder of form "onnx".
-        records: `Records` for it.
+        records: of `tune` for it.
         batch: the number of pictures it was tuned for.
         rounds: number of times each is run.
 
     Returns:
-        list of `rounds` ratios: how many times as quick the tuned model was; its median tells.
+        For each round, how many times as fast the tuned model was; take their median.
     """
     return in_child(_gain, folder, records, batch, rounds, what="Running the tuned model")
 
 
-def _gain(folder, records, batch, rounds):
+def _gain(folder: str | Path, records: Records, batch: int, rounds: int) -> list[float]:
     from d2lcls.deploy.edge.host import build
 
-    tvm, manifest = import_tvm(), read_onnx_model(folder)
-    module, models, ratios = read_relax(folder, manifest, batch), [], []
+    tvm, manifest = import_tvm(), read_manifest(folder, forms=("onnx",))
+    module = read_relax(folder, manifest, batch)
+    models, ratios = [], []
     x = tvm.runtime.tensor(np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32))
     with tempfile.TemporaryDirectory() as work:
         for number, scheduled in enumerate((schedule(module, host_tile()), records.apply(module))):
@@ -90,21 +99,21 @@ def _gain(folder, records, batch, rounds):
     return ratios
 
 
-def tune(folder, seconds, batch=1, seed=0):
+def tune(folder: str | Path, seconds: float, batch: int = 1, seed: int = 0) -> Records:
     """Time tiles for each loop of a model, in turn, until the time is over.
 
-    A tile that is quicker on the first try is timed again in turn with the best one so far, and must win by 2 %, and in
-    the end once more against the rule's: what a busy machine makes look quick is not taken. All run on one thread,
-    which is disturbed least, in a process of their own.
+    A tile that is faster on the first try is timed again in turn with the best one so far, and must be 2 % faster; at
+    the end, the best one is compared in the same way with the rule's. So a tile does not win because the machine was
+    busy. All run on one thread, which is disturbed least, in a separate process.
 
     Args:
         folder: model folder of form "onnx".
-        seconds: time to spend; the loops with the most work come first in each round.
+        seconds: time to spend; the slowest loops come first in each round.
         batch: number of pictures that the model will take.
         seed: of the order of the trials.
 
     Returns:
-        `Records`, for `compile_host`.
+        The fastest tiles, for `compile_host`.
 
     Raises:
         FileNotFoundError, ModelError, ImportError: as `read_relax`.
@@ -112,19 +121,21 @@ def tune(folder, seconds, batch=1, seed=0):
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, not {seconds}.")
-    read_onnx_model(folder)  # refuses another form at once
+    read_manifest(folder, forms=("onnx",))  # refuses another form at once
     # 600 seconds more to read the model, and for the last round
     return in_child(_tune, folder, seconds, batch, seed, what="Tuning", timeout=seconds + 600)
 
 
-def _tune(folder, seconds, batch, seed):
+def _tune(folder: str | Path, seconds: float, batch: int, seed: int) -> Records:
     import_tvm()
     from tvm.tirx import PrimFunc
 
     until = time.monotonic() + seconds
-    module = read_relax(folder, read_onnx_model(folder), batch)
+    module = read_relax(folder, read_manifest(folder, forms=("onnx",)), batch)
     loops = {function.script(): function for function in module.functions.values() if isinstance(function, PrimFunc)}
-    records, best, queue, shuffle = Records(), {}, {}, random.Random(seed)
+    best: dict[str, _Timed] = {}
+    queue: dict[str, list[tuple[int, int]]] = {}
+    shuffle = random.Random(seed)
     for text, function in loops.items():
         best[text] = _Timed(function, host_tile(), DEPTH)
         others = {
@@ -147,16 +158,15 @@ def _tune(folder, seconds, batch, seed):
                 best[text] = candidate
     for text, timed in best.items():
         if timed is not by_rule[text] and _ratio(timed, by_rule[text]) >= 0.98:
-            timed = by_rule[text]
-        records.choices[text] = timed.pair
-        records.seconds[text] = (by_rule[text].time(), timed.time())
-    return Records(records.choices, records.seconds, trials)
+            best[text] = by_rule[text]
+    seconds_of = {text: (by_rule[text].time(), timed.time()) for text, timed in best.items()}
+    return Records({text: timed.pair for text, timed in best.items()}, seconds_of, trials)
 
 
 class _Timed:
     """One loop in one schedule, compiled, with arrays to run on."""
 
-    def __init__(self, function, tile, depth):
+    def __init__(self, function: tvm.tirx.PrimFunc, tile: int, depth: int) -> None:
         tvm = import_tvm()
         scheduled = schedule_function(function, tile, depth, parallel=False)
         self.pair, self.text = (tile, depth), scheduled.script()
@@ -167,11 +177,11 @@ class _Timed:
         self._run = built.jit().time_evaluator("main", tvm.cpu(), number=1, repeat=3, min_repeat_ms=3)
         self.seconds = self.time()
 
-    def time(self):
-        """Return the seconds of one run: the least of three measurements."""
+    def time(self) -> float:
+        """Return the seconds of one run, the minimum of three measurements."""
         return min(self._run(*self._arrays).results)
 
 
-def _ratio(candidate, best):
-    """Return how long the candidate takes as a share of the best, the median of five measurements in turn."""
+def _ratio(candidate: _Timed, best: _Timed) -> float:
+    """Return the candidate's time as a share of the best one's, the median of five measurements in turn."""
     return float(np.median([candidate.time() / best.time() for _ in range(5)]))

@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict
 
 from d2lcls.deploy.serve import frames
+from d2lcls.explain.scores import softmax
 
 import numpy as np
 
@@ -37,8 +38,7 @@ def rank(logits):
     if not np.isfinite(logits).all():
         raise ArithmeticError("the model's logits are not finite")
     order = np.argsort(-logits, axis=1, kind="stable")
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits.astype(np.float64))
     return order.astype(np.int32), np.take_along_axis(probabilities, order, axis=1).astype(np.float32)
 
 

@@ -1,11 +1,15 @@
-"""Graphs written so that MXNet 1.9.1 fuses and quantises them rightly.
+"""Graphs rewritten so that MXNet 1.9.1 fuses and quantises them correctly.
 
-Its fusion for oneDNN (`src/operator/subgraph/mkldnn`) replaces a layer and what follows it by one operator, and in some
-graphs gives others that read the layer something else than the layer's output. The functions here change graphs in
-MXNet's JSON; what they compute stays the same.
+Its fusion for oneDNN (`src/operator/subgraph/mkldnn`) replaces a layer and the operators after it by one operator. In
+some graphs, other readers of the layer then get something else than the layer's output. These functions change graphs
+in MXNet's JSON; the graphs' outputs stay the same.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -13,7 +17,7 @@ from mxnet import nd
 
 INT8 = "MKLDNN_QUANTIZE"  # the backend that fuses a graph for int8
 _ACTIVATIONS = {"Activation", "LeakyReLU", "clip"}
-_FOLLOWERS = {  # layer -> what reads its output and may be fused with it
+_FOLLOWERS: dict[str, set[str]] = {  # layer -> readers of its output that may be fused with it
     "Convolution": {"BatchNorm", "elemwise_add", *_ACTIVATIONS},
     "BatchNorm": {"elemwise_add", *_ACTIVATIONS},
     "elemwise_add": _ACTIVATIONS,
@@ -21,54 +25,56 @@ _FOLLOWERS = {  # layer -> what reads its output and may be fused with it
 }
 
 
-def prepare(symbol, backend="MKLDNN", all_apart=False):
-    """Return a symbol in which a backend finds only what it fuses rightly.
+def prepare(symbol: mx.sym.Symbol, backend: str = "MKLDNN", all_apart: bool = False) -> mx.sym.Symbol:
+    """Return a symbol that a backend fuses correctly.
 
-    MXNet means to fuse a layer with a reader of its output only if there is no other reader. But its search overlooks
-    some: a sum that is fused with another layer already or would close a loop, the outputs of the graph, and after a
-    dense layer all but the first. They are then given the output of the fused operator instead. Where that may happen,
-    a sum of one operand, which MXNet fuses with nothing, is put between the layer and all its readers.
+    MXNet is meant to fuse a layer with a reader of its output only if there is no other reader. But its search
+    overlooks some: a sum that is already fused with another layer or would close a loop, the outputs of the graph, and
+    after a dense layer all but the first. These then get the output of the fused operator instead. Where that may
+    happen, a sum of one operand, which MXNet never fuses, is put between the layer and all its readers.
 
     Args:
-        symbol: `mx.sym.Symbol`.
+        symbol: the graph.
         backend: "MKLDNN", or `INT8`.
-        all_apart: True lets nothing be fused at all.
+        all_apart: True prevents every fusion.
     """
     graph = json.loads(symbol.tojson())
     _pool_again(graph)
     _drop_copies(graph)
-    readers = [[] for _ in graph["nodes"]]
+    readers: list[list[dict[str, Any] | None]] = [[] for _ in graph["nodes"]]
     for node in graph["nodes"]:
-        for place, *_ in node["inputs"]:
-            readers[place].append(node)
-    for place, *_ in graph["heads"]:
-        readers[place].append(None)
-    nodes, places, apart = [], [], {}
+        for index, *_ in node["inputs"]:
+            readers[index].append(node)
+    for index, *_ in graph["heads"]:
+        readers[index].append(None)
+    nodes: list[dict[str, Any]] = []
+    indices: list[int] = []  # old -> new
+    apart: dict[int, int] = {}  # index of a layer -> of the sum behind it
 
     def moved(edges):
         return [
-            [places[place] if output else apart.get(place, places[place]), output, *rest]
-            for place, output, *rest in edges
+            [indices[index] if output else apart.get(index, indices[index]), output, *rest]
+            for index, output, *rest in edges
         ]
 
-    for place, (node, mine) in enumerate(zip(graph["nodes"], readers)):
+    for index, (node, own_readers) in enumerate(zip(graph["nodes"], readers)):
         source = graph["nodes"][node["inputs"][0][0]]["op"] if node["inputs"] else None
-        places.append(len(nodes))
+        indices.append(len(nodes))
         nodes.append({**node, "inputs": moved(node["inputs"])})
         if (
-            _is_wrong(node["op"], mine)
+            _is_wrong(node["op"], own_readers)
             or backend == INT8
-            and _is_wrong_in_int8(node["op"], source, mine)
+            and _is_wrong_in_int8(node["op"], source, own_readers)
             or all_apart
-            and _followers(node["op"], mine)
+            and _followers(node["op"], own_readers)
         ):
-            apart[place] = len(nodes)
+            apart[index] = len(nodes)
             nodes.append(
                 {
                     "op": "add_n",
                     "name": f"{node['name']}_apart",
                     "attrs": {"num_args": "1"},
-                    "inputs": [[places[place], 0, 0]],
+                    "inputs": [[indices[index], 0, 0]],
                 }
             )
     return _symbol(
@@ -76,13 +82,23 @@ def prepare(symbol, backend="MKLDNN", all_apart=False):
             "nodes": nodes,
             "heads": moved(graph["heads"]),
             "attrs": graph["attrs"],
-            "arg_nodes": [place for place, node in enumerate(nodes) if node["op"] == "null"],
+            "arg_nodes": [index for index, node in enumerate(nodes) if node["op"] == "null"],
         }
     )
 
 
+def relu6_as_clip(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Replace each ReLU followed by a minimum with a number by one `clip`, which can fuse with the layer before it."""
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        relu = graph["nodes"][node["inputs"][0][0]] if node["op"] == "_minimum_scalar" else {}
+        if relu.get("attrs", {}).get("act_type") == "relu":
+            node.update(op="clip", inputs=relu["inputs"], attrs={"a_min": "0", "a_max": node["attrs"]["scalar"]})
+    return _symbol(graph)
+
+
 def _symbol(graph):
-    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))  # MXNet reads no \u
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))  # MXNet cannot read \u
 
 
 def _pool_again(graph):
@@ -93,44 +109,44 @@ def _pool_again(graph):
 
 
 def _drop_copies(graph):
-    """Take out what only copies at prediction, as MXNet does: who reads the copy is a reader of what is copied."""
-    copied = {}  # place -> edge to what it copies
+    """Remove the operators that only copy at prediction, as MXNet does, so that their readers read the original."""
+    copied: dict[int, list[int]] = {}  # index -> edge to the original
 
     def moved(edges):
         return [copied.get(edge[0], edge) for edge in edges]
 
-    for place, node in enumerate(graph["nodes"]):
+    for index, node in enumerate(graph["nodes"]):
         node["inputs"] = moved(node["inputs"])
         drops = node["op"] == "Dropout" and node.get("attrs", {}).get("mode", "training") == "training"
         if (node["op"] == "_copy" or drops) and graph["nodes"][node["inputs"][0][0]]["op"] != "null":
-            copied[place] = node["inputs"][0]
-            node.update(op="null", inputs=[])  # nothing leads to it any more
+            copied[index] = node["inputs"][0]
+            node.update(op="null", inputs=[])  # nothing reads it any more
     graph["heads"] = moved(graph["heads"])
 
 
 def _followers(op, readers):
-    """Return the places of those readers, nodes or None for an output of the graph, that may be fused with a layer."""
-    return {place for place, reader in enumerate(readers) if reader and reader["op"] in _FOLLOWERS.get(op, ())}
+    """Return the indices of the readers (nodes, or None for an output of the graph) that may be fused with a layer."""
+    return {index for index, reader in enumerate(readers) if reader and reader["op"] in _FOLLOWERS.get(op, ())}
 
 
 def _is_wrong(op, readers):
-    """Whether MXNet may fuse a layer with one of its readers and overlook another, or fuses an unusual BatchNorm."""
+    """Whether MXNet may fuse a layer with one of its readers and overlook another, or fuse an unusual BatchNorm."""
     followers = _followers(op, readers)
     overlooked = {
-        place
-        for place, reader in enumerate(readers)
+        index
+        for index, reader in enumerate(readers)
         if reader is None or reader["op"] == "elemwise_add" or op == "FullyConnected"
     }
-    unusual = any(readers[place]["op"] == "BatchNorm" and not is_plain_norm(readers[place]) for place in followers)
+    unusual = any(readers[index]["op"] == "BatchNorm" and not is_plain_norm(readers[index]) for index in followers)
     return unusual or bool(followers and overlooked) and len(followers | overlooked) > 1
 
 
 def _is_wrong_in_int8(op, source, readers):
-    """The same for what is only wrong in int8; `source` is the operator of the layer's first input.
+    """The same for fusions that are only wrong in int8; `source` is the operator of the layer's first input.
 
-    Of several readers of a dense layer or of an output of the graph, some take integers and some take floats, and MXNet
-    gives all of them the same. GELU after a convolution gets scaled numbers; the leaky ReLU after a dense layer loses
-    what is negative.
+    Of several readers of a dense layer or of an output of the graph, some take integers and some take floats, but MXNet
+    gives all of them the same. GELU after a convolution gets scaled numbers; a leaky ReLU after a dense layer loses
+    negative numbers.
     """
     dense = "FullyConnected" in (op, source if op in _FOLLOWERS["FullyConnected"] else None)
     kinds = [
@@ -140,22 +156,14 @@ def _is_wrong_in_int8(op, source, readers):
     return wrong or len(readers) > 1 and (dense or None in readers)
 
 
-def is_plain_norm(node):
-    """Whether a BatchNorm node is over the channels, as fusion takes it to be, and returns only one array."""
+def is_plain_norm(node: dict[str, Any]) -> bool:
+    """Whether a BatchNorm node normalises channels, as fusion assumes, and returns only one array."""
     settings = node.get("attrs", {})
     return settings.get("axis", "1") == "1" and settings.get("output_mean_var", "False") not in ("True", "1")
 
 
-def fixed_gammas(symbol, arguments):
-    """Return ones for each gamma that BatchNorm does not read because of `fix_gamma`; in int8 MXNet reads it.
-
-    Args:
-        symbol: `mx.sym.Symbol`.
-        arguments: dict from name to NDArray.
-
-    Returns:
-        dict from name to NDArray.
-    """
+def fixed_gammas(symbol: mx.sym.Symbol, arguments: Mapping[str, nd.NDArray]) -> dict[str, nd.NDArray]:
+    """Return ones, by name, for each gamma that BatchNorm ignores because of `fix_gamma`; in int8, MXNet reads it."""
     nodes = json.loads(symbol.tojson())["nodes"]
     gammas = [
         nodes[node["inputs"][1][0]]["name"]
@@ -165,22 +173,23 @@ def fixed_gammas(symbol, arguments):
     return {name: nd.ones_like(arguments[name]) for name in gammas if name in arguments}
 
 
-def mend_int8(symbol):
-    """Mend a quantised graph where MXNet writes signed numbers and takes them for unsigned, or the other way round.
+def mend_int8(symbol: mx.sym.Symbol) -> tuple[mx.sym.Symbol, list[str], list[str]]:
+    """Mend a quantised graph where MXNet writes signed numbers and reads them as unsigned, or the other way round.
 
-    It computes a convolution and the sum after it in the type of the other summand. Where that is signed and the result
+    It computes a convolution and the sum after it in the type of the other summand. If that is signed and the result
     is not, as in the blocks of a ResNet that change the size, the upper half of the range would be cut off, so the
-    range is made twice as wide. A ReLU that is not fused takes unsigned numbers for signed ones.
+    range is doubled. A ReLU that is not fused reads unsigned numbers as signed ones.
 
     Args:
-        symbol: what MXNet's quantisation returns.
+        symbol: the graph that MXNet's quantisation returns.
 
     Returns:
-        (symbol, widened, wrong): the graph, the names of the nodes whose ranges were made wider, and those of the layers
-            that cannot be mended and have to stay in float, as they were called before quantisation.
+        (symbol, widened, wrong): the graph, the names of the nodes whose ranges were doubled, and the names (before
+            quantisation) of the layers that cannot be mended and have to stay in float.
     """
     graph, internals = json.loads(symbol.tojson()), symbol.get_internals()
-    widened, wrong = [], []
+    widened: list[str] = []
+    wrong: list[str] = []
     types = dict(zip(internals.list_outputs(), internals.infer_type(data=np.float32)[1]))
 
     def type_of(node):

@@ -1,29 +1,26 @@
-"""What makes a graph in int8 compute the same on every processor.
+"""Changes an int8 graph so that it computes the same on every processor.
 
 Without the VNNI instructions, oneDNN adds the products of an unsigned and a signed byte in pairs, in 16 bits that
 saturate, and 255 * 127 + 255 * 127 is more than 32,767. With one bit less on either side it is not.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Collection, Mapping
 
 import mxnet as mx
 import numpy as np
 
 _CONVOLUTION, _DENSE = "_sg_mkldnn_conv", "_sg_mkldnn_fully_connected"
-_UNSIGNED, _SIGNED = 255.5, 127.5  # what MXNet makes of the end of a range, before it rounds
+_UNSIGNED, _SIGNED = 255.5, 127.5  # the integer, before rounding, for the end of a range
 
 
-def saturating(symbol):
-    """Return the layers of a quantised graph whose sums saturate without VNNI, whatever the ranges are.
+def saturating(symbol: mx.sym.Symbol) -> list[str]:
+    """Return the layers of a quantised graph, by their names in float, whose sums always saturate without VNNI.
 
-    oneDNN 2.4.4 adds 128 to the signed input of a dense layer, and later subtracts from the sums what that has added;
-    without VNNI they have saturated by then. (It halves the weights of a convolution first.)
-
-    Args:
-        symbol: `mxnet.symbol.Symbol`, quantised.
-
-    Returns:
-        list of the layers' names, as they were called before quantisation.
+    oneDNN 2.4.4 adds 128 to the signed input of a dense layer, and corrects the sums later; without VNNI they have
+    saturated by then. (In a convolution, it halves the weights first.)
     """
     graph = json.loads(symbol.tojson())["nodes"]
     types = _types(symbol, graph)
@@ -34,78 +31,80 @@ def saturating(symbol):
     ]
 
 
-def in_seven_bits(symbol, arguments, widened=()):
-    """Return a quantised graph, and its parameters, whose sums do not saturate with or without VNNI.
+def in_seven_bits(
+    symbol: mx.sym.Symbol, arguments: Mapping[str, mx.nd.NDArray], widened: Collection[str] = ()
+) -> tuple[mx.sym.Symbol, dict[str, mx.nd.NDArray]]:
+    """Return a quantised graph, and its parameters, whose sums saturate neither with nor without VNNI.
 
-    What a convolution without padding reads from another one becomes signed, and its weights even: oneDNN halves those
-    that meet signed numbers, which then loses nothing. Elsewhere, activations lose a bit. Depthwise convolutions add in
-    32 bits and need neither.
+    If a convolution without padding reads the output of another one, that becomes signed, and its own weights become
+    even, so that nothing is lost when oneDNN halves the weights for signed inputs. Elsewhere, activations lose a bit.
+    Depthwise convolutions add in 32 bits and need neither.
 
     Args:
-        symbol: `mxnet.symbol.Symbol`, quantised.
-        arguments: dict from name to NDArray, its parameters; it is not changed.
+        symbol: quantised graph.
+        arguments: its parameters; not changed.
         widened: names of nodes whose ranges have been doubled already.
 
     Returns:
         (symbol, arguments).
     """
-    content, arguments = json.loads(symbol.tojson()), dict(arguments)
+    content, new_arguments = json.loads(symbol.tojson()), dict(arguments)
     graph = content["nodes"]
     types = _types(symbol, graph)
-    readers = [[] for _ in graph]
-    for place, node in enumerate(graph):
+    readers: list[list[int | None]] = [[] for _ in graph]
+    for index, node in enumerate(graph):
         for operand in _operands(node):
-            readers[operand].append(place)
-    for place, output, *_ in content["heads"]:
-        readers[place].append(None)
+            readers[operand].append(index)
+    for index, *_ in content["heads"]:
+        readers[index].append(None)
     signed = [
-        place
-        for place in range(len(graph))
-        if types[place] == np.uint8 and _can_be_signed(graph, readers, arguments, place)
+        index
+        for index in range(len(graph))
+        if types[index] == np.uint8 and _can_be_signed(graph, readers, new_arguments, index)
     ]
-    for place in signed:
-        _make_signed(graph, readers, arguments, place)
-    _double_ranges(graph, types, arguments, {*(graph[place]["name"] for place in signed), *widened})
-    return mx.sym.load_json(json.dumps(content, ensure_ascii=False)), arguments
+    for index in signed:
+        _make_signed(graph, readers, new_arguments, index)
+    _double_ranges(graph, types, new_arguments, {*(graph[index]["name"] for index in signed), *widened})
+    return mx.sym.load_json(json.dumps(content, ensure_ascii=False)), new_arguments
 
 
-def _can_be_signed(graph, readers, arguments, place):
-    """Whether the output of a convolution and ReLU or clip goes to convolutions without padding only."""
-    *_, last = _inside(graph[place]) or [{}]
+def _can_be_signed(graph, readers, arguments, index):
+    """Whether only convolutions without padding read the output of a convolution with ReLU or clip."""
+    *_, last = _inside(graph[index]) or [{}]
     attributes = last.get("attrs", {})
     cuts_at_0 = attributes.get("act_type") == "relu" or float(attributes.get("a_min", 1)) == 0
     return (
         cuts_at_0
-        and _own_bias(graph, readers, place)
+        and _own_bias(graph, readers, index)
         and all(
             reader is not None
             and _own_bias(graph, readers, reader)
-            and _operands(graph[reader])[0] == place
+            and _operands(graph[reader])[0] == index
             and _inside(graph[reader])[0]["attrs"].get("pad", "(0, 0)") == "(0, 0)"
             and not _depthwise(graph, arguments, reader)
-            for reader in readers[place]
+            for reader in readers[index]
         )
     )
 
 
-def _own_bias(graph, readers, place):
-    """Whether a node is a fused convolution that has weight and bias to itself, and no normalisation or sum."""
-    node = graph[place]
+def _own_bias(graph, readers, index):
+    """Whether a node is a fused convolution that alone reads its weight and bias, without normalisation or sum."""
+    node = graph[index]
     parameters = _operands(node)[1:3]
     return (
         node["op"] == _CONVOLUTION
         and len(_operands(node)) == 3
         and "with_sum" not in node["attrs"]
-        and all(graph[parameter]["op"] == "null" and readers[parameter] == [place] for parameter in parameters)
+        and all(graph[parameter]["op"] == "null" and readers[parameter] == [index] for parameter in parameters)
     )
 
 
-def _make_signed(graph, readers, arguments, place):
-    """Let a convolution return its output less 128 steps, which saturation cuts as ReLU did, and its readers add them.
+def _make_signed(graph, readers, arguments, index):
+    """Subtract 128 steps from a convolution's output, which saturation cuts as ReLU did, and add them in its readers.
 
-    A step is as long as before, so nothing is lost on this side.
+    The steps keep their size, so this output loses no precision.
     """
-    node = graph[place]
+    node = graph[index]
     step = float(node["attrs"]["max_calib_range"]) / _UNSIGNED
     del node["attrs"]["with_act"]
     node["attrs"].update(min_calib_range=str(-_SIGNED * step), max_calib_range=str(_SIGNED * step))
@@ -115,7 +114,7 @@ def _make_signed(graph, readers, arguments, place):
     fused["heads"] = [[len(fused["nodes"]) - 1, 0, 0]]
     bias = graph[_operands(node)[2]]["name"]
     arguments[bias] = arguments[bias] - 128 * step
-    for reader in readers[place]:
+    for reader in readers[index]:
         weight, bias = (graph[parameter]["name"] for parameter in _operands(graph[reader])[1:3])
         even = _even(arguments[weight].asnumpy())
         arguments[weight] = mx.nd.array(even)
@@ -131,42 +130,42 @@ def _even(weight):
 
 
 def _rounded(weight):
-    """Return the weights that MXNet computes with; it rounds the largest, 127.5, to -128 or 127."""
+    """Return the weights that MXNet uses; it rounds the largest, 127.5, to -128 or 127."""
     largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True)
     scale = np.float32(_SIGNED) / np.maximum(largest, np.float32(1e-30))
     return np.trunc(weight * scale + np.copysign(np.float32(0.5), weight)).clip(-128, 127) / scale
 
 
 def _double_ranges(graph, types, arguments, done):
-    """Double the ranges of unsigned activations that saturating sums read: what was seen is a number from 0 to 128."""
+    """Double the ranges of unsigned activations that saturating sums read, which makes them numbers from 0 to 128."""
     read = [False] * len(graph)
-    for place in reversed(range(len(graph))):  # readers come after what they read
-        node, attributes = graph[place], graph[place].get("attrs", {})
-        if node["op"] == _DENSE or node["op"] == _CONVOLUTION and not _depthwise(graph, arguments, place):
+    for index in reversed(range(len(graph))):  # readers come after the nodes that they read
+        node, attributes = graph[index], graph[index].get("attrs", {})
+        if node["op"] == _DENSE or node["op"] == _CONVOLUTION and not _depthwise(graph, arguments, index):
             read[_operands(node)[0]] = True
-        elif read[place] and "max_calib_range" not in attributes:  # it passes on the ranges of its operands
+        elif read[index] and "max_calib_range" not in attributes:  # it passes on the ranges of its operands
             for operand in _operands(node):
                 read[operand] = True
-        if read[place] and types[place] == np.uint8 and node["name"] not in done and "max_calib_range" in attributes:
+        if read[index] and types[index] == np.uint8 and node["name"] not in done and "max_calib_range" in attributes:
             attributes["max_calib_range"] = str(2 * float(attributes["max_calib_range"]))
 
 
 def _operands(node):
-    """Return the places of a node's inputs but for ranges, which are other outputs than the first."""
-    return [place for place, output, *_ in node["inputs"] if output == 0]
+    """Return the indices of a node's inputs without ranges, which are other outputs than the first."""
+    return [index for index, output, *_ in node["inputs"] if output == 0]
 
 
 def _inside(node):
-    """Return what is fused in a node: a convolution and what follows it."""
+    """Return the operators fused in a node: a convolution and those after it."""
     return [inner for fused in node.get("subgraphs", []) for inner in fused["nodes"] if inner["op"] != "null"]
 
 
-def _depthwise(graph, arguments, place):
-    weight = graph[_operands(graph[place])[1]]
+def _depthwise(graph, arguments, index):
+    weight = graph[_operands(graph[index])[1]]
     while weight["op"] != "null":  # it is padded, as in EfficientNet-Lite
         weight = graph[weight["inputs"][0][0]]
     outputs, inputs_per_group = arguments[weight["name"]].shape[:2]
-    return inputs_per_group == 1 and int(_inside(graph[place])[0]["attrs"].get("num_group", 1)) == outputs
+    return inputs_per_group == 1 and int(_inside(graph[index])[0]["attrs"].get("num_group", 1)) == outputs
 
 
 def _types(symbol, graph):

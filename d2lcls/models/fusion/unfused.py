@@ -1,21 +1,23 @@
-"""Computing a graph as it is written: MXNet 1.9.1 otherwise fuses its layers, in places wrongly."""
+"""Computing a graph as it is written: MXNet 1.9.1 otherwise fuses its layers, sometimes wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import mxnet as mx
+import numpy as np
 from mxnet import nd
 
-# MXNet fuses whatever is bound to cpu(0). cpu(1) is the same processor, and left alone.
+# MXNet fuses every graph that is bound to cpu(0). cpu(1) is the same processor, but without fusion.
 UNFUSED = mx.cpu(1)
 
 
-def run(symbol, values):
-    """Compute a graph as for prediction and as it is written, without fusion.
+def run(symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray | nd.NDArray]) -> list[np.ndarray]:
+    """Compute the outputs of a graph as for prediction and as it is written, without fusion.
 
     Args:
-        symbol: `mx.sym.Symbol`.
-        values: dict from the names of all its variables to numpy arrays or NDArrays, whose types are kept.
-
-    Returns:
-        list of numpy arrays, one for each output.
+        symbol: the graph.
+        values: the value of each of its variables by name; their types are kept.
     """
     arguments, statistics = (
         {name: nd.array(values[name], UNFUSED, values[name].dtype) for name in names}

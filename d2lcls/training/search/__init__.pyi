@@ -14,3 +14,4 @@ from .tuning import fit_trial as fit_trial
 from .tuning import importance as importance
 from .tuning import trials_table as trials_table
 from .tuning import tune as tune
+from .tuning import tune_recipe as tune_recipe

@@ -1,20 +1,27 @@
-"""What `tune` may try: a space of hyper-parameters is a dict from names to what the functions here return."""
+"""Search spaces: a dict from the names of hyper-parameters to what the functions here return."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a hyper-parameter may be; made by `uniform`, `log_uniform`, `integer` and `choice`."""
+    """The values that a hyper-parameter may take; made by `uniform`, `log_uniform`, `integer` and `choice`."""
 
     kind: str
-    values: tuple  # the least and greatest, or the choices
+    values: tuple[Any, ...]  # the smallest and largest, or the choices
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.kind}({', '.join(map(repr, self.values))})"
 
-    def suggest(self, trial, name):
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """Let an Optuna trial draw a value."""
         if self.kind == "choice":
             return trial.suggest_categorical(name, self.values)
@@ -23,26 +30,26 @@ class Parameter:
         return trial.suggest_float(name, *self.values, log=self.kind == "log_uniform")
 
 
-def uniform(low, high):
-    """A number from `low` to `high`, every value as likely as any other."""
+def uniform(low: float, high: float) -> Parameter:
+    """A number from `low` to `high`, all equally likely."""
     return _between("uniform", float(low), float(high))
 
 
-def log_uniform(low, high):
-    """A number from `low` to `high`, both above 0, every power of ten as likely as any other."""
+def log_uniform(low: float, high: float) -> Parameter:
+    """A number from `low` to `high`, both above 0, all orders of magnitude equally likely."""
     if low <= 0:
         raise ValueError(f"log_uniform must begin above 0, not at {low}: 0 lies infinitely many powers of ten away.")
     return _between("log_uniform", float(low), float(high))
 
 
-def integer(low, high):
+def integer(low: int, high: int) -> Parameter:
     """A whole number from `low` to `high`, both included."""
     if low % 1 or high % 1:
         raise ValueError(f"integer must go from one whole number to another, not from {low} to {high}.")
     return _between("integer", low, high)
 
 
-def choice(values):
+def choice(values: Iterable[Any]) -> Parameter:
     """One of several names or numbers.
 
     Args:
@@ -60,7 +67,7 @@ def choice(values):
     return Parameter("choice", values)
 
 
-def _between(kind, low, high):
+def _between(kind: str, low: float, high: float) -> Parameter:
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"{kind} must go from a smaller number to a greater one, not from {low} to {high}.")
     return Parameter(kind, (int(low), int(high)) if kind == "integer" else (low, high))

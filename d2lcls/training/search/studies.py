@@ -1,15 +1,19 @@
-"""What `tune` adds to Optuna's studies: they survive a kill, and their draws depend on the seed alone.
+"""What `tune` adds to Optuna's studies: they survive killed processes, and their draws depend on the seed alone.
 
 Importing this module needs Optuna; `d2lcls.training.search.tuning` imports it when it is called.
 """
+
+from __future__ import annotations
 
 import math
 import os
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,8 +32,8 @@ HEARTBEAT, SILENCE = 20, 120  # seconds between signs of life of a trial, and af
 
 
 @contextmanager
-def quiet():
-    """Silence Optuna, which logs in red what is raised or printed here anyway, and calls heartbeats experimental."""
+def quiet() -> Iterator[None]:
+    """Silence Optuna, which logs what is raised or printed here anyway and warns that heartbeats are experimental."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
@@ -40,9 +44,9 @@ def quiet():
         optuna.logging.set_verbosity(level)
 
 
-def open_study(storage, name, pruner=None):
-    """Open or begin a study; a driver's or a database's own error becomes one sentence."""
-    settings = {
+def open_study(storage: str | None, name: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+    """Open or create a study; an error of a driver or database becomes one sentence."""
+    settings: dict[str, Any] = {
         "study_name": name,
         "direction": "maximize",
         "load_if_exists": True,
@@ -50,7 +54,9 @@ def open_study(storage, name, pruner=None):
     }
     if storage is None:
         return optuna.create_study(**settings)
-    for attempt in range(6):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             return optuna.create_study(storage=connect(storage), **settings)
         except sqlalchemy.exc.ArgumentError as error:
@@ -63,7 +69,7 @@ def open_study(storage, name, pruner=None):
                 f"({error.__cause__ or error}). Install it, or use sqlite:///tune.db."
             ) from error
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            if attempt == 5:
+            if attempt == 6:
                 shown = sqlalchemy.engine.make_url(storage).render_as_string()  # without the password
                 raise OSError(
                     f"The database {shown} cannot be opened ({getattr(error, 'orig', error)}). Look "
@@ -72,8 +78,8 @@ def open_study(storage, name, pruner=None):
             time.sleep(0.3)  # processes that begin at once stumble over each other as they make the tables
 
 
-def connect(storage):
-    """Return Optuna's storage, in which trials give signs of life and are repeated when these stop."""
+def connect(storage: str) -> optuna.storages.RDBStorage:
+    """Return Optuna's storage, in which running trials send heartbeats and are repeated when these stop."""
     url = sqlalchemy.engine.make_url(storage)
     local = url.get_backend_name() == "sqlite"
     if local and url.database in (None, "", ":memory:"):
@@ -81,35 +87,43 @@ def connect(storage):
     # Without a pool, no connection stays open in a study that nobody uses any more.
     options = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.pool.NullPool} if local else None
     return optuna.storages.RDBStorage(
-        storage, options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_once_more
+        storage, options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_retry
     )
 
 
-def agree(study, space):
-    """Write the space into a new study; refuse one that was begun with another, whose trials do not compare."""
+def check_space(study: optuna.Study, space: Mapping[str, Any]) -> None:
+    """Store the space in a new study; refuse a study with another space, whose trials cannot be compared."""
     wanted = ", ".join(f"{name}={space[name]}" for name in sorted(space))
-    begun = study.user_attrs.get("space")
-    if begun is None and not study.get_trials(deepcopy=False):
+    stored = study.user_attrs.get("space")
+    if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr("space", wanted)
-    elif begun != wanted:
+    elif stored != wanted:
         raise ValueError(
-            f"Study {study.study_name!r} was begun with another space: {begun}. "
-            "Go on with that one, or give the new study another name."
+            f"Study {study.study_name!r} was started with another space: {stored}. "
+            "Continue with that one, or give the new study another name."
         )
 
 
-def search(study, objective, space, trials, seed, timeout, report):
-    """Run trials until the study holds so many finished ones; `report` is called with each of this process."""
+def search(
+    study: optuna.Study,
+    objective: Callable[..., float],
+    space: Mapping[str, Any],
+    trials: int,
+    seed: int,
+    timeout: float | None,
+    report: Callable[[optuna.trial.FrozenTrial], Any],
+) -> None:
+    """Run trials until the study has `trials` finished ones; `report` is called with each one of this process."""
     until = time.monotonic() + (math.inf if timeout is None else timeout)
-    lost = []  # the trial that another process took over meanwhile
+    lost: list[int] = []  # the trial that another process took over meanwhile
 
-    def run(trial):
-        trial.set_user_attr("worker", [_place(), os.getpid()])
+    def run(trial: optuna.Trial) -> float:
+        trial.set_user_attr("worker", [_process_namespace(), os.getpid()])
         study.sampler = _sampler(study, trial, seed)
         try:
             value = objective(trial, **{name: parameter.suggest(trial, name) for name, parameter in space.items()})
         except KeyboardInterrupt:
-            _once_more(study, study.get_trials()[trial.number])
+            _retry(study, study.get_trials()[trial.number])
             raise
         finally:
             if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
@@ -119,53 +133,57 @@ def search(study, objective, space, trials, seed, timeout, report):
         return float(value)
 
     while time.monotonic() < until:
-        _give_up_killed(study)
-        found = study.get_trials(deepcopy=False)
-        states = Counter(trial.state for trial in found)
+        _fail_killed(study)
+        known = study.get_trials(deepcopy=False)
+        states = Counter(trial.state for trial in known)
         finished = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
-        running = sum(trial.state == TrialState.RUNNING and "worker" in trial.user_attrs for trial in found)
+        running = sum(trial.state == TrialState.RUNNING and "worker" in trial.user_attrs for trial in known)
         if finished >= trials:
             return
         if finished + running >= trials:
-            time.sleep(1)  # others are at the last trials; should one of them die, its trial is for this process
+            time.sleep(1)  # others run the last trials; if one of them dies, this process takes over its trial
             continue
         try:
             study.optimize(run, n_trials=1, callbacks=[lambda _, trial: report(trial)])
-        except (AssertionError, ValueError):  # Optuna's, which cannot enter the result of a trial given up
+        except (AssertionError, ValueError):  # Optuna's: it cannot store the result of a trial that was given up
             if not lost:
                 raise
-            print(f"trial {lost.pop():3d}  was silent for so long that another process took it over", flush=True)
+            print(f"trial {lost.pop():3d}  sent no heartbeat for so long that another process took it over", flush=True)
 
 
-def _sampler(study, trial, seed):
-    """A sampler for one trial, so that draws depend on the seed and the study, not on the process."""
+def _sampler(study: optuna.Study, trial: optuna.Trial, seed: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler for one trial, so that draws depend on the seed and the study, not on the process."""
     origin = trial.user_attrs.get("retry_of", trial.number)
-    place = sum("retry_of" not in earlier.user_attrs for earlier in study.get_trials(deepcopy=False)[:origin])
-    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
+    index = sum("retry_of" not in earlier.user_attrs for earlier in study.get_trials(deepcopy=False)[:origin])
+    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
 
 
-def _give_up_killed(study):
-    """Give up trials whose process is gone. Another machine's is only known by its silence."""
+def _fail_killed(study: optuna.Study) -> None:
+    """Mark trials whose process is gone as failed. On another machine only a missing heartbeat shows that."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        place, process = trial.user_attrs.get("worker", (None, None))
-        if place and place == _place() and not psutil.pid_exists(process):
+        namespace, process = trial.user_attrs.get("worker", (None, None))
+        if namespace and namespace == _process_namespace() and not psutil.pid_exists(process):
             try:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, UpdateFinishedTrialError):
-                continue  # another process was quicker
-            _once_more(study, trial)
+                continue  # another process was faster
+            _retry(study, trial)
     optuna.storages.fail_stale_trials(study)
 
 
-def _once_more(study, trial):
-    """Queue a trial that was cut short; only once, for it may be what kills its process."""
+def _retry(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue a trial that was interrupted once more, and no more often: it may be what kills its process.
+
+    Not Optuna's RetryHeartbeatStaleTrialCallback: it copies the process id of the killed process into the new trial,
+    which other processes would then take for killed as well.
+    """
     if "retry_of" not in trial.user_attrs:
         study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 
-def _place():
-    """Where the numbers of processes mean the same as here: this machine since its start, container and user."""
+def _process_namespace() -> str:
+    """Identify where process ids mean the same as here: this machine since its last start, container and user."""
     boot = Path("/proc/sys/kernel/random/boot_id")
-    if not boot.exists():  # no Linux: silence decides
+    if not boot.exists():  # not Linux: heartbeats decide
         return ""
     return f"{boot.read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino} {os.getuid()}"

@@ -1,36 +1,40 @@
-"""Hyper-parameter search with Optuna: trying values with `fit`, and what came of it."""
+"""Hyper-parameter search with Optuna, and its results."""
 
+from __future__ import annotations
+
+import dataclasses
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from d2lcls.training.search.space import Parameter, choice, integer, log_uniform, uniform
+from d2lcls.training.evaluation import as_contexts
+from d2lcls.training.search.space import Parameter
 
-__all__ = [
-    "TrialRecord",
-    "best_trial",
-    "choice",
-    "fit_trial",
-    "importance",
-    "integer",
-    "log_uniform",
-    "trials_table",
-    "tune",
-    "uniform",
-]
+import mxnet as mx
+
+if TYPE_CHECKING:
+    from d2lcls.data.batches import Batches
+    from d2lcls.data.images import Images
+    from d2lcls.models.features import FeatureBatches
+    from d2lcls.training.loop import Epoch
+    from d2lcls.training.recipe import Recipe
+
+    import optuna
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: `value` is None if nothing was reported, for a pruned trial it is what was reported last."""
+    """One trial; `value` is None if nothing was reported, and the last reported value of a pruned trial."""
 
     number: int
     state: str  # complete, pruned, fail, running or waiting
-    value: float
-    parameters: dict
-    epochs: int  # reports made
+    value: float | None
+    parameters: dict[str, Any]
+    epochs: int  # number of reports
 
-    def __str__(self):
+    def __str__(self) -> str:
         value = "-" if self.value is None else f"{self.value:.4f}"
         parameters = "  ".join(
             f"{name} {part:.3g}" if isinstance(part, float) else f"{name} {part}"
@@ -40,39 +44,39 @@ class TrialRecord:
 
 
 def tune(
-    objective,
-    space,
+    objective: Callable[..., float],
+    space: Mapping[str, Parameter],
     *,
-    trials,
-    storage="sqlite:///tune.db",
-    study="search",
-    seed=0,
-    timeout=None,
-    pruner=None,
-    verbose=True,
-):
-    """Try hyper-parameters until a study holds so many finished trials.
+    trials: int,
+    storage: str | None = "sqlite:///tune.db",
+    study: str = "search",
+    seed: int = 0,
+    timeout: float | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+    verbose: bool = True,
+) -> optuna.Study:
+    """Try hyper-parameters until a study has `trials` finished trials.
 
     The first ten trials are drawn at random, the others by the tree-structured Parzen estimator (Bergstra et al.,
-    "Algorithms for Hyper-Parameter Optimization", 2011) from what came before. Call it again with the same study
-    to go on with it, and from several processes or machines to share the work. A trial cut short by Ctrl-C or a
-    killed process is tried once more with the same values: on the same machine (Linux) when a process joins in
-    the study, elsewhere after two minutes without a sign of life. In one process, the same seed makes the same
-    draws, interrupted or not. What the objective raises ends the search; that trial is not repeated.
+    "Algorithms for Hyper-Parameter Optimization", 2011) from the results so far. Call it again with the same study
+    to continue it, and from several processes or machines to share the work. A trial interrupted by Ctrl-C or a
+    killed process is tried once more with the same values: on the same machine (Linux) when a process joins
+    the study, elsewhere after two minutes without a heartbeat. In one process, the same seed gives the same
+    draws, interrupted or not. An exception in the objective ends the search; that trial is not repeated.
 
     Args:
         objective: function of an Optuna trial and, by name, the parameters of `space`, that returns a number to
-            be made large, such as a validation accuracy. See `fit_trial`.
+            maximise, such as a validation accuracy. See `fit_trial`.
         space: dict from names to `uniform`, `log_uniform`, `integer` or `choice`.
-        trials: finished trials (complete or pruned) that the study is to hold, earlier ones included.
+        trials: number of finished trials (complete or pruned), including earlier ones of the study.
         storage: URL of a database that SQLAlchemy knows; None keeps the study in memory. SQLite serves several
-            processes of one machine; several machines need a server, such as "postgresql://user@host/name".
+            processes on one machine; several machines need a server, such as "postgresql://user@host/name".
         study: its name in the database.
-        seed: of the draws.
-        timeout: seconds after which no further trial is begun.
+        seed: seed of the draws.
+        timeout: seconds after which no further trial is started.
         pruner: an Optuna pruner; None stops a trial that is below the median of the earlier ones after as many
             epochs, from the second epoch and the sixth trial on.
-        verbose: print a line a trial.
+        verbose: print a line per trial.
 
     Returns:
         Optuna's study; see `trials_table`, `best_trial` and `importance`.
@@ -87,10 +91,10 @@ def tune(
 
     _check(objective, space, trials, timeout)
     with studies.quiet():
-        found = studies.open_study(storage, study, pruner)
-        studies.agree(found, space)
+        opened = studies.open_study(storage, study, pruner)
+        studies.check_space(opened, space)
         studies.search(
-            found,
+            opened,
             objective,
             space,
             trials,
@@ -98,10 +102,10 @@ def tune(
             timeout,
             report=lambda trial: verbose and print(_record(trial), flush=True),
         )
-    return found
+    return opened
 
 
-def _check(objective, space, trials, timeout):
+def _check(objective: Callable[..., float], space: Mapping[str, Any], trials: int, timeout: float | None) -> None:
     wrong = [f"{name!r} is {value!r}" for name, value in space.items() if not isinstance(value, Parameter)]
     if wrong or not space:
         raise ValueError(
@@ -116,53 +120,115 @@ def _check(objective, space, trials, timeout):
         raise ValueError(f"trials must be 1 or more and timeout above 0 seconds, not {trials} and {timeout}.")
 
 
-def fit_trial(trial, net, train, valid, *, num_epochs, **arguments):
-    """Call `fit` for a trial, reporting every epoch, and return the validation accuracy of the best one.
+def fit_trial(
+    trial: optuna.Trial,
+    net: mx.gluon.HybridBlock,
+    train: Batches | FeatureBatches,
+    valid: Batches | FeatureBatches | None,
+    recipe: Recipe | None = None,
+    *,
+    ctx: mx.Context | list[mx.Context] | None = None,
+) -> float:
+    """Call `fit` for a trial, reporting every epoch, and return the best validation accuracy.
 
-    The trial is pruned if its accuracy falls behind the others', or if the training diverges.
+    The trial is pruned if its accuracy falls behind the others', or if training diverges.
 
     Args:
-        trial: what `tune` hands to the objective.
-        net, train, valid, num_epochs, arguments: as for `fit`; `valid` is needed.
+        trial: what `tune` passes to the objective.
+        net, train, valid, recipe, ctx: as for `fit`; `valid` is needed.
     """
-    from d2lcls.training.loop import TrainingDiverged, fit
+    from d2lcls.training.loop import fit
+    from d2lcls.training.recipe import Recipe
+    from d2lcls.training.session import TrainingDiverged
 
     from optuna import TrialPruned
 
-    def report(record):
-        trial.report(record.valid_accuracy, record.epoch)
-        if record.epoch < num_epochs and trial.should_prune():
+    recipe = recipe or Recipe()
+
+    def report(record: Epoch) -> None:
+        trial.report(record.valid_accuracy or 0.0, record.epoch)
+        if record.epoch < recipe.num_epochs and trial.should_prune():
             raise TrialPruned
 
     if valid is None:
         raise ValueError("fit_trial needs a validation set: without one no trial is better than another.")
     try:
-        records = fit(net, train, valid, num_epochs=num_epochs, on_epoch=report, **{"verbose": False, **arguments})
+        records = fit(net, train, valid, recipe, ctx=ctx, on_epoch=report)
     except TrainingDiverged as error:
         raise TrialPruned(str(error)) from error
-    return max(record.valid_accuracy for record in records)
+    return max(record.valid_accuracy or 0.0 for record in records)
 
 
-def trials_table(study):
-    """Return all trials of a study as `TrialRecord`, in the order in which they were begun."""
+def tune_recipe(
+    recipe: Recipe,
+    space: Mapping[str, Parameter],
+    *,
+    share: float = 1.0,
+    ctx: list[mx.Context] | None = None,
+    on_begin: Callable[[Images, Images], Any] | None = None,
+    **arguments: Any,
+) -> optuna.Study:
+    """Search for the fields of a recipe with the best validation accuracy.
+
+    Args:
+        recipe: `Recipe`, of which each trial replaces the fields in `space`; `validation` must be above 0.
+        space: as for `tune`; a value of `augment` is a text with the transforms separated by spaces.
+        share: share of the training images to search with, above 0.
+        ctx: list of contexts; None is the CPU.
+        on_begin: function called with the training and validation images before the first trial.
+        arguments: further arguments of `tune`.
+
+    Returns:
+        Optuna's study.
+
+    Raises:
+        ValueError: the recipe has no validation set, or as `tune`.
+    """
+    from d2lcls.data.images import split_validation
+    from d2lcls.training import pipeline
+
+    recipe = pipeline.resolve(recipe)
+    if not recipe.validation:
+        raise ValueError("A search needs a validation set: validation must be above 0.")
+    pipeline.check_feasible(recipe, as_contexts(ctx))
+    images, _ = pipeline.load_images(dataclasses.replace(recipe, validation=0.0))
+    if share < 1:
+        images = split_validation(images, share, recipe.seed)[1]  # that share of each class
+    train, validation = split_validation(images, recipe.validation, recipe.seed)
+    if on_begin:
+        on_begin(train, validation)
+
+    def objective(trial: optuna.Trial, **values: Any) -> float:
+        if "augment" in values:
+            values["augment"] = tuple(values["augment"].split())
+        trial_recipe = dataclasses.replace(recipe, **values)
+        batches, valid = pipeline.cut_batches(trial_recipe, train, validation)
+        mx.random.seed(recipe.seed)
+        return fit_trial(trial, pipeline.make_network(trial_recipe, batches), batches, valid, trial_recipe, ctx=ctx)
+
+    return tune(objective, space, seed=recipe.seed, **arguments)
+
+
+def trials_table(study: optuna.Study) -> list[TrialRecord]:
+    """Return all trials of a study as `TrialRecord`, in the order in which they were started."""
     return [_record(trial) for trial in study.get_trials(deepcopy=False)]
 
 
-def _record(trial):
+def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
     return TrialRecord(
         trial.number, trial.state.name.lower(), trial.value, dict(trial.params), len(trial.intermediate_values)
     )
 
 
-def best_trial(study):
+def best_trial(study: optuna.Study) -> TrialRecord:
     """Return the complete trial with the greatest value, the earliest of equals, as `TrialRecord`."""
     complete = [record for record in trials_table(study) if record.state == "complete"]
     if not complete:
         raise ValueError(f"Study {study.study_name!r} has no complete trial yet. Run more trials.")
-    return max(complete, key=lambda record: record.value)
+    return max(complete, key=lambda record: record.value or 0.0)
 
 
-def importance(study, seed=0):
+def importance(study: optuna.Study, seed: int = 0) -> dict[str, float]:
     """Return each parameter's share in what made the complete trials differ, greatest first.
 
     The share is of the variance over the whole space, each parameter on its own, as a random forest fitted to the
@@ -198,11 +264,11 @@ def importance(study, seed=0):
         return optuna.importance.get_param_importances(even, evaluator=evaluator)
 
 
-def _with_logarithms(optuna, trial):
+def _with_logarithms(optuna: Any, trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
     """A copy of a trial for fANOVA, which would weigh a learning rate's highest power of ten nine times the rest."""
     parameters, distributions = dict(trial.params), dict(trial.distributions)
-    for name, found in trial.distributions.items():
-        if getattr(found, "log", False):
+    for name, kind in trial.distributions.items():
+        if isinstance(kind, optuna.distributions.FloatDistribution) and kind.log:
             parameters[name] = math.log(parameters[name])
-            distributions[name] = optuna.distributions.FloatDistribution(math.log(found.low), math.log(found.high))
+            distributions[name] = optuna.distributions.FloatDistribution(math.log(kind.low), math.log(kind.high))
     return optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.value)

@@ -20,7 +20,7 @@ from local_server import ARCHIVE, CONTENTS, holds, sha1
 
 CHILD = """
 import os, pickle, sys
-from d2lcls.data import catalog
+from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import fetch
 dataset = pickle.loads(bytes.fromhex(sys.argv[1]))
 catalog.DATASETS[dataset.name] = dataset
@@ -120,7 +120,7 @@ def test_a_full_disk_is_said_in_one_sentence(server, offer):
         fetch("fake")
     assert str(caught.value) == (
         f"Cannot store Fake in {cache_folder()}: the disk is full. Free some space (fetching takes up to 9 MB), "
-        "or set D2LCLS_HOME to a folder with room that you may write to."
+        "or set D2LCLS_HOME to a writable folder with enough space."
     )
 
 
@@ -165,10 +165,10 @@ def test_when_all_sources_fail_each_has_its_reason_and_the_next_step_is_named(se
     with pytest.raises(DataUnavailable) as caught:
         fetch("fake")
     assert str(caught.value).splitlines() == [
-        "Fake could not be had from any of its sources:",
+        "Fake could not be fetched from any of its sources:",
         "  dead (127.0.0.1): no connection",
         "  gone (127.0.0.1): HTTP 404 Not Found",
-        f"Try `d2lcls data get fake` when there is a network, or put these files into {cache_folder() / 'fake'}: "
+        f"Try `d2lcls data get fake` when the network works, or put these files into {cache_folder() / 'fake'}: "
         "a.bin, b.bin.",
     ]
 

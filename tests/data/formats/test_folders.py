@@ -97,13 +97,13 @@ def test_load_takes_the_split_from_a_folder(photos, tmp_path):
 
 
 def test_a_missing_root_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder.*one subfolder a class.*cats/1.jpg"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder.*one subfolder for each class.*cats/1.jpg"):
         list_folder(tmp_path / "nowhere")
 
 
 def test_a_root_without_subfolders_is_named(tmp_path):
     save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match="holds no subfolder. Expected one subfolder a class"):
+    with pytest.raises(ValueError, match="holds no subfolder. Expected one subfolder for each class"):
         list_folder(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_whole_folders_print_nothing(photos, capsys):
 
 def test_a_file_that_is_no_picture_is_noticed(photos):
     (photos / "bee" / "notes.txt").write_text("two bees")
-    with pytest.raises(BrokenImage, match=r"notes\.txt: the ending '\.txt' is not that of an image.*on_broken='skip'"):
+    with pytest.raises(BrokenImage, match=r"notes\.txt: the suffix '\.txt' is not that of an image.*on_broken='skip'"):
         load_folder(photos)
     assert len(load_folder(photos, on_broken="skip")) == 6
 

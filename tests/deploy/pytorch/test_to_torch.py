@@ -285,7 +285,7 @@ def test_the_command(model, tmp_path, capsys):
     assert f"cnn as PyTorch. Check it in an environment that has it: python {tmp_path}/t/check.py" in said.out
     assert not said.err
     assert main(["torch", str(copy), "--out", str(tmp_path / "t")]) == 1
-    assert "there is something already" in capsys.readouterr().err
+    assert "already exists and is not an empty folder" in capsys.readouterr().err
 
 
 def test_forms_that_it_is_not_made_of(model, tmp_path):

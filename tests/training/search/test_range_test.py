@@ -1,6 +1,7 @@
 from d2lcls.data import Batches, Images, channel_statistics
 from d2lcls.models import SmallCNN
 from d2lcls.training import fit, make_trainer
+from d2lcls.training.recipe import Recipe
 from d2lcls.training.search.range_test import RangeTest, lr_range_test
 
 import mxnet as mx
@@ -41,12 +42,12 @@ def same(first, second):
         np.testing.assert_array_equal(a, b)
 
 
-def quick(net, data, **kwargs):
-    return lr_range_test(net, batches(data), **{"steps": 12, **kwargs})
+def quick(net, data, steps=12, lowest=1e-5, highest=10, ctx=None, **fields):
+    return lr_range_test(net, batches(data), Recipe(**fields), steps=steps, lowest=lowest, highest=highest, ctx=ctx)
 
 
 def test_rates_climb_geometrically_over_several_epochs(shapes):
-    result = lr_range_test(network(), batches(shapes, 50), lowest=1e-4, highest=1e-1, steps=10)  # 3 batches an epoch
+    result = lr_range_test(network(), batches(shapes, 50), lowest=0.0001, highest=0.1, steps=10)  # 3 batches an epoch
     np.testing.assert_allclose(result.rates, 10.0 ** (-4 + np.arange(10) / 3))
     assert len(result.losses) == len(result.smoothed) == 10
 
@@ -55,8 +56,10 @@ def test_the_losses_are_those_of_a_training_with_these_rates(shapes):
     """Batch for batch what `fit` does, with batches as epochs so that its records hold each loss."""
     train = Batches(shapes, 150)
     rates = np.geomspace(1e-3, 1e-1, 5)
-    records = fit(network(), train, num_epochs=5, schedule=lambda step: rates[step], verbose=False, seed=3)
-    result = lr_range_test(network(), train, lowest=1e-3, highest=1e-1, steps=5, seed=3)
+    records = fit(
+        network(), train, recipe=Recipe(num_epochs=5, schedule=lambda step: rates[step], seed=3), on_epoch=None
+    )
+    result = lr_range_test(network(), train, recipe=Recipe(seed=3), lowest=0.001, highest=0.1, steps=5)
     assert list(result.losses) == pytest.approx([r.train_loss for r in records], rel=1e-6)
     for step in range(5):
         shares = 0.9 ** np.arange(step, -1, -1)
@@ -67,12 +70,14 @@ def test_it_finds_a_rate_that_trains(shapes):
     result = lr_range_test(network(), batches(shapes), steps=100)
     assert 1e-3 < result.suggestion < 1
     assert result.suggestion == pytest.approx(result.rates[result.smoothed.argmin()] / 10)
-    good = fit(network(), batches(shapes), num_epochs=5, lr=result.suggestion, verbose=False)[-1].train_loss
-    assert good < fit(network(), batches(shapes), num_epochs=5, lr=1e-4, verbose=False)[-1].train_loss
+    good = fit(network(), batches(shapes), recipe=Recipe(num_epochs=5, lr=result.suggestion), on_epoch=None)[
+        -1
+    ].train_loss
+    assert good < fit(network(), batches(shapes), recipe=Recipe(num_epochs=5, lr=0.0001), on_epoch=None)[-1].train_loss
 
 
 def test_it_stops_when_the_loss_explodes(shapes):
-    result = lr_range_test(network(), batches(shapes), highest=1e6, steps=60)
+    result = lr_range_test(network(), batches(shapes), highest=1000000.0, steps=60)
     assert len(result.rates) == len(result.losses) == len(result.smoothed) < 60
     assert np.isfinite(result.losses).all()
     assert (result.smoothed[:-1] <= 4 * np.minimum.accumulate(result.smoothed)[:-1]).all()
@@ -108,7 +113,7 @@ def test_suggestion():
     rates = np.geomspace(1e-4, 1, 5)
     result = RangeTest(rates, np.array([2, 2, 1, 3, 4.0]), np.array([2, 2, 1.5, 1.2, 3]))
     assert result.suggestion == pytest.approx(1e-2)
-    assert str(result) == ("5 rates from 0.0001 to 1, least smoothed loss 1.2000 at 0.1, suggestion 0.01")
+    assert str(result) == ("5 rates from 0.0001 to 1, lowest smoothed loss 1.2000 at 0.1, suggestion 0.01")
     never = RangeTest(rates, np.arange(5) + 1.0, np.arange(5) + 1.0)
     assert never.suggestion is None and str(never).endswith("no suggestion")
 
@@ -174,7 +179,9 @@ def test_a_following_fit_gives_the_same_numbers(shapes, channels, hybrid, optimi
             net.hybridize()
         if tested:
             quick(net, shapes, optimizer=optimizer, highest=1.0, seed=0)
-        records = fit(net, batches(shapes), num_epochs=2, lr=0.01, optimizer=optimizer, seed=1, verbose=False)
+        records = fit(
+            net, batches(shapes), recipe=Recipe(num_epochs=2, lr=0.01, optimizer=optimizer, seed=1), on_epoch=None
+        )
         return state(net), [r.train_loss for r in records]
 
     (first, losses), (second, again) = run(True), run(False)
@@ -196,8 +203,8 @@ def test_initial_values_still_to_be_drawn_stay_so(shapes):
 
 def test_the_tested_start_is_the_one_that_fit_draws(shapes):
     train = Batches(shapes, 150)
-    first = fit(network(), train, num_epochs=1, lr=0.1, seed=4, verbose=False)[0].train_loss
-    losses = [lr_range_test(network(), train, steps=2, seed=seed).losses[0] for seed in (4, 5)]
+    first = fit(network(), train, recipe=Recipe(num_epochs=1, lr=0.1, seed=4), on_epoch=None)[0].train_loss
+    losses = [lr_range_test(network(), train, recipe=Recipe(seed=seed), steps=2).losses[0] for seed in (4, 5)]
     assert losses[0] == pytest.approx(first, rel=1e-6) and losses[1] != pytest.approx(first, rel=1e-3)
 
 
@@ -244,7 +251,7 @@ def test_an_interrupted_test_puts_the_network_back_too(shapes):
 def test_with_mixup_and_the_books_network(shapes):
     net = SmallCNN(3, (4, 8))
     net.initialize()
-    result = lr_range_test(net, batches(shapes, mixup=0.2), steps=5, clip_norm=1.0)
+    result = lr_range_test(net, batches(shapes, mixup=0.2), recipe=Recipe(clip_norm=1.0), steps=5)
     assert len(result.losses) == 5
 
 
@@ -268,7 +275,7 @@ def test_bad_arguments(shapes, kwargs, message):
 def test_a_network_that_does_not_fit(shapes):
     with pytest.raises(ValueError, match="label 2, but the network has only 2 outputs"):
         quick(network(2), shapes)
-    with pytest.raises(ValueError, match="one output a class: 3, not 4"):
+    with pytest.raises(ValueError, match="one output per class: 3, not 4"):
         lr_range_test(network(4), batches(shapes, mixup=0.2), steps=3)
     with pytest.raises(ValueError, match="was not initialised"):
         quick(SmallCNN(3), shapes)

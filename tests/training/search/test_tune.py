@@ -8,7 +8,8 @@ import time
 from d2lcls.data import STANDARD, Batches, channel_statistics
 from d2lcls.data.transforms import randaugment
 from d2lcls.models import SmallCNN
-from d2lcls.training.search.tuning import (
+from d2lcls.training.recipe import Recipe
+from d2lcls.training.search import (
     best_trial,
     choice,
     fit_trial,
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 
 optuna = pytest.importorskip("optuna")
-from d2lcls.training.search import studies  # noqa: E402: only where Optuna is
+from d2lcls.training.search import studies  # noqa: E402  only where Optuna is installed
 
 LINE = {"x": uniform(0, 1), "y": uniform(0, 1)}
 
@@ -214,7 +215,7 @@ def test_process_that_lost_its_trial_goes_on(storage, capsys):
 
     study = search(slow, trials=3, storage=storage)
     assert [record.state for record in trials_table(study)] == ["complete", "fail", "complete", "complete"]
-    assert "trial   1  was silent" in capsys.readouterr().out
+    assert "trial   1  sent no heartbeat" in capsys.readouterr().out
 
 
 def test_poor_trials_are_pruned():
@@ -319,7 +320,7 @@ def test_bad_arguments(arguments, message):
 
 def test_another_space_is_refused(storage):
     search(trials=1, storage=storage)
-    with pytest.raises(ValueError, match=r"begun with another space: x=uniform\(0.0, 1.0\), y=.*another name"):
+    with pytest.raises(ValueError, match=r"started with another space: x=uniform\(0.0, 1.0\), y=.*another name"):
         search(space={"x": uniform(0, 2), "y": uniform(0, 1)}, storage=storage)
     search(space={"x": uniform(0, 2), "y": uniform(0, 1)}, trials=1, storage=storage, study="second")
 
@@ -337,7 +338,7 @@ def test_extras_are_named(monkeypatch, storage):
     with pytest.raises(ImportError, match="driver of mssql.pymssql is missing"):
         search(storage="mssql+pymssql://user:secret@host/name")
     code = (
-        "import sys; sys.modules['sklearn'] = None; from d2lcls.training.search.tuning import *; importance(tune("
+        "import sys; sys.modules['sklearn'] = None; from d2lcls.training.search import *; importance(tune("
         "lambda trial, x: x, {'x': uniform(0, 1)}, trials=4, storage=None))"
     )
     without = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -372,7 +373,11 @@ def test_search_over_real_training(sample, storage):
         net = SmallCNN(10, (8, 16))
         net.initialize(mx.init.MSRAPrelu(slope=0))
         return fit_trial(
-            trial, net, batches(train, augments[augment], shuffle=True), batches(valid), num_epochs=3, lr=lr, wd=wd
+            trial,
+            net,
+            batches(train, augments[augment], shuffle=True),
+            batches(valid),
+            recipe=Recipe(num_epochs=3, lr=lr, wd=wd),
         )
 
     space = {"lr": log_uniform(1e-6, 0.3), "wd": log_uniform(1e-5, 1e-2), "augment": choice(augments)}
@@ -398,9 +403,7 @@ def test_diverging_training_counts_as_pruned(sample):
             net,
             batches(sample[0]),
             batches(sample[1]),
-            num_epochs=2,
-            lr=lr,
-            loss=lambda logits, _: logits.sum(axis=1) * float("nan"),
+            recipe=Recipe(num_epochs=2, lr=lr, loss=lambda logits, _: logits.sum(axis=1) * float("nan")),
         )
 
     table = trials_table(search(objective, {"lr": uniform(1, 2)}, trials=2))
@@ -409,4 +412,7 @@ def test_diverging_training_counts_as_pruned(sample):
 
 def test_trial_without_validation_is_refused(sample):
     with pytest.raises(ValueError, match="fit_trial needs a validation set"):
-        search(lambda trial, x: fit_trial(trial, None, batches(sample[0]), None, num_epochs=1), {"x": uniform(0, 1)})
+        search(
+            lambda trial, x: fit_trial(trial, None, batches(sample[0]), None, recipe=Recipe(num_epochs=1)),
+            {"x": uniform(0, 1)},
+        )

@@ -1,6 +1,6 @@
 """Write small files in PyTorch's own formats, for test_tensors.py to read without PyTorch.
 
-Run by hand in an environment with torch: `python tests/models/reference/make_torch_files.py`. Each is written in the
+Run by hand in an environment with torch: `python tests/weights/reference/make_torch_files.py`. Each is written in the
 format of today (`zip`) and of before PyTorch 1.6 (`legacy`); torch_expected.npz holds what they contain.
 """
 

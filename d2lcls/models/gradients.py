@@ -1,10 +1,24 @@
 """Checking backpropagation against finite differences."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from d2lcls.machine.gluon import parameters_by_path
+
 import numpy as np
 from mxnet import autograd, gluon, nd
 
 
-def check_gradients(net, x, y, loss=None, eps=1e-5, samples=5, seed=0):
+def check_gradients(
+    net: gluon.Block,
+    x: nd.NDArray,
+    y: nd.NDArray,
+    loss: Callable[[nd.NDArray, nd.NDArray], nd.NDArray] | None = None,
+    eps: float = 1e-5,
+    samples: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
     """Compare gradients from backpropagation with central differences, (L(w + eps) - L(w - eps)) / (2 eps).
 
     Args:
@@ -14,8 +28,8 @@ def check_gradients(net, x, y, loss=None, eps=1e-5, samples=5, seed=0):
         y: NDArray of labels (N,).
         loss: function of (logits, labels) that returns (N,); None is cross-entropy.
         eps: half the distance between the two evaluations.
-        samples: how many numbers of each parameter are tried, drawn at random.
-        seed: of that draw.
+        samples: how many entries of each parameter are checked, chosen at random.
+        seed: seed of that choice.
 
     Returns:
         dict from parameter name to its largest error: the distance of both divided by the largest
@@ -25,12 +39,12 @@ def check_gradients(net, x, y, loss=None, eps=1e-5, samples=5, seed=0):
         ValueError: a parameter is not float64.
     """
     loss = loss or gluon.loss.SoftmaxCrossEntropyLoss()
-    learned = {name: p for name, p in net._collect_params_with_prefix().items() if p.grad_req != "null"}
+    learned = {name: p for name, p in parameters_by_path(net).items() if p.grad_req != "null"}
     for name, parameter in learned.items():
         if np.dtype(parameter.dtype) != np.float64:
             raise ValueError(f"{name} is {np.dtype(parameter.dtype).name}; call net.cast('float64') first.")
 
-    def total():
+    def total() -> float:
         with autograd.train_mode():
             return float(loss(net(x), y).sum().asscalar())
 
@@ -42,15 +56,15 @@ def check_gradients(net, x, y, loss=None, eps=1e-5, samples=5, seed=0):
         weights, gradient = parameter.data().asnumpy(), parameter.grad().asnumpy()
         size = max(np.abs(gradient).max(), 1e-8)
         errors[name] = 0.0
-        for place in rng.choice(weights.size, size=min(samples, weights.size), replace=False):
-            place = np.unravel_index(place, weights.shape)
+        for index in rng.choice(weights.size, size=min(samples, weights.size), replace=False):
+            index = np.unravel_index(index, weights.shape)
             sides = []
             for side in (eps, -eps):
                 moved = weights.copy()
-                moved[place] += side
+                moved[index] += side
                 parameter.set_data(nd.array(moved, dtype="float64"))
                 sides.append(total())
             numeric = (sides[0] - sides[1]) / (2 * eps)
-            errors[name] = max(errors[name], abs(numeric - gradient[place]) / size)
+            errors[name] = max(errors[name], abs(numeric - gradient[index]) / size)
         parameter.set_data(nd.array(weights, dtype="float64"))
     return errors

@@ -3,7 +3,7 @@
 Run by hand in an environment of its own (GluonCV, which the test needs, refuses to be imported beside PyTorch 2):
 
     pip install torch torchvision timm efficientnet-pytorch efficientnet-lite-pytorch
-    python tests/models/reference/make_reference.py
+    python tests/weights/reference/make_reference.py
 
 Each file holds the names and shapes of a network's state dict and its logits for one batch. The weights are not in
 it: `draw` makes every tensor from its name alone, in the test as here.

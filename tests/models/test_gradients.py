@@ -1,5 +1,5 @@
 from d2lcls.models import SmallCNN
-from d2lcls.training.gradients import check_gradients
+from d2lcls.models.gradients import check_gradients
 
 import mxnet as mx
 import numpy as np

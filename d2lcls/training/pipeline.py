@@ -1,0 +1,191 @@
+"""`train`: from a recipe to a trained network; each step is a function that can be used separately."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2lcls import data
+from d2lcls.data.batches import Batches
+from d2lcls.data.images import Images
+from d2lcls.machine import devices
+from d2lcls.models import get_model, hold_statistics, initialise_from_data, preprocessing, replace_head
+from d2lcls.training.evaluation import as_contexts
+from d2lcls.training.loop import Epoch, fit, print_epoch
+from d2lcls.training.precision import check_precision
+from d2lcls.training.recipe import Recipe
+from d2lcls.training.runs import Run, read_run
+from d2lcls.training.steps import check_training_memory
+
+import mxnet as mx
+import numpy as np
+
+DATASET, MODEL = "cifar10", "cnn"  # of a recipe that names none
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What `train` returns: the network with its best parameters, the results of each epoch, and the run's folder."""
+
+    net: mx.gluon.HybridBlock
+    epochs: list[Epoch]
+    run: Run
+    folder: Path
+
+
+def train(
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    *,
+    ctx: str | mx.Context | list[mx.Context] = "auto",
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], Any] | None = None,
+    on_begin: Callable[[Images, Images | None, Path], Any] | None = None,
+) -> Trained:
+    """Carry out a recipe: load its data, make its network, train it, and write the run's folder.
+
+    `d2lcls train` is this function. Model, device, memory and data are checked before anything is written.
+
+    Args:
+        recipe: `Recipe`.
+        folder: the run's folder; None is `runs/DATASET-MODEL`.
+        ctx: "auto", "cpu", "cpu*2", "gpu" or "gpu:0,1"; or as for `fit`.
+        resume: continue the run in the folder, if there is one.
+        on_epoch: as for `fit`; None prints a line per epoch.
+        on_begin: function called with the training images, the validation images (or None) and the folder before the
+            first step.
+
+    Returns:
+        `Trained`.
+
+    Raises:
+        FileNotFoundError, DataUnavailable, BrokenImage: as `data.load`.
+        Others: as `fit`.
+    """
+    recipe = resolve(recipe)
+    contexts = devices.parse(ctx) if isinstance(ctx, str) else as_contexts(ctx)
+    check_feasible(recipe, contexts)
+    images, validation = load_images(recipe)
+    batches, valid = cut_batches(recipe, images, validation)
+    folder = Path(folder or f"runs/{Path(recipe.dataset or DATASET).stem}-{recipe.model}")
+    mx.random.seed(recipe.seed)
+    net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
+    if on_begin:
+        on_begin(images, validation, folder)
+    epochs = fit(
+        net,
+        batches,
+        valid,
+        recipe,
+        ctx=contexts,
+        checkpoint_dir=folder,
+        resume=resume,
+        on_epoch=on_epoch or print_epoch,
+    )
+    return Trained(net, epochs, read_run(folder), folder)
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Return a recipe with data set (as an absolute path), model, image size and learning rate filled in."""
+    dataset, model = recipe.dataset or DATASET, (recipe.model or MODEL).lower()
+    if dataset not in data.DATASETS and Path(dataset).exists():
+        dataset = str(Path(dataset).resolve())
+    size = recipe.size or (preprocessing(model).crop if recipe.pretrained else None)
+    return dataclasses.replace(recipe, dataset=dataset, model=model, size=size, lr=recipe.peak_lr)
+
+
+def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
+    """Check what can be checked without reading images.
+
+    Raises:
+        ValueError: there is no such model, or the device does not support the precision.
+        FileNotFoundError: there is no such folder or file.
+        MemoryError: a batch of such images cannot fit into memory.
+    """
+    assert recipe.dataset and recipe.model
+    check_precision(recipe.precision, ctx)
+    if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
+        raise ValueError("train_last and unfreeze keep layers as they are at first, which needs pretrained=True.")
+    net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
+    if shape and ctx[0].device_type == "cpu":
+        count, height, width, channels = shape
+        check_training_memory(net, (min(count, recipe.batch_size), channels, height, width))
+
+
+def _image_shape(dataset: str, size: int | None) -> tuple[int, ...] | None:
+    """Return the shape (N, H, W, C) of a set of images without reading them; None for a name that `load` refuses."""
+    if dataset in data.DATASETS:
+        height, width, channels = data.DATASETS[dataset].image_shape
+        return data.DATASETS[dataset].splits["train"], size or height, size or width, channels
+    if Path(dataset).suffix == ".rec":
+        return data.open_records(dataset, size or 32).images.shape
+    if Path(dataset).is_dir():
+        return data.open_folder(Path(dataset, "train"), size or 32).images.shape
+    return None
+
+
+def load_images(recipe: Recipe) -> tuple[Images, Images | None]:
+    """Load the training images of a resolved recipe and split off its validation images, None if it has none."""
+    assert recipe.dataset
+    images = data.load(recipe.dataset, "train", size=recipe.size)
+    if recipe.pretrained and images.images.shape[3] != 3:
+        raise ValueError(
+            f"Pretrained networks take colour images; those of {images.name} have {images.images.shape[3]} channel. "
+            "Train without --pretrained."
+        )
+    if not recipe.validation:
+        return images, None
+    return data.split_validation(images, recipe.validation, recipe.seed)
+
+
+def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tuple[Batches, Batches | None]:
+    """Cut training and validation images into batches as a resolved recipe says."""
+    assert recipe.model
+    if recipe.pretrained:
+        expected = preprocessing(recipe.model)
+        mean, std = np.array(expected.mean), np.array(expected.std)
+    else:
+        mean, std = data.channel_statistics(images.images)
+    size = recipe.size if recipe.dataset in data.DATASETS else None  # folders and records are cropped on loading
+    train = Batches(
+        images,
+        recipe.batch_size,
+        mean,
+        std,
+        shuffle=True,
+        augment=[data.make_transform(text) for text in recipe.transforms],
+        mixup=recipe.mixup,
+        seed=recipe.seed,
+        size=size,
+        balanced=recipe.balanced,
+        alternating_flip="alternating_flip" in recipe.augment,
+        small_first=recipe.small_first,
+    )
+    return train, Batches(validation, 256, mean, std, size=size) if validation else None
+
+
+def make_network(recipe: Recipe, batches: Batches, restored: bool = False) -> mx.gluon.HybridBlock:
+    """Make and initialise the network of a resolved recipe, from ImageNet weights if it says so.
+
+    Args:
+        recipe: `Recipe`; its `seed` decides the new head, MXNet's global seed the other parameters.
+        batches: the training batches.
+        restored: a checkpoint will replace all parameters, so that no pretrained weights are needed.
+    """
+    assert recipe.model
+    classes = len(batches.data.classes)
+    pretrained = recipe.pretrained and not restored
+    net = get_model(recipe.model, 1000 if recipe.pretrained else classes, pretrained=pretrained)
+    if recipe.pretrained:
+        if restored:
+            net.initialize()
+            net(mx.nd.array(batches.example()))
+        replace_head(net, classes, recipe.seed)
+        hold_statistics(net)  # with few images, a batch's own statistics mislead, and running ones lag behind
+    else:
+        net.initialize(mx.init.MSRAPrelu(slope=0))
+        initialise_from_data(net, batches)
+    return net
