@@ -46,7 +46,7 @@ def export_onnx(
     """
     manifest = read_manifest(folder)
     if manifest.form != "mxnet":
-        raise ModelError(f"{folder}: a model of form {manifest.form}; ONNX is made of one of form mxnet.")
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet.")
     check_new_folder(target)
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)

@@ -115,13 +115,13 @@ def match_names(
     if bare.keys() == parameters.keys():
         return {name: bare[name] for name in parameters}, None
     full = {name: with_prefix for name, (with_prefix, _) in parameters.items()}
-    theirs, shared = common_prefix(bare), common_prefix(full.values())
+    file_prefix, net_prefix = common_prefix(bare), common_prefix(full.values())
     before, dots = common_prefix(bare, "."), len(common_prefix(parameters, "."))
     schemes = (
         ("names with a word before them, as in module.", {name: before + name[dots:] for name in parameters}),
         ("names with the network's prefix", full),
         ("names without the network's prefix", {name: one[len(prefix) :] for name, one in full.items()}),
-        ("names under another prefix", {name: theirs + one[len(shared) :] for name, one in full.items()}),
+        ("names under another prefix", {name: file_prefix + one[len(net_prefix) :] for name, one in full.items()}),
     )
     for note, names in schemes:
         if set(names.values()) == bare.keys():

@@ -45,7 +45,7 @@ def export_torch(folder: str | os.PathLike, target: str | os.PathLike, x: np.nda
     """
     manifest = read_manifest(folder)
     if manifest.form not in ("mxnet", "onnx"):
-        raise ModelError(f"{folder}: a model of form {manifest.form}; PyTorch is made of one of form mxnet or onnx.")
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet or onnx.")
     check_new_folder(target)
     onnx = import_onnx()
     if manifest.form == "onnx":
