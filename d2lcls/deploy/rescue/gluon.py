@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape
 from d2lcls.deploy.graph.names import common_prefix, listed, without_kind
@@ -18,10 +19,7 @@ from mxnet import gluon
 
 
 def load_gluon_parameters(
-    params_path: str | os.PathLike,
-    network: str,
-    shapes: Shape | Mapping[str, Shape] | None = None,
-    classes: int | None = None,
+    params_path: str | Path, network: str, shapes: Shape | Mapping[str, Shape] | None = None, classes: int | None = None
 ) -> OldModel:
     """Load a file written by `save_parameters`, the older `save_params` or `export` into a newly made network.
 
