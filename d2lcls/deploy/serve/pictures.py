@@ -8,7 +8,6 @@ import warnings
 from base64 import b64decode
 
 from d2lcls.data.decode import BrokenImage
-from d2lcls.deploy.serve import plain_png
 from d2lcls.deploy.serve.limits import Refused
 
 from PIL import Image
@@ -180,7 +179,6 @@ def decode(pictures, preprocess, limits, given_up=lambda: False):
             for one that nobody waits for.
     """
     images = []
-    start = plain_png.head(preprocess.crop) if preprocess.crop == preprocess.resize else None
     for place, picture in enumerate(pictures):
         if given_up():
             raise Refused(504, "Not decoded in time.")
@@ -196,8 +194,7 @@ def decode(pictures, preprocess, limits, given_up=lambda: False):
                 413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it smaller."
             )
         try:
-            image = plain_png.read(picture, start) if start else None
-            images.append(preprocess.image(picture) if image is None else image)
+            images.append(preprocess.image(picture))
         except BrokenImage:
             raise Refused(400, f"Picture {place} is broken and cannot be read.") from None
     return images

@@ -1,12 +1,8 @@
 import io
-import struct
 import types
-import zlib
 
-from d2lcls.data.decode import BrokenImage
-from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.predictor import likeliest
-from d2lcls.deploy.serve import frames, plain_png
+from d2lcls.deploy.serve import frames
 from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.limits import Limits
 from d2lcls.deploy.serve.logs import Often
@@ -14,78 +10,6 @@ from d2lcls.deploy.serve.worker import batch_sizes, rank
 
 import numpy as np
 import pytest
-from PIL import Image
-
-SIDE = 12
-PREPROCESS = Preprocess(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
-NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def as_png(data):
-    """A PNG with this zlib stream and right checksums around it."""
-    return plain_png.head(SIDE) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def quick(picture):
-    return plain_png.read(picture, plain_png.head(SIDE))
-
-
-def test_plain_png_is_read_as_pillow_reads_it():
-    picture = encode(Image.fromarray(NOISE))
-    np.testing.assert_array_equal(quick(picture), PREPROCESS.image(picture))
-
-
-def test_only_plain_pngs_are_read_the_quick_way():
-    image = Image.fromarray(NOISE)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned
-    others = [encode(image.convert(mode)) for mode in ("L", "RGBA", "P", "1", "I;16")]
-    others += [
-        encode(image, exif=exif),
-        encode(image, dpi=(72, 72)),
-        encode(image, transparency=(1, 2, 3)),
-        encode(image, "JPEG"),
-        encode(image.resize((SIDE, SIDE + 1))),
-        encode(image)[:-1],
-        b"",
-    ]
-    assert [quick(other) for other in others] == [None] * len(others)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_damaged_pngs_are_judged_as_pillow_does(seed):
-    rng = np.random.default_rng(seed)
-    raw = bytearray(b"".join(b"\x00" + row.tobytes() for row in NOISE))
-    raw[rng.integers(SIDE) * (3 * SIDE + 1)] = rng.integers(256)  # a filter that there may be or not
-    stream = bytearray(zlib.compress(bytes(raw)))
-    damaged = [
-        stream[: -rng.integers(1, len(stream))],
-        stream[: -rng.integers(1, 6)],
-        stream + bytes(rng.integers(1, 9)),
-        zlib.compress(bytes(raw[: -rng.integers(1, 99)])),
-        zlib.compress(bytes(raw) + bytes(9)),
-        stream,
-    ]
-    stream = stream.copy()
-    stream[rng.integers(len(stream))] ^= 1 << rng.integers(8)
-    for data in [*damaged, stream]:
-        picture = as_png(bytes(data))
-        found = quick(picture)
-        if found is not None:  # where it is None, Pillow decides
-            np.testing.assert_array_equal(found, PREPROCESS.image(picture))
-    with pytest.raises(BrokenImage):
-        PREPROCESS.image(as_png(b""))
-
 
 def test_rank_names_the_likeliest_as_the_predictor_does():
     logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32) * 5
