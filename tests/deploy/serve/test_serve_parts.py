@@ -1,15 +1,21 @@
 import io
+import json
+import logging
+import subprocess
+import sys
 import types
+from datetime import datetime
 
 from d2lcls.deploy.predictor import likeliest
 from d2lcls.deploy.serve import frames
 from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.limits import Limits
-from d2lcls.deploy.serve.logs import Often
+from d2lcls.deploy.serve.logs import Repeated
 from d2lcls.deploy.serve.worker import batch_sizes, rank
 
 import numpy as np
 import pytest
+
 
 def test_rank_names_the_likeliest_as_the_predictor_does():
     logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32) * 5
@@ -30,14 +36,14 @@ def test_batch_sizes():
 
 
 def test_frames_arrive_in_any_pieces():
-    sent = frames.pack(b"A", b"one", np.arange(3, dtype=np.int32)) + frames.pack(b"B")
-    buffer, found = bytearray(), []
-    for place in range(len(sent)):
-        buffer += sent[place : place + 1]
+    sent = frames.pack(b"A", b"one", np.arange(3, dtype=np.int32).data) + frames.pack(b"B")
+    buffer, received = bytearray(), []
+    for index in range(len(sent)):
+        buffer += sent[index : index + 1]
         frame = frames.unpack(buffer)
         if frame:
-            found.append(frame)
-    assert found == [(b"A", b"one" + np.arange(3, dtype=np.int32).tobytes()), (b"B", b"")] and not buffer
+            received.append(frame)
+    assert received == [(b"A", b"one" + np.arange(3, dtype=np.int32).tobytes()), (b"B", b"")] and not buffer
     stream = io.BytesIO(sent + b"A")
     assert [frames.read(stream)[0], frames.read(stream)[0], frames.read(stream)] == [b"A", b"B", None]
 
@@ -56,18 +62,39 @@ def test_limits_that_make_no_sense(options, message):
         Limits(**options)
 
 
-def test_log_of_what_happens_often():
-    lines = []
-    often = Often(lambda level, event, **details: lines.append((event, details)))
+def test_log_of_what_happens_often(caplog):
+    caplog.set_level("INFO")
+    failures = Repeated(logging.getLogger("d2lcls.test"))
     for _ in range(1000):
-        often("warning", "refused", status=503, path="/v1/predict")
-    often.flush()
-    often.flush()
-    assert [(event, details.get("times")) for event, details in lines] == [("refused", None), ("refused, again", 999)]
+        failures.log(logging.WARNING, "refused", {"status": 503, "path": "/v1/predict"})
+    failures.flush()
+    failures.flush()
+    assert [(record.msg, record.args.get("times")) for record in caplog.records] == [
+        ("refused", None),
+        ("refused, again", 999),
+    ]
+
+
+def test_log_holds_events_and_what_is_printed():
+    script = (
+        "import logging, os\n"
+        "from d2lcls.deploy.serve.logs import json_log\n"
+        "with json_log('info'):\n"
+        "    logging.getLogger('d2lcls.test').info('reloaded', {'model': 'small', 'path': os.path})\n"
+        "    logging.getLogger('d2lcls.test').debug('left out')\n"
+        "    os.write(2, b'MXNet start using engine: NaiveEngine\\n' + 30 * b'a library: failed\\n')\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    first, *others = [json.loads(line) for line in printed.splitlines()]
+    assert list(first) == ["time", "level", "event", "model", "path"]
+    assert (first["level"], first["event"], first["model"]) == ("info", "reloaded", "small")
+    assert datetime.fromisoformat(first["time"]).tzinfo
+    assert {(line["event"], line["text"]) for line in others} == {("printed", "a library: failed")}
+    assert 20 <= len(others) <= 30  # in one second, or where the next one begins
 
 
 def test_no_batch_has_to_be_filled_up():
-    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None, None), []
+    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None), []
     engine = types.SimpleNamespace(batches=[])
     engine.send = lambda batch, pictures: (engine.batches.append(batch), sizes.append(len(batch)))
     batcher.engines = [engine]
