@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
 
-from d2lcls.commands.parsers import positive, whole
+from d2lcls.commands.parsers import Command, positive, whole
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+def add(command: Command) -> None:
     """Add the command to the parser."""
     from d2lcls.deploy.serve.logs import LEVELS
 
@@ -21,7 +20,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "Answer requests for predictions over HTTP.",
         "d2lcls serve models/cnn-int8 (then: curl --data-binary @cat.png localhost:8080/v1/predict)",
     )
-    serve.add_argument("model", metavar="MODEL", help="a model folder, as `d2lcls export` writes it")
+    serve.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model folder, as `d2lcls export` writes it, or a folder with forms of one model",
+    )
+    serve.add_argument(
+        "--form",
+        default="auto",
+        help="which form in MODEL to serve: auto times them, one picture at a time; or as for predict",
+    )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of this machine's")
     serve.add_argument("--port", type=_port, default=8080, help="port to listen at; 0 chooses a free one")
     serve.add_argument(
@@ -59,8 +67,9 @@ def _limits() -> list[Field]:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    from d2lcls.deploy.forms import fastest_form
     from d2lcls.deploy.serve import Limits, serve
-    from d2lcls.deploy.serve.logs import json_log
+    from d2lcls.deploy.serve.logs import json_log, log
     from d2lcls.machine.cores import usable_cores
 
     try:
@@ -69,8 +78,11 @@ def _serve(options: argparse.Namespace) -> None:
         options.wrong(str(error))
     token = _token(options.token_file)
     with json_log(options.log):
+        choice = fastest_form(options.model, options.form, options.threads)
+        if choice.ms or choice.left_out:
+            log.info("form chosen", {"form": choice.form, "ms": choice.ms, "left_out": choice.left_out})
         serve(
-            options.model,
+            choice.folder,
             limits=limits,
             host=options.host,
             port=options.port,

@@ -99,3 +99,17 @@ def test_help_names_every_limit():
     for limit in fields(Limits):
         has_option = f"--{limit.name.replace('_', '-')} N {limit.metadata['help']} (default: {limit.default})" in text
         assert has_option == (limit.name not in without_option), limit.name
+
+
+def test_of_several_forms_one_is_chosen_and_served(tmp_path):
+    for form in ("one", "two"):
+        write_model(tmp_path / "forms" / form)
+    serving = Serving(tmp_path / "forms", tmp_path / "log", "--form", "mxnet")
+    assert serving.predict(png())[0] == 200 and serving.stop() == 0
+    event = next(line for line in serving.lines() if line["event"] == "form chosen")
+    assert event["form"] == "mxnet" and set(event["ms"]) == {"one", "two"}
+
+
+def test_a_form_that_is_not_there_is_named(model, capfd):
+    code, err = call(capfd, model, "--port", 0, "--form", "onnx")
+    assert code == 1 and "onnx" in err
