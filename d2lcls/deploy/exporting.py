@@ -1,8 +1,9 @@
 """From a trained network to a model folder that needs neither its class nor its training code."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.graph.bound import bind
@@ -10,7 +11,7 @@ from d2lcls.deploy.manifest import Manifest, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
-from d2lcls.models.fusion.fused import assemble, checked, fuse_graph, trace
+from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
 
 import mxnet as mx
 import numpy as np
@@ -18,8 +19,6 @@ from mxnet import gluon, nd
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
 _SCALE = "scale:"
-
-Arrays = dict[str, nd.NDArray]
 
 
 def export(
@@ -54,8 +53,8 @@ def export(
             f"The network returns an array of shape {logits.shape} for two pictures, which are not the "
             f"logits of the {len(classes)} classes given."
         )
-    symbol, arguments, statistics = trace(net)
-    symbol, arguments = fold_constants(symbol, arguments)
+    traced, parameters, statistics = trace(net)
+    symbol, arguments = fold_constants(traced, parameters)
     manifest, _ = write_model(
         folder,
         Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset),
@@ -94,7 +93,7 @@ def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
 def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     stored = nd.load(str(Path(folder, PARAMETERS)))
     scales = {name[len(_SCALE) :]: value for name, value in stored.items() if name.startswith(_SCALE)}
-    arrays: dict[str, Arrays] = {"arg": {}, "aux": {}}
+    arrays: dict[str, dict[str, nd.NDArray]] = {"arg": {}, "aux": {}}
     for name, value in stored.items():
         kind, _, short = name.partition(":")
         if kind in arrays:
@@ -102,11 +101,11 @@ def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     return mx.sym.load(str(Path(folder, SYMBOL))), arrays["arg"], arrays["aux"]
 
 
-def _with_prefix(prefix: str, arrays: Mapping[str, nd.NDArray]) -> Arrays:
+def _with_prefix(prefix: str, arrays: Arrays) -> dict[str, nd.NDArray]:
     return {prefix + name: value for name, value in arrays.items()}
 
 
-def shrink(arguments: Arrays, names: Collection[str]) -> tuple[Arrays, Arrays]:
+def shrink(arguments: Arrays, names: Collection[str]) -> tuple[dict[str, nd.NDArray], dict[str, Any]]:
     """Round some weights to 8 bits, with one scale per output channel.
 
     Args:
