@@ -1,5 +1,6 @@
 from . import bound as bound
 from . import input_shapes as input_shapes
+from . import names as names
 from . import operators as operators
 from . import params_file as params_file
 from . import symbol_json as symbol_json

@@ -1,35 +1,43 @@
-"""A graph bound, as it is, to the batch sizes it meets: MXNet sets each of them up once, and not at every call.
+"""A graph bound to each batch size that it gets, so that MXNet sets it up once for each and not at every call.
 
 A hybridized block infers shapes and plans memory anew at each call, about a millisecond and a half for a ResNet-20 in
-int8, unless it is told static_shape=True, with which int8 layers return the first batch's outputs for ever. A bound
+int8. static_shape=True would avoid that, but then int8 layers return the first batch's outputs for ever. A bound
 executor does neither.
 """
 
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 from d2lcls.models.fusion.unfused import UNFUSED
 
 import mxnet as mx
+import numpy as np
 
-KEPT = 32  # batch sizes that are kept set up, enough for all those of a service; beyond, the one set up first goes
+MAX_EXECUTORS = 32  # one for each batch size, enough for all those of a service; then the oldest is dropped
 
 
-def bind(symbol, arguments, statistics, name="data"):
-    """Bind a graph on the CPU to each batch size that comes.
+def bind(
+    symbol: mx.sym.Symbol,
+    arguments: Mapping[str, mx.nd.NDArray],
+    statistics: Mapping[str, mx.nd.NDArray],
+    name: str = "data",
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Bind a graph on the CPU to each batch size it is called with.
 
     Args:
-        symbol: `mxnet.symbol.Symbol` of logits (N, K), fused or quantised already.
-        arguments, statistics: dicts from name to NDArray, without the input.
+        symbol: of logits (N, K), fused or quantised already.
+        arguments, statistics: by name, without the input.
         name: of the input.
 
     Returns:
-        function from float32 (N, C, H, W), any N, to logits float32 (N, K); threads may share it, and wait for each
-        other.
+        function from float32 (N, C, H, W), any N, to logits float32 (N, K). Threads may share it; their calls run one
+        after another.
     """
-    executors, lock = {}, Lock()
+    executors: dict[tuple[int, ...], mx.executor.Executor] = {}
+    lock = Lock()
 
-    def executor(shape):
-        # Parameters of its own: oneDNN lays them out anew, in place, and an executor that shares them computes nonsense.
+    def executor(shape: tuple[int, ...]) -> mx.executor.Executor:
+        # Copies: oneDNN changes the layout of parameters in place, and executors that share them compute nonsense.
         own = {key: arguments[key].copyto(UNFUSED) for key in symbol.list_arguments() if key != name}
         return symbol.bind(
             UNFUSED,
@@ -38,10 +46,10 @@ def bind(symbol, arguments, statistics, name="data"):
             aux_states={key: statistics[key].copyto(UNFUSED) for key in symbol.list_auxiliary_states()},
         )
 
-    def compute(x):
+    def compute(x: np.ndarray) -> np.ndarray:
         with lock:
             if x.shape not in executors:
-                if len(executors) == KEPT:
+                if len(executors) == MAX_EXECUTORS:
                     executors.pop(next(iter(executors)))
                 executors[x.shape] = executor(x.shape)
             bound = executors[x.shape]

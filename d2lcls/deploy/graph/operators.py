@@ -1,8 +1,9 @@
-"""What became of MXNet's operators: new names, words for what is deprecated or gone, and attributes of old forms."""
+"""MXNet's operators since 2015: new names, replacements for deprecated ones, and attributes in old forms."""
 
 import re
+from collections.abc import Mapping
 
-# Operators that MXNet 1.9 knows under another name only; it resolves its own aliases (`_Plus`, `ElementWiseSum`) itself.
+# Operators that MXNet 1.9 has under another name only; it resolves its own aliases (`_Plus`, `ElementWiseSum`) itself.
 RENAMED = {
     "CuDNNBatchNorm": "BatchNorm",
     "Convolution_v1": "Convolution",
@@ -13,7 +14,7 @@ RENAMED = {
     "_smooth_l1": "smooth_l1",
     "element_0index": "choose_element_0index",
 }
-# Which were in a fork or in examples first, and are now called `_contrib_` and so on.
+# Operators that began in a fork or in examples, and are now called `_contrib_NAME`.
 CONTRIBUTED = (
     "MultiBoxPrior",
     "MultiBoxTarget",
@@ -32,6 +33,7 @@ CONTRIBUTED = (
 )
 RENAMED.update({name: f"_contrib_{name}" for name in CONTRIBUTED})
 
+# Deprecated operators, and what to use today.
 DEPRECATED = {
     "SoftmaxActivation": "softmax",
     "Softmax": "SoftmaxOutput",
@@ -65,7 +67,7 @@ DEPRECATED = {
     "max_axis": "max",
     "min_axis": "min",
 }
-# The slot of a loss that takes the label: of no meaning in a network that only predicts.
+# Which input of a loss is the label, which a network that only predicts does not need.
 LABEL_SLOT = {
     "SoftmaxOutput": 1,
     "Softmax": 1,
@@ -74,7 +76,7 @@ LABEL_SLOT = {
     "LogisticRegressionOutput": 1,
     "SVMOutput": 1,
 }
-# Operators that learn, and the first of their inputs that is learned.
+# Operators with learned parameters, and the first of their inputs that is one.
 LEARNED = {
     "Convolution": 1,
     "Deconvolution": 1,
@@ -135,52 +137,48 @@ _TUPLE = re.compile(r"[(\[]\s*(-?\d+L?\s*(,\s*-?\d+L?\s*)*,?)?\s*[)\]]")
 _WHOLE = re.compile(r"-?\d{1,40}L?")
 
 
-def upgrade_attributes(op, attributes):
-    """Bring attributes to the form that MXNet 1.9 itself writes, and check the sizes in them.
-
-    Args:
-        op: name of the operator.
-        attributes: dict of texts.
+def upgrade_attributes(op: str, attributes: Mapping[str, str]) -> dict[str, str]:
+    """Bring an operator's attributes into the form that MXNet 1.9 itself writes, and check the sizes in them.
 
     Returns:
-        dict of texts: truth values as True and False, tuples as "(1, 2)", `target_shape` as `shape`.
+        the attributes, with "True" and "False", tuples as "(1, 2)", and `shape` instead of `target_shape`.
 
     Raises:
-        ValueError: a size is nothing that MXNet survives: 0 groups, or numbers beyond 32 bits.
+        ValueError: a size would end MXNet's process, such as 0 groups or a number beyond 32 bits.
     """
-    made = {key: _canonical(key, value) for key, value in attributes.items()}
-    for key, value in made.items():
+    upgraded = {key: _canonical(key, value) for key, value in attributes.items()}
+    for key, value in upgraded.items():
         numbers = whole_numbers(value)
         if any(not -(2**31) <= number < 2**31 for number in numbers):
             if key.startswith("__") or op == "slice_axis" or key in ("begin", "end"):
-                continue  # where the largest number stands for "to the end"
+                continue  # where the largest number means "to the end"
             raise ValueError(f"its {key} is {value}, beyond 32 bits")
         if key in POSITIVE and any(number < 1 for number in numbers) and not (key == "k" and op == "topk"):
             raise ValueError(f"its {key} is {value}, and should be 1 or more")
         if key in COUNTS and any(number > 4096 for number in numbers):
             raise ValueError(f"its {key} is {value}, more than any network has")
-    if op in ("Reshape", "reshape") and "target_shape" in made:
-        shape = whole_numbers(made.pop("target_shape"))
-        highest = made.pop("keep_highest", "False") == "True"
-        if "shape" not in made:  # 0 stood for the size to be found, which is -1 now
+    if op in ("Reshape", "reshape") and "target_shape" in upgraded:
+        shape = whole_numbers(upgraded.pop("target_shape"))
+        highest = upgraded.pop("keep_highest", "False") == "True"
+        if "shape" not in upgraded:  # 0 stood for the size to be inferred, which is -1 now
             sizes = [-1 if size == 0 else size for size in shape]
-            made["shape"] = str(tuple([0, *sizes[1:]] if highest else sizes))
-    return made
+            upgraded["shape"] = str(tuple([0, *sizes[1:]] if highest else sizes))
+    return upgraded
 
 
-def whole_numbers(text):
-    """Return the whole numbers of a text such as "3" or "(1, 2)", none if it is something else."""
+def whole_numbers(text: str) -> list[int]:
+    """Return the whole numbers in a text such as "3" or "(1, 2)"; an empty list for any other text."""
     if _TUPLE.fullmatch(text) or _WHOLE.fullmatch(text):
         return [int(number) for number in re.findall(r"-?\d+", text)]
     return []
 
 
-def is_true(attributes, key, default=False):
+def is_true(attributes: Mapping[str, str], key: str, default: bool = False) -> bool:
     """Return a truth value among upgraded attributes."""
     return attributes.get(key, str(default)) == "True"
 
 
-def _canonical(key, value):
+def _canonical(key: str, value: str) -> str:
     if key.startswith("__"):
         return value
     if value.lower() in ("true", "false"):

@@ -1,146 +1,134 @@
-"""The reader of MXNet's `.params` files, without MXNet: every length is checked before it is believed.
+"""A reader of MXNet's `.params` files, without MXNet: every length is checked before it is used.
 
-MXNet's own reader is C++ that allocates what a file asks for, so a file with one flipped bit can end the process.
-This one reads all that was ever written: the form of before 2017 without a version, and the versions 1 to 3.
+MXNet's own reader is C++ that allocates as much as a file asks for, so a file with one flipped bit can end the process.
+This one reads every version: the format of before 2017, which has no version number, and the versions 1 to 3.
 """
 
 import math
+import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-TYPES = {
-    0: "f4",
-    1: "f8",
-    2: "f2",
-    3: "u1",
-    4: "i4",
-    5: "i1",
-    6: "i8",
-    7: "?",
-    8: "i2",
-    9: "u2",
-    10: "u4",
-    11: "u8",
-    12: "bfloat16",
-}
+TYPES = dict(enumerate(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8", "bfloat16")))
 MAX_DIMENSIONS = 32
-MAX_DENSE = 1 << 28  # bytes that a sparse array may become
+MAX_DENSE = 1 << 28  # bytes of a sparse array, made dense
 
 
 class ParamsError(ValueError):
-    """A file of parameters is damaged, hostile or something else; the message names the file and the reason."""
+    """A file of parameters is damaged, hostile or of another kind; the message names the file and the reason."""
 
 
-def read_params(path):
-    """Read a `.params` file of any age.
+def read_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read a `.params` file of any version.
 
     Args:
-        path: what `nd.save`, `save_checkpoint`, `HybridBlock.export`, `save_parameters` or `save_params` wrote.
+        path: a file written by `nd.save`, `save_checkpoint`, `HybridBlock.export`, `save_parameters` or `save_params`.
 
     Returns:
-        dict from name, as it stands in the file with its prefix, to numpy array, in the file's order.
-        Arrays without names are called "0", "1" and so on. bfloat16 becomes float32, sparse arrays become dense.
+        arrays by name, with the prefix it has in the file, in the file's order. Arrays without names are called "0",
+        "1" and so on. bfloat16 becomes float32, sparse arrays become dense.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ParamsError: it is no such file, is cut short or damaged; no memory is taken for what is not there.
+        ParamsError: it is another kind of file, cut short or damaged; no memory is allocated for data that is missing.
 
     Source: the layout is that of `NDArray::Save` in MXNet's src/ndarray/ndarray.cc.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of parameters.")
+        raise FileNotFoundError(f"{path}: there is no such parameter file.")
     try:
         return parse_params(path.read_bytes())
     except _Damaged as error:
         raise ParamsError(
-            f"{path}: cannot be read as MXNet parameters ({error}). Expected what nd.save, export or "
-            "save_parameters writes. Get the file anew."
+            f"{path}: cannot be read as MXNet parameters ({error}). Expected a file written by "
+            "nd.save, export or save_parameters. Get the file again."
         ) from error
 
 
-def parse_params(content):
-    """As `read_params`, from bytes; raises a ValueError with the bare reason."""
+def parse_params(content: bytes) -> dict[str, np.ndarray]:
+    """As `read_params`, from bytes; raises a ValueError with the reason alone."""
     file = _Bytes(content)
     if len(content) < 24 or file.number("Q") != LIST:
         raise _Damaged(_what_instead(content))
     file.number("Q")  # reserved
-    # The smallest array, an empty one, takes four bytes: no more can be in the file.
+    # The smallest array, an empty one, takes four bytes.
     arrays = [_array(file, index) for index in range(file.count("arrays", 4))]
     names = [_name(file) for _ in range(file.count("names", 8))]
     if file.left:
-        raise _Damaged(f"{file.left} bytes follow where it should end")
+        raise _Damaged(f"{file.left} bytes follow after its end")
     if names and len(names) != len(arrays):
         raise _Damaged(f"it has {len(arrays)} arrays and {len(names)} names")
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise _Damaged(f"the name {twice!r} stands in it twice")
+        raise _Damaged(f"the name {twice!r} appears in it twice")
     return dict(zip(names or map(str, range(len(arrays))), arrays))
 
 
 class _Damaged(ValueError):
-    """The bare reason why a file cannot be read."""
+    """Why a file cannot be read, without its name."""
 
 
 class _Bytes:
-    """Bytes that are taken from the front, never more than there are."""
+    """Bytes that are read from front to back, never more than there are."""
 
-    def __init__(self, content):
-        self.content, self.place = memoryview(content), 0
+    def __init__(self, content: bytes) -> None:
+        self.content, self.position = memoryview(content), 0
 
     @property
-    def left(self):
-        return len(self.content) - self.place
+    def left(self) -> int:
+        return len(self.content) - self.position
 
-    def take(self, length, what):
+    def take(self, length: int, what: str) -> memoryview:
         if length > self.left:
             raise _Damaged(
-                f"it is cut short: {what} should be {length} bytes at byte {self.place}, and {self.left} are left"
+                f"it is cut short: {what} should be {length} bytes at byte {self.position}, and {self.left} are left"
             )
-        self.place += length
-        return self.content[self.place - length : self.place]
+        self.position += length
+        return self.content[self.position - length : self.position]
 
-    def number(self, kind, what="a number"):
+    def number(self, kind: str, what: str = "a number") -> int:
         return struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}"), what))[0]
 
-    def count(self, what, smallest):
-        """Read how many things follow, each of them at least `smallest` bytes long."""
-        found = self.number("Q", f"the number of {what}")
-        if found * smallest > self.left:
-            raise _Damaged(f"it promises {found} {what} in {self.left} bytes")
-        return found
+    def count(self, what: str, smallest: int) -> int:
+        """Read how many items follow, each of them at least `smallest` bytes long."""
+        count = self.number("Q", f"the number of {what}")
+        if count * smallest > self.left:
+            raise _Damaged(f"its header counts {count} {what}, and {self.left} bytes follow")
+        return count
 
 
-def _what_instead(content):
+def _what_instead(content: bytes) -> str:
     for magic, kind in (
         (b"PK\x03\x04", "a zip file: .npz, or PyTorch's"),
         (b"{", "JSON: is this the symbol?"),
-        (b"\x08", "perhaps ONNX"),
+        (b"\x08", "an ONNX model"),
         (b"<", "a web page"),
         (b"version https://git-lfs", "a pointer of Git LFS: get the real file with git lfs pull"),
-        (b"\x1f\x8b", "packed with gzip: unpack it first"),
+        (b"\x1f\x8b", "a gzip archive: unpack it first"),
         (b"\x89HDF", "HDF5, as of Keras"),
     ):
         if content.startswith(magic):
-            return f"it begins as {kind}"
+            return f"it begins like {kind}"
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "it begins as a pickle: PyTorch's weights, or the .states of an optimizer, which no prediction needs"
-    return f"it is too short, {len(content)} bytes" if len(content) < 24 else "it does not begin as such a file"
+        return "it begins like a pickle: PyTorch's weights, or the .states of an optimizer, which no prediction needs"
+    return f"it is too short, {len(content)} bytes" if len(content) < 24 else "it does not begin like a .params file"
 
 
-def _name(file):
+def _name(file: _Bytes) -> str:
     length = file.number("Q", "the length of a name")
     try:
         return bytes(file.take(length, "a name")).decode("utf-8")
     except UnicodeDecodeError:
-        raise _Damaged(f"a name at byte {file.place - length} is no text") from None
+        raise _Damaged(f"a name at byte {file.position - length} is not UTF-8 text") from None
 
 
-def _array(file, index):
+def _array(file: _Bytes, index: int) -> np.ndarray:
     magic = file.number("I", f"array {index}")
     if magic in (V2, V3):
         kind = file.number("i", "the kind of storage")
@@ -154,14 +142,14 @@ def _array(file, index):
     elif magic == V1:
         shape = _shape(file, file.number("i", "a number of dimensions"), "q", index)
     else:
-        shape = _shape(file, magic, "I", index)  # before there were versions, the number of dimensions came first
+        shape = _shape(file, magic, "I", index)  # without a version, the number of dimensions comes first
     if not shape and magic != V3:
-        return np.zeros(0, np.float32)  # an array that never got a shape: nothing follows
+        return np.zeros(0, np.float32)  # an array without a shape: nothing follows
     file.take(8, "the device")
     return _values(file, shape, file.number("i", "the type"), index)
 
 
-def _shape(file, dimensions, kind, index):
+def _shape(file: _Bytes, dimensions: int, kind: str, index: int) -> tuple[int, ...]:
     if not 0 <= dimensions <= MAX_DIMENSIONS:
         raise _Damaged(f"array {index} has {dimensions} dimensions")
     shape = tuple(file.number(kind, "a shape") for _ in range(dimensions))
@@ -170,13 +158,13 @@ def _shape(file, dimensions, kind, index):
     return shape
 
 
-def _values(file, shape, code, index):
+def _values(file: _Bytes, shape: Sequence[int], code: int, index: int) -> np.ndarray:
     if code not in TYPES:
         raise _Damaged(f"array {index} has the unknown type {code}")
     kind = np.dtype("u2" if TYPES[code] == "bfloat16" else TYPES[code]).newbyteorder("<")
     content = file.take(math.prod(shape) * kind.itemsize, f"array {index} of shape {shape}")
     if kind.kind == "b" and any(np.frombuffer(content, "u1") > 1):
-        raise _Damaged(f"array {index} holds truth values other than 0 and 1")
+        raise _Damaged(f"array {index} holds booleans other than 0 and 1")
     try:
         values = np.frombuffer(content, kind).reshape(shape)
     except ValueError:  # as (0, 2 ** 40, 2 ** 40), whose elements numpy will not count
@@ -186,7 +174,7 @@ def _values(file, shape, code, index):
     return values.astype(kind.newbyteorder("="))
 
 
-def _sparse(file, index, kind):
+def _sparse(file: _Bytes, index: int, kind: int) -> np.ndarray:
     """Read row_sparse (1: rows and their numbers) or csr (2: values, row starts, columns), and return it dense."""
     stored = _shape(file, file.number("i", "a number of dimensions"), "q", index)
     shape = _shape(file, file.number("i", "a number of dimensions"), "q", index)
@@ -194,22 +182,22 @@ def _sparse(file, index, kind):
         raise _Damaged(f"array {index} is sparse with the shape {shape}")
     file.take(8, "the device")
     code = file.number("i", "the type")
-    parts = [
+    headers = [
         (file.number("i", "the type of numbers"), _shape(file, file.number("i", "a number of dimensions"), "q", index))
         for _ in range(kind)
     ]
     values = _values(file, stored, code, index)
-    parts = [_values(file, size, part, index).astype(np.int64) for part, size in parts]
+    parts = [_values(file, size, part, index).astype(np.int64) for part, size in headers]
     if math.prod(shape) * values.itemsize > MAX_DENSE:
         raise _Damaged(f"array {index} is sparse with the shape {shape}, too large to be made dense")
     dense = np.zeros(shape, values.dtype)
     try:
         if kind == 1:
-            _check_places(parts[0], shape[0])
+            _check_indices(parts[0], shape[0])
             dense[parts[0]] = values
         else:
             starts, columns = parts
-            _check_places(columns, shape[1])
+            _check_indices(columns, shape[1])
             if len(starts) != shape[0] + 1 or starts[0] != 0 or starts[-1] != len(columns):
                 raise ValueError("its rows do not fit")
             dense[np.repeat(np.arange(shape[0]), np.diff(starts)), columns] = values
@@ -218,6 +206,6 @@ def _sparse(file, index, kind):
     return dense
 
 
-def _check_places(places, size):
-    if places.ndim != 1 or len(places) and not 0 <= places.min() <= places.max() < size:
-        raise ValueError("places outside the array")
+def _check_indices(indices: np.ndarray, size: int) -> None:
+    if indices.ndim != 1 or len(indices) and not 0 <= indices.min() <= indices.max() < size:
+        raise ValueError("indices outside the array")

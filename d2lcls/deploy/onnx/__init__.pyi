@@ -1,4 +1,5 @@
 from . import checked as checked
+from . import convert as convert
 from . import converters as converters
 from . import export as export
 from . import quantize as quantize

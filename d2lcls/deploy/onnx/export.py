@@ -1,22 +1,34 @@
 """From MXNet to ONNX, the format that nearly every other runtime reads."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from d2lcls.deploy.exporting import load_graph, read_graph
 from d2lcls.deploy.graph.symbol_json import parse_symbol
-from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
-from d2lcls.deploy.onnx.checked import to_onnx
-from d2lcls.deploy.onnx.converters import OPSET
+from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
+from d2lcls.deploy.onnx.convert import to_onnx
+from d2lcls.deploy.onnx.registry import OPSET
 from d2lcls.deploy.onnx_runtime import open_session
-from d2lcls.deploy.rescue.load import RescueError, assemble
+from d2lcls.deploy.rescue.load import RescueError, build_old_model
 from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
 from d2lcls.models.fusion.folding import fold_batch_norm
 
+import mxnet as mx
 import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
 
 FILE = "model.onnx"
 
 
-def export_onnx(folder, target, tolerance=1e-4):
-    """Write a model as ONNX with any number of pictures a batch, and compare it with MXNet.
+def export_onnx(
+    folder: str | os.PathLike, target: str | os.PathLike, tolerance: float = 1e-4
+) -> tuple[Manifest, float]:
+    """Write a model as ONNX for batches of any size, and compare its logits with MXNet's.
 
     Args:
         folder: model folder of form "mxnet".
@@ -24,11 +36,11 @@ def export_onnx(folder, target, tolerance=1e-4):
         tolerance: largest allowed difference of a logit, as a share of the largest one.
 
     Returns:
-        (`Manifest`, largest difference of a logit on random inputs, as that share).
+        (the new manifest, largest difference of a logit on random inputs, as that share).
 
     Raises:
-        FileNotFoundError, ModelError: as `read_manifest`; also where the ONNX model computes something else, or MXNet's
-            exporter knows no converter for an operator.
+        FileNotFoundError, ModelError: as `read_manifest`; also if the logits differ, or there is no converter for an
+            operator.
         ValueError: the target is not empty.
         ImportError: onnx is not installed; names the extra.
     """
@@ -40,35 +52,34 @@ def export_onnx(folder, target, tolerance=1e-4):
     model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)
     x = np.random.default_rng(0).normal(size=manifest.input_shape(3)).astype(np.float32)
     expected = read_graph(folder, manifest)(x)
-    with new_folder(target) as target:
-        write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
-        difference = float(np.abs(open_session(target / FILE)(x) - expected).max() / np.abs(expected).max())
+    with new_folder(target) as out:
+        write_atomically(out / FILE, lambda file: file.write(model.SerializeToString()))
+        difference = float(np.abs(open_session(out / FILE)(x) - expected).max() / np.abs(expected).max())
         if not difference <= tolerance:
             raise ModelError(
                 f"{folder}: as ONNX the model's logits differ by up to {difference:.2g} of the largest, more "
-                f"than {tolerance:g}. One of its operators is not converted rightly; please report its name."
+                f"than {tolerance:g}. One of its operators is converted wrongly; please report it."
             )
         written = derive(manifest, "onnx", opset=OPSET, largest_difference=difference)
-        return write_manifest(target, written, ["onnx", "mxnet"]), difference
+        return write_manifest(out, written, ["onnx", "mxnet"]), difference
 
 
-def graph_to_onnx(symbol, parameters, shape, input_name="data"):
-    """Convert a graph of MXNet's operators.
+def graph_to_onnx(
+    symbol: mx.sym.Symbol, parameters: Mapping[str, mx.nd.NDArray], shape: tuple[int, ...], input_name: str = "data"
+) -> onnx.ModelProto:
+    """Convert a graph of MXNet's operators to ONNX of opset `OPSET`, checked.
 
     Args:
-        symbol: `mx.sym.Symbol` with one input.
-        parameters: dict from name to NDArray.
+        symbol: with one input.
+        parameters: by name.
         shape: (1, ...) of the input; the first axis is left free.
         input_name: its name.
-
-    Returns:
-        `onnx.ModelProto`, checked, of opset `OPSET`, its parameters no inputs of the graph.
 
     Raises:
         ModelError: an operator has no converter; names it.
     """
     arrays = {name: array.asnumpy() for name, array in parameters.items()}
     try:
-        return to_onnx(assemble(parse_symbol(symbol.tojson()), arrays, {input_name: tuple(shape[1:])}))
+        return to_onnx(build_old_model(parse_symbol(symbol.tojson()), arrays, {input_name: shape[1:]}))
     except RescueError as error:
         raise ModelError(str(error)) from error

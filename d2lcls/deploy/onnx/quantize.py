@@ -1,9 +1,10 @@
 """An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
 
+import os
 import tempfile
 from pathlib import Path
 
-from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
+from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
 from d2lcls.deploy.onnx_runtime import import_onnx
 from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
@@ -11,8 +12,8 @@ from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
 import numpy as np
 
 
-def quantize_onnx(folder, target, x, vnni=False):
-    """Write an ONNX model in int8: weights one scale an output channel, ranges by least and largest number.
+def quantize_onnx(folder: str | os.PathLike, target: str | os.PathLike, x: np.ndarray, vnni: bool = False) -> Manifest:
+    """Write an ONNX model in int8: a scale per output channel for weights, ranges from the least to the largest number.
 
     The graph carries pairs of QuantizeLinear and DequantizeLinear, from which a runtime makes 8-bit layers.
 
@@ -24,9 +25,6 @@ def quantize_onnx(folder, target, x, vnni=False):
             instructions. Without them, ONNX Runtime adds products of an activation and a weight in pairs, in 16 bits
             that saturate. The manifest records it in `made_from`.
 
-    Returns:
-        `Manifest`.
-
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`.
         ValueError: the target is not empty.
@@ -35,35 +33,36 @@ def quantize_onnx(folder, target, x, vnni=False):
     manifest = read_manifest(folder)
     if manifest.form != "onnx":
         raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form onnx.")
-    onnx, target = import_onnx(), check_new_folder(target)
+    onnx = import_onnx()
+    check_new_folder(target)
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as work:
-        prepared, made = Path(work, "prepared.onnx"), Path(work, FILE)
+        prepared, quantized = Path(work, "prepared.onnx"), Path(work, FILE)
         quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(
             str(prepared),
-            str(made),
+            str(quantized),
             _Examples(x, manifest.input_name),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=not vnni,
         )
-        model = onnx.load(str(made))
+        model = onnx.load(str(quantized))
     onnx.checker.check_model(model)
-    with new_folder(target):
-        write_atomically(target / FILE, lambda file: file.write(model.SerializeToString()))
-        return write_manifest(target, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
+    with new_folder(target) as out:
+        write_atomically(out / FILE, lambda file: file.write(model.SerializeToString()))
+        return write_manifest(out, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
 
 
 class _Examples:
-    """Hands ONNX Runtime's calibration one batch after the other, as its CalibrationDataReader does."""
+    """Batches of examples, with the method of ONNX Runtime's CalibrationDataReader."""
 
-    def __init__(self, x, name):
+    def __init__(self, x: np.ndarray, name: str) -> None:
         self.batches = ({name: np.ascontiguousarray(x[begin : begin + 32])} for begin in range(0, len(x), 32))
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch, None after the last."""
         return next(self.batches, None)

@@ -1,21 +1,27 @@
-"""Converters to ONNX of what works on axes: pooling, resizing, cropping, swapping, transposed convolution.
+"""Converters to ONNX of operators on axes: pooling, resizing, cropping, swapping, transposed convolution.
 
 Those with sizes that ONNX counts in another way need the network's shapes; see `d2lcls.deploy.onnx.converters`.
 """
 
-import math
+from __future__ import annotations
 
-from d2lcls.deploy.onnx.registry import converts
+import math
+from typing import TYPE_CHECKING, Any
+
+from d2lcls.deploy.onnx.registry import Layer, converts
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from d2lcls.deploy.onnx.registry import Converted
+
 
 @converts("Pooling")
-def pooling(layer):
-    """Pooling of MXNet's two ways to round; where a window hangs over the edge, ONNX and its runtimes disagree.
+def pooling(layer: Layer) -> Converted:
+    """Pooling with both of MXNet's ways to round; ONNX and its runtimes disagree about windows that exceed the image.
 
-    With the "full" convention the rim is padded here, so that nothing is left to round; an average over padding is
-    divided as MXNet does it, by what of the window lies within the padding that the layer asked for.
+    With the "full" convention the border is padded here, so that nothing is left to round. As in MXNet, an average is
+    divided by the size of the window's part within the image and the layer's own padding.
     """
     kind, form = layer.attributes.get("pool_type", "max"), layer.attributes.get("pooling_convention", "valid")
     size = layer.shapes and layer.shapes[0][2:]
@@ -36,37 +42,43 @@ def pooling(layer):
     stride, pad = layer.numbers("stride", (1, 1)), layer.numbers("pad", (0, 0))
     rounding = math.ceil if form == "full" else math.floor
     out = [rounding((n + 2 * p - k) / s) + 1 for n, k, s, p in zip(size, kernel, stride, pad)]
-    # Windows that begin beyond the image see nothing: they are filled in at the end. The others may hang over it.
-    seen = [min(o, -(-(n + p) // s)) for o, n, s, p in zip(out, size, stride, pad)]
-    over = [max(0, (o - 1) * s + k - n - 2 * p) for o, n, k, s, p in zip(seen, size, kernel, stride, pad)]
-    settings = {"pads": [*pad, *(p + more for p, more in zip(pad, over))], "kernel_shape": kernel, "strides": stride}
+    # Windows that begin beyond the image are empty, and filled in at the end. The others may exceed it.
+    inside = [min(o, -(-(n + p) // s)) for o, n, s, p in zip(out, size, stride, pad)]
+    over = [max(0, (o - 1) * s + k - n - 2 * p) for o, n, k, s, p in zip(inside, size, kernel, stride, pad)]
+    settings: dict[str, Any] = {
+        "pads": [*pad, *(p + more for p, more in zip(pad, over))],
+        "kernel_shape": kernel,
+        "strides": stride,
+    }
     if kind == "max":
-        return _filled(layer, layer.op("MaxPool", layer.inputs[0], **settings), seen, out, np.finfo(np.float32).min)
+        return _filled(
+            layer, layer.op("MaxPool", layer.inputs[0], **settings), inside, out, float(np.finfo(np.float32).min)
+        )
     included = kind == "sum" or layer.true("count_include_pad", True)
-    counts = [_counts(n, k, s, p, o, included) for n, k, s, p, o in zip(size, kernel, stride, pad, seen)]
-    counts = np.ones(seen) if kind == "sum" else np.outer(*counts)
+    counts = [_counts(n, k, s, p, o, included) for n, k, s, p, o in zip(size, kernel, stride, pad, inside)]
+    divisors = np.ones(inside) if kind == "sum" else np.outer(*counts)
     mean = layer.op("AveragePool", layer.inputs[0], count_include_pad=1, **settings)
-    made = layer.op("Mul", mean, layer.constant(math.prod(kernel) / counts[None, None], layer.types[0]))
-    return _filled(layer, made, seen, out, 0)
+    scaled = layer.op("Mul", mean, layer.constant(math.prod(kernel) / divisors[None, None], layer.types[0]))
+    return _filled(layer, scaled, inside, out, 0)
 
 
-def _filled(layer, name, seen, out, value):
-    if seen == out:
+def _filled(layer: Layer, name: str, inside: list[int], out: list[int], value: float) -> Converted:
+    if inside == out:
         return layer.done("Identity", name)
-    missing = [o - inside for o, inside in zip(out, seen)]
+    missing = [o - i for o, i in zip(out, inside)]
     return layer.done("Pad", name, layer.constant([0] * 6 + missing), layer.constant(value, layer.types[0]))
 
 
-def _counts(size, kernel, stride, pad, out, included):
-    """Count the places in each window along one axis, within the image or within its padding too."""
+def _counts(size: int, kernel: int, stride: int, pad: int, out: int, included: bool) -> np.ndarray:
+    """Count the pixels in each window along one axis, within the image or, if included, its padding too."""
     starts = np.arange(out) * stride - pad
     first, last = (starts, size + pad) if included else (np.maximum(starts, 0), size)
     return np.minimum(starts + kernel, last) - first
 
 
 @converts("_contrib_AdaptiveAvgPooling2D")
-def adaptive_pooling(layer):
-    """Means of as many nearly equal parts as asked for: a product with a matrix of shares on either side."""
+def adaptive_pooling(layer: Layer) -> Converted:
+    """Means of nearly equal parts: a product with a matrix of shares on either side."""
     sizes = layer.numbers("output_size", (1,)) or [1]
     height, width = sizes * 2 if len(sizes) == 1 else sizes
     if height == width == 1:
@@ -78,8 +90,8 @@ def adaptive_pooling(layer):
     return layer.done("MatMul", by_rows, layer.constant(columns.T, layer.types[0]))
 
 
-def _shares(size, parts):
-    """Return (parts, size): what share each place has in the mean of each part."""
+def _shares(size: int, parts: int) -> np.ndarray:
+    """Return (parts, size): the share of each pixel in the mean of each part."""
     shares = np.zeros((parts, size))
     for part in range(parts):
         first, last = part * size // parts, -(-(part + 1) * size // parts)
@@ -88,11 +100,11 @@ def _shares(size, parts):
 
 
 @converts("UpSampling")
-def up_sampling(layer):
-    """Enlarging by a whole number: by repeating places, or by a transposed convolution with learned weights."""
+def up_sampling(layer: Layer) -> Converted:
+    """Enlarging by a whole number: by repeating pixels, or by a transposed convolution with learned weights."""
     scale = int(layer.attributes["scale"])
     if layer.attributes.get("sample_type", "nearest") == "bilinear":
-        weight = layer.context["weights"].get(layer.inputs[1])
+        weight = layer.weights.get(layer.inputs[1])
         if weight is None:
             raise NotImplementedError(f"UpSampling {layer.name!r}: its weights are computed.")
         pad = math.ceil((scale - 1) / 2)
@@ -105,11 +117,15 @@ def up_sampling(layer):
             strides=[scale] * 2,
             pads=[pad] * 4,
         )
-    resize = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    resize: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
     first = ["Resize", layer.inputs[0], "", layer.constant([1, 1, scale, scale], np.float32)]
     if len(layer.inputs) == 1:
         return layer.done(*first, **resize)
-    enlarged = [layer.op(*first, **resize)]  # and all others to its size
+    enlarged = [layer.op(*first, **resize)]  # and the others to its size
     size = layer.op("Slice", layer.shape_of(enlarged[0]), layer.constant([2]), layer.constant([4]))
     for name in layer.inputs[1:]:
         front = layer.op("Slice", layer.shape_of(name), layer.constant([0]), layer.constant([2]))
@@ -120,7 +136,7 @@ def up_sampling(layer):
 
 
 @converts("Crop")
-def crop(layer):
+def crop(layer: Layer) -> Converted:
     """A window of the size of a second input or of `h_w`, at an offset or in the middle."""
     data = layer.inputs[0]
     if len(layer.inputs) > 1:
@@ -136,11 +152,13 @@ def crop(layer):
 
 
 @converts("slice_like")
-def slice_like(layer):
-    """The first of each of some axes, as many as another has."""
-    rank = len(layer.shapes[0]) if layer.shapes else 0
-    axes = [axis % rank for axis in layer.numbers("axes", range(rank))] if rank else [0]
-    if 0 in axes:  # how many images there are is not known
+def slice_like(layer: Layer) -> Converted:
+    """The beginning of some axes, as long as those of another array."""
+    if not layer.shapes:
+        return layer.original()
+    rank = len(layer.shapes[0])
+    axes = [axis % rank for axis in layer.numbers("axes", range(rank))]
+    if 0 in axes:  # the number of images is not known
         return layer.original()
     ends = [layer.shapes[1][axis] for axis in axes]
     return layer.done(
@@ -149,8 +167,8 @@ def slice_like(layer):
 
 
 @converts("SwapAxis")
-def swap_axes(layer):
-    """Two axes change places."""
+def swap_axes(layer: Layer) -> Converted:
+    """Two axes swapped."""
     if not layer.shapes:
         return layer.original()
     order = list(range(len(layer.shapes[0])))
@@ -160,8 +178,8 @@ def swap_axes(layer):
 
 
 @converts("Deconvolution")
-def deconvolution(layer):
-    """Transposed convolution, without a bias unless told so; `target_shape` decides the padding if it is given."""
+def deconvolution(layer: Layer) -> Converted:
+    """Transposed convolution, by default without a bias; `target_shape` determines the padding if it is given."""
     kernel, target = layer.numbers("kernel"), layer.numbers("target_shape")
     if layer.attributes.get("layout", "None") not in ("None", "NCHW", "NCW", "NCDHW"):
         raise NotImplementedError(f"Deconvolution {layer.name!r} has the layout {layer.attributes['layout']}.")
@@ -191,9 +209,9 @@ def deconvolution(layer):
 
 
 @converts("Pad", "pad")
-def padding(layer):
-    """Padding; of weights it is done here, as ONNX Runtime 1.26 takes it for one of the convolution's input and fails."""
-    array = layer.context["weights"].get(layer.inputs[0])
+def padding(layer: Layer) -> Converted:
+    """Padding; that of weights is computed here, as ONNX Runtime 1.26 takes it for the convolution's own and fails."""
+    array = layer.weights.get(layer.inputs[0])
     if array is None or layer.attributes.get("mode") != "constant":
         return layer.original()
     widths = np.reshape(layer.numbers("pad_width"), (-1, 2))

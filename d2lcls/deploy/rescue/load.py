@@ -1,11 +1,14 @@
-"""An old MXNet model, loaded from what is left of it: a graph and parameters, or parameters and a Gluon class."""
+"""An old MXNet model, loaded from a graph and its parameters, or from parameters and a Gluon class."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from d2lcls.deploy.graph.input_shapes import find_inputs, guess_shape, infer_shapes
+from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
+from d2lcls.deploy.graph.names import listed, without_kind
 from d2lcls.deploy.graph.params_file import read_params
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
 from d2lcls.models.fusion.unfused import run
@@ -25,62 +28,76 @@ class OldModel:
     """A model that runs.
 
     Args:
-        graph: `Graph`, upgraded.
-        symbol: `mx.sym.Symbol` of it.
-        arguments, statistics: dicts from name to numpy array: what is learned, and running means and variances.
-        shapes: dict from the name of each input to its shape without the batch axis; None if it must be given.
+        graph: upgraded.
+        symbol: of the graph.
+        arguments: learned parameters by name.
+        statistics: running means and variances by name.
+        shapes: of each input, without the batch axis; None if it must be given.
         labels: names of inputs that only a loss reads; prediction does not need them.
-        notes: what was done to make it load, in sentences.
+        notes: what was done to load it.
     """
 
     graph: Graph
-    symbol: Any
+    symbol: mx.sym.Symbol
     arguments: Mapping[str, np.ndarray]
     statistics: Mapping[str, np.ndarray]
-    shapes: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...] | None]
     labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict[str, np.ndarray]:
         """Arguments and statistics in one dict."""
         return {**self.arguments, **self.statistics}
 
-    def input_shapes(self, batch=1):
-        """Return the shapes (N, ...) of all inputs, those of labels included.
+    def input_shapes(self, batch: int = 1) -> dict[str, tuple[int, ...]]:
+        """Return the shapes (N, ...) of all inputs, labels included.
 
         Raises:
-            RescueError: a shape is not known; says how to give it.
+            RescueError: a shape is not known; the message explains how to give it.
         """
-        unknown = [name for name, shape in self.shapes.items() if shape is None]
-        if unknown:
-            raise RescueError(
-                f"The network takes {unknown[0]!r} in many sizes: give one, as in --shape 3,224,224 "
-                f"or, with several inputs, --shape {unknown[0]}=3,224,224."
-            )
-        shapes = {name: (batch, *shape) for name, shape in self.shapes.items()}
+        shapes = {}
+        for name, shape in self.shapes.items():
+            if shape is None:
+                raise RescueError(
+                    f"The network takes {name!r} in many sizes: give one, as in --shape 3,224,224 "
+                    f"or, with several inputs, --shape {name}=3,224,224."
+                )
+            shapes[name] = (batch, *shape)
         if self.labels:
-            found = infer_shapes(self.symbol, {**shapes, **{n: a.shape for n, a in self.parameters.items()}})
+            inferred = infer_shapes(self.symbol, {**shapes, **_shapes(self.parameters)})
             for name in self.labels:
-                if not found.get(name) or 0 in found[name]:
+                if not inferred.get(name) or 0 in inferred[name]:
                     raise RescueError(
                         f"The shape of the label {name!r} does not follow from the inputs': give it with "
                         f"--shape {name}=..."
                     )
-                shapes[name] = found[name]
+                shapes[name] = inferred[name]
         return shapes
 
-    def run(self, inputs):
+    def variable_shapes(self, batch: int = 1) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of inputs, labels and parameters by name; errors as for `input_shapes`."""
+        return {**self.input_shapes(batch), **_shapes(self.parameters)}
+
+    def node_shapes(self, batch: int = 1) -> dict[str, list[tuple[int, ...]]]:
+        """Return the shapes of all outputs of each node of the graph, by its name; errors as for `input_shapes`."""
+        internals = self.symbol.get_internals()
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for index, shape in enumerate(infer_outputs(internals, self.variable_shapes(batch))):
+            shapes.setdefault(internals[index].name, []).append(shape)
+        return shapes
+
+    def run(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the outputs as for prediction.
 
         Args:
-            inputs: array (N, ...) for the only input, or dict from name to array.
+            inputs: array (N, ...) for the only input, or arrays by name.
 
         Returns:
-            dict from the outputs' names to numpy arrays.
+            arrays by the outputs' names.
 
         Raises:
-            RescueError: a shape is wrong, or MXNet refuses; says why.
+            RescueError: a shape is wrong, or MXNet cannot run the network; the message gives the reason.
         """
         if not isinstance(inputs, Mapping):
             if len(self.shapes) != 1:
@@ -89,22 +106,23 @@ class OldModel:
         if inputs.keys() != self.shapes.keys():
             raise RescueError(f"Expected the inputs {', '.join(self.shapes)}, not {', '.join(inputs) or 'none'}.")
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
-        known = {name: array.shape for name, array in {**inputs, **self.parameters}.items()}
+        known = _shapes({**inputs, **self.parameters})
         try:
             _check_memory(self.symbol, known)
-            given = {
+            values = {
                 name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in inputs.items()
             }
             shapes = infer_shapes(self.symbol, known)
             labels = {name: np.zeros(shapes[name], np.float32) for name in self.labels}
-            found = run(self.symbol, {**given, **labels, **self.parameters})
+            outputs = run(self.symbol, {**values, **labels, **self.parameters})
         except mx.MXNetError as error:
-            sizes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise RescueError(f"MXNet cannot run the network on {sizes} ({reason_of(error)}).") from error
-        return dict(zip(self.symbol.list_outputs(), found))
+            raise RescueError(
+                f"MXNet cannot run the network on {_sizes(_shapes(inputs))} ({reason_of(error)})."
+            ) from error
+        return dict(zip(self.symbol.list_outputs(), outputs))
 
-    def save(self, prefix):
-        """Write PREFIX-symbol.json and PREFIX-0000.params in the form of MXNet 1.9, and return both paths."""
+    def save(self, prefix: str | os.PathLike) -> tuple[str, str]:
+        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
         self.symbol.save(paths[0])
         mx.nd.save(
@@ -118,75 +136,80 @@ class OldModel:
         return paths
 
 
-def load_old_model(symbol_path, params_path, shapes=None):
-    """Load a Module checkpoint or a Gluon export, of any age.
+def load_old_model(
+    symbol_path: str | os.PathLike, params_path: str | os.PathLike, shapes: Shape | Mapping[str, Shape] | None = None
+) -> OldModel:
+    """Load a Module checkpoint or a Gluon export of any version.
 
     Args:
         symbol_path: PREFIX-symbol.json.
         params_path: PREFIX-NNNN.params.
-        shapes: dict from an input's name to its shape without the batch axis, or one shape for the only input; None
-            takes what the graph and the sizes of its weights tell.
-
-    Returns:
-        `OldModel`.
+        shapes: without the batch axis, by input, or one shape for the only input; None infers them from the graph and
+            the sizes of its weights.
 
     Raises:
         FileNotFoundError, SymbolError, ParamsError: as `read_symbol` and `read_params`.
         RescueError: parameters are missing, or have other shapes than the graph; all of them are listed.
     """
-    return assemble(read_symbol(symbol_path), read_params(params_path), shapes)
+    return build_old_model(read_symbol(symbol_path), read_params(params_path), shapes)
 
 
-def assemble(graph, arrays, shapes=None, notes=()):
-    """Bring a `Graph` and a dict of arrays together as an `OldModel`; see `load_old_model`."""
-    plain, notes = {}, [*notes, *graph.changes]
+def build_old_model(
+    graph: Graph,
+    arrays: Mapping[str, np.ndarray],
+    shapes: Shape | Mapping[str, Shape] | None = None,
+    notes: Sequence[str] = (),
+) -> OldModel:
+    """Build a model from a graph and its parameters by name; see `load_old_model`."""
+    notes = [*notes, *graph.changes]
+    parameters: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        bare = name[4:] if name[:4] in ("arg:", "aux:") else name
-        if bare in plain:
+        bare = without_kind(name)
+        if bare in parameters:
             raise RescueError(f"{bare!r} is in the parameters twice, as argument and as statistic.")
-        plain[bare] = array
-    graph, plain = _in_float32(graph.complete(), plain, notes)
+        parameters[bare] = array
+    graph, parameters = _in_float32(graph.complete(), parameters, notes)
     symbol = graph.load()
     names = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
-    inputs, labels = find_inputs(graph, symbol, plain)
-    extra = [name for name in plain if name not in names]
+    inputs, labels = find_inputs(graph, symbol, parameters)
+    extra = [name for name in parameters if name not in names]
     if extra:
-        notes.append(f"{len(extra)} parameters are not used by the graph: {_some(extra)}")
-    shapes = _input_shapes(graph, inputs, labels, plain, shapes)
+        notes.append(f"{len(extra)} parameters are not used by the graph: {listed(extra)}")
+    input_shapes = _input_shapes(inputs, shapes)
     _check_parameters(
         symbol,
         {name for name in names if name not in (*inputs, *labels)},
-        plain,
-        {name: (1, *shape) for name, shape in shapes.items() if shape is not None},
+        parameters,
+        {name: (1, *shape) for name, shape in input_shapes.items() if shape is not None},
     )
-    for name in inputs:
-        if shapes[name] is None and len(inputs) == 1:
-            shapes[name], note = guess_shape(graph, symbol, name, {n: a.shape for n, a in plain.items() if n in names})
-            if note:
-                notes.append(note)
+    if len(inputs) == 1 and input_shapes[inputs[0]] is None:
+        used = {name: array for name, array in parameters.items() if name in names}
+        input_shapes[inputs[0]], note = guess_shape(graph, symbol, inputs[0], _shapes(used))
+        if note:
+            notes.append(note)
     return OldModel(
         graph,
         symbol,
-        {name: plain[name] for name in symbol.list_arguments() if name in plain},
-        {name: plain[name] for name in symbol.list_auxiliary_states()},
-        shapes,
+        {name: parameters[name] for name in symbol.list_arguments() if name in parameters},
+        {name: parameters[name] for name in symbol.list_auxiliary_states()},
+        input_shapes,
         tuple(labels),
         tuple(notes),
     )
 
 
-def _in_float32(graph, arrays, notes):
-    """Turn half and double precision into single: on a CPU that is what MXNet computes in and ONNX needs."""
+def _in_float32(graph: Graph, arrays: dict[str, np.ndarray], notes: list[str]) -> tuple[Graph, dict[str, np.ndarray]]:
+    """Convert half and double precision to single, in which MXNet computes on a CPU and which ONNX needs."""
     kinds = sorted({str(array.dtype) for array in arrays.values() if array.dtype in WIDE})
     if not kinds:
         return graph, arrays
-    notes.append(f"weights of {' and '.join(kinds)} are computed with in float32")
+    notes.append(f"weights of {' and '.join(kinds)} were converted to float32")
     nodes = []
     for node in graph.nodes:
         attributes = dict(node.attributes)
         if attributes.get("dtype") in ("float16", "float64"):
             attributes["dtype"] = "float32"
-        if attributes.get("__dtype__") in ("1", "2"):  # MXNet's numbers of these types; 0 is float32
+        if attributes.get("__dtype__") in ("1", "2"):  # MXNet's codes of these types; 0 is float32
             attributes["__dtype__"] = "0"
         nodes.append(node._replace(attributes=attributes))
     return graph._replace(nodes=tuple(nodes)), {
@@ -194,33 +217,39 @@ def _in_float32(graph, arrays, notes):
     }
 
 
-def _input_shapes(graph, inputs, labels, arrays, given):
+def _input_shapes(inputs: list[str], given: Shape | Mapping[str, Shape] | None) -> dict[str, tuple[int, ...] | None]:
     if not inputs:
         raise RescueError("The network has no input: every variable of the graph is among the parameters.")
     if given is not None and not isinstance(given, Mapping):
         if len(inputs) > 1:
             raise RescueError(
-                f"The network takes {', '.join(inputs)}: say whose shape it is, as in --shape {inputs[0]}=3,224,224."
+                f"The network has several inputs, {', '.join(inputs)}: name the one of this shape, as in "
+                f"--shape {inputs[0]}=3,224,224."
             )
         given = {inputs[0]: given}
+    shapes: dict[str, tuple[int, ...] | None] = dict.fromkeys(inputs)
     for name, shape in (given or {}).items():
         if name not in inputs:
-            raise RescueError(f"{name!r} is no input of the network; it takes {', '.join(inputs)}.")
+            raise RescueError(f"{name!r} is not an input of the network, whose inputs are {', '.join(inputs)}.")
         if not all(isinstance(n, (int, np.integer)) and 0 < n < 1 << 20 for n in shape):
             raise RescueError(f"The shape of {name!r} must be whole numbers above 0, not {tuple(shape)}.")
-    return {name: tuple(int(n) for n in given[name]) if given and name in given else None for name in inputs}
+        shapes[name] = tuple(int(n) for n in shape)
+    return shapes
 
 
-def _check_parameters(symbol, needed, arrays, shapes):
-    """Compare what the graph needs with what the file holds, and list all differences at once."""
+def _check_parameters(
+    symbol: mx.sym.Symbol, needed: set[str], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> None:
+    """Compare the parameters that the graph needs with those in the file, and list all differences at once."""
     missing = sorted(needed - arrays.keys())
+    expected: Mapping[str, Shape] = {}
+    inferred = True
     try:
         expected = infer_shapes(symbol, shapes)
     except mx.MXNetError as error:
         if shapes:
             raise RescueError(f"The graph cannot take inputs of {_sizes(shapes)} ({reason_of(error)}).") from error
-        expected = None  # some operators, such as Pad, want to know the input's shape before anything else
-    known, expected = expected is not None, expected or {}
+        inferred = False  # some operators, such as Pad, need the input's shape before anything else
     wrong = [
         (name, expected[name], arrays[name].shape)
         for name in sorted(needed & arrays.keys())
@@ -232,20 +261,22 @@ def _check_parameters(symbol, needed, arrays, shapes):
     ]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} parameters are missing: {_some([_expected(n, expected) for n in missing])}")
+        problems.append(
+            f"{len(missing)} parameters are missing: {listed(_expected(name, expected) for name in missing)}"
+        )
         left = [name for name in arrays if name not in needed]
         if left:
-            problems.append(f"in the file, and unknown to the graph: {_some(left)}")
+            problems.append(f"in the file, but not in the graph: {listed(left)}")
     if wrong:
         problems.append(
             f"{len(wrong)} have another shape: "
-            + _some([f"{name} {found} instead of {wanted}" for name, wanted, found in wrong])
+            + listed(f"{name} {shape} instead of {wanted}" for name, wanted, shape in wrong)
         )
-    if not problems and not known:
+    if not problems and not inferred:
         return
     if not problems:
         try:
-            infer_shapes(symbol, {**shapes, **{name: array.shape for name, array in arrays.items() if name in needed}})
+            infer_shapes(symbol, {**shapes, **_shapes({name: arrays[name] for name in needed})})
             return
         except mx.MXNetError as error:
             problems.append(reason_of(error))
@@ -256,35 +287,34 @@ def _check_parameters(symbol, needed, arrays, shapes):
     )
 
 
-def _check_memory(symbol, shapes):
-    """Refuse what cannot fit, before MXNet tries: it would end the process, or the machine."""
+def _check_memory(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> None:
+    """Raise for a network that cannot fit into memory: MXNet would end the process, or the machine."""
     import psutil
 
-    found = infer_shapes(symbol.get_internals(), shapes, outputs=True)
-    sizes = [math.prod(max(n, 0) for n in shape) for shape in found if shape]
+    layers = infer_outputs(symbol.get_internals(), shapes)
+    sizes = [math.prod(max(n, 0) for n in shape) for shape in layers if shape]
     if max(sizes, default=0) >= 2**31:
         raise RescueError(
-            f"One of the network's layers would give {max(sizes):,} numbers on this input; MXNet's arrays "
+            f"One of the network's layers would return {max(sizes):,} numbers for this input; MXNet's arrays "
             "hold less than 2 ** 31. Give a smaller --shape."
         )
     need = 4 * sum(sizes)
     free = psutil.virtual_memory().available
     if need > free:
         raise RescueError(
-            f"The network's layers need up to {need / 2**30:,.1f} GB on this input, and "
+            f"The network's layers need up to {need / 2**30:,.1f} GB for this input, and "
             f"{free / 2**30:,.1f} GB are free. Give a smaller --shape."
         )
 
 
-def _expected(name, expected):
+def _expected(name: str, expected: Mapping[str, Shape]) -> str:
     shape = expected.get(name)
     return f"{name} ({', '.join(str(n or '?') for n in shape)})" if shape else name
 
 
-def _sizes(shapes):
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def _sizes(shapes: Mapping[str, Shape]) -> str:
     return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-
-
-def _some(names, most=12):
-    names = list(map(str, names))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

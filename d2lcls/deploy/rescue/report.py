@@ -1,10 +1,15 @@
-"""What an old model is: its inputs, layers, parameters and multiply-adds, and what of it is deprecated."""
+"""A description of an old model: its inputs, layers, parameters, multiply-adds and deprecated operators."""
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from d2lcls.deploy.graph.input_shapes import infer_shapes
+from d2lcls.deploy.graph.input_shapes import Shape, infer_outputs
 from d2lcls.deploy.graph.operators import DEPRECATED, is_true
+from d2lcls.deploy.graph.symbol_json import Node
+from d2lcls.deploy.rescue.load import OldModel
 from d2lcls.models.summary import Layer, Summary
 
 
@@ -13,28 +18,28 @@ class Report:
     """Facts about an `OldModel`; printed as a page of text.
 
     Args:
-        version: of the MXNet that wrote the graph, as far as it tells.
+        version: of the MXNet that wrote the graph, or a guess.
         inputs: (name, shape of one image or None) of each input.
         outputs: (name, shape for one image or None) of each output.
-        layers: `Summary` of the layers, None if the input's shape is not known.
-        parameters, statistics: how many numbers are learned, and how many are running statistics.
-        deprecated: texts: an operator, how often, and what to use today.
-        warnings: texts on what may compute something else than it once did.
-        notes: what was done to make it load.
+        layers: None if the input's shape is not known.
+        parameters, statistics: the number of learned numbers, and of running statistics.
+        deprecated: an operator, how often it occurs, and what to use today.
+        warnings: operators that may compute something else than in the version that wrote the graph.
+        notes: what was done to load it.
     """
 
     version: str
-    inputs: tuple
-    outputs: tuple
-    layers: Summary
+    inputs: tuple[tuple[str, Shape | None], ...]
+    outputs: tuple[tuple[str, Shape | None], ...]
+    layers: Summary | None
     parameters: int
     statistics: int
     deprecated: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def __str__(self):
-        def places(pairs):
+    def __str__(self) -> str:
+        def described(pairs: Sequence[tuple[str, Shape | None]]) -> str:
             return ", ".join(
                 f"{name} ({', '.join(['N', *map(str, shape)])})"
                 if shape is not None
@@ -44,35 +49,32 @@ class Report:
 
         lines = [
             f"written by MXNet {self.version}",
-            f"inputs: {places(self.inputs)}",
-            f"outputs: {places(self.outputs)}",
+            f"inputs: {described(self.inputs)}",
+            f"outputs: {described(self.outputs)}",
             f"parameters: {self.parameters:,}, and {self.statistics:,} running statistics",
         ]
         if self.layers:
-            lines += [f"multiply-adds: {self.layers.multiply_adds:,} an image", "", str(self.layers), ""]
+            lines += [f"multiply-adds: {self.layers.multiply_adds:,} per image", "", str(self.layers), ""]
         lines += [f"deprecated: {text}" for text in self.deprecated]
         lines += [f"warning: {text}" for text in self.warnings]
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines).rstrip()
 
 
-def describe(model):
-    """Return the `Report` of an `OldModel`.
+def describe(model: OldModel) -> Report:
+    """Describe a model.
 
     Multiply-adds are counted in convolutions and dense layers, for one image; the layers are those of the graph.
     """
     known = all(shape is not None for shape in model.shapes.values())
-    shapes = _all_shapes(model) if known else {}
-    counts = {}
-    for node in model.graph.nodes:
-        if node.original in DEPRECATED:
-            counts[node.original] = counts.get(node.original, 0) + 1
-    outputs = model.symbol.list_outputs()
-    ends = shapes.get(None) or [None] * len(outputs)
+    shapes = {name: outputs[0] for name, outputs in model.node_shapes().items()} if known else {}
+    counts = Counter(node.original for node in model.graph.nodes if node.original in DEPRECATED)
+    names = model.symbol.list_outputs()
+    ends = infer_outputs(model.symbol, model.variable_shapes()) if known else []
     return Report(
         model.graph.version,
         tuple(model.shapes.items()),
-        tuple((name, None if shape is None else tuple(shape[1:])) for name, shape in zip(outputs, ends)),
+        tuple((name, shape and shape[1:]) for name, shape in zip_longest(names, ends)),
         _layers(model, shapes) if known else None,
         sum(array.size for array in model.arguments.values()),
         sum(array.size for array in model.statistics.values()),
@@ -82,46 +84,37 @@ def describe(model):
     )
 
 
-def _all_shapes(model):
-    """Return the shapes of all nodes' first outputs by name, and under None those of the network's outputs."""
-    sizes = {**model.input_shapes(), **{name: array.shape for name, array in model.parameters.items()}}
-    internals = model.symbol.get_internals()
-    shapes = {None: infer_shapes(model.symbol, sizes, outputs=True)}
-    for place, shape in enumerate(infer_shapes(internals, sizes, outputs=True)):
-        shapes.setdefault(internals[place].name, tuple(shape))
-    return shapes
-
-
-def _layers(model, shapes):
-    layers, counted, nodes = [], set(), model.graph.nodes
+def _layers(model: OldModel, shapes: Mapping[str, Shape]) -> Summary:
+    layers, nodes = [], model.graph.nodes
+    counted: set[str] = set()
     for node in nodes:
         if node.op == "null":
             continue
-        mine = {nodes[place].name for place, _ in node.inputs if nodes[place].name in model.arguments} - counted
-        counted |= mine  # what two layers share counts once
+        own = {nodes[source].name for source, _ in node.inputs if nodes[source].name in model.arguments} - counted
+        counted |= own  # parameters that layers share count once
         layers.append(
             Layer(
                 node.name,
                 node.op,
-                shapes.get(node.name, ())[1:],
-                sum(model.arguments[name].size for name in mine),
+                tuple(shapes.get(node.name, ())[1:]),
+                sum(model.arguments[name].size for name in own),
                 _multiply_adds(node, nodes, shapes),
             )
         )
     return Summary(tuple(layers))
 
 
-def _multiply_adds(node, nodes, shapes):
+def _multiply_adds(node: Node, nodes: Sequence[Node], shapes: Mapping[str, Shape]) -> int:
     if node.op not in ("Convolution", "Deconvolution", "FullyConnected") or len(node.inputs) < 2:
         return 0
-    data, weight = (shapes.get(nodes[place].name, ()) for place, _ in node.inputs[:2])
+    data, weight = (shapes.get(nodes[source].name, ()) for source, _ in node.inputs[:2])
     if node.op == "FullyConnected":
         out = shapes.get(node.name, ())
         return math.prod(weight) * (1 if is_true(node.attributes, "flatten", True) else math.prod(out[1:-1]))
     return math.prod(weight) * math.prod((data if node.op == "Deconvolution" else shapes.get(node.name, ()))[2:])
 
 
-def _warnings(model, shapes):
+def _warnings(model: OldModel, shapes: Mapping[str, Shape]) -> Iterator[str]:
     for node in model.graph.nodes:
         if (
             node.op in ("SoftmaxOutput", "Softmax")
@@ -130,8 +123,8 @@ def _warnings(model, shapes):
             and not is_true(node.attributes, "preserve_shape")
         ):
             yield (
-                f"{node.name} is a softmax over the last axis of {len(shapes[node.name])} here; MXNet without oneDNN "
-                "took all values of an image together"
+                f"{node.name} is a softmax over the last of {len(shapes[node.name])} axes; MXNet without oneDNN "
+                "computed it over all values of an image"
             )
         if (
             node.op == "Pooling"
@@ -139,6 +132,6 @@ def _warnings(model, shapes):
             and model.graph.version.startswith("before")
             and not is_true(node.attributes, "global_pool")
         ):
-            yield f"{node.name} does not say how it rounds; MXNet of 2015 rounded up, this one rounds down"
+            yield f"{node.name} does not specify how it rounds; MXNet of 2015 rounded up, this version rounds down"
         if node.op == "Dropout" and node.attributes.get("mode") == "always":
-            yield f"{node.name} drops values in prediction too: no two runs are the same"
+            yield f"{node.name} also drops values in prediction: no two runs give the same outputs"

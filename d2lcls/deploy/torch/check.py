@@ -1,15 +1,16 @@
-"""Shows that this network computes what the MXNet model did: `python check.py`, with PyTorch installed."""
+"""Check that this network computes the same as the MXNet model: `python check.py`, with PyTorch installed."""
 
 import sys
 from pathlib import Path
 
-TOLERANCE = 1e-4  # of the largest value; another order of adding up makes about 1e-6
+TOLERANCE = 1e-4  # of the largest value; adding in another order changes about 1e-6
 
 
-def main():
-    """Run the stored examples through the network; return 0 if it says what MXNet said, else 1."""
-    import torch  # where this file lies in the package there is no PyTorch, and no model beside it
-    from model import load, read_tensors
+def main() -> int:
+    """Run the network on the stored examples; return 0 if its outputs are those of MXNet, otherwise 1."""
+    # The package holds this file without PyTorch and without a model beside it.
+    import torch  # type: ignore[import-not-found]
+    from model import load, read_tensors  # type: ignore[import-not-found]
 
     stored = read_tensors(Path(__file__).with_name("examples.safetensors"))
     inputs, expected = (
@@ -18,7 +19,7 @@ def main():
     with torch.inference_mode():
         outputs = load()(*inputs)
     outputs = [outputs] if torch.is_tensor(outputs) else list(outputs)
-    shapes = [[one.shape for one in every] for every in (outputs, expected)]
+    shapes = [[output.shape for output in all_] for all_ in (outputs, expected)]
     if shapes[0] != shapes[1]:
         print(f"WRONG: the outputs have the shapes {shapes[0]} instead of {shapes[1]}")
         return 1

@@ -1,98 +1,83 @@
-"""An ONNX graph written as the source of a PyTorch module, for people to read and to train on.
+"""An ONNX graph written as the source of a PyTorch module, to read and to train further.
 
 Layers with weights become attributes of the module, named as in the graph; every other operator is a line of `forward`.
-Names in a file are text of unknown origin: only letters, digits and underscores of them get into the source.
+Names in a file are untrusted text: only their letters, digits and underscores become part of the source.
 """
 
+from __future__ import annotations
+
 import keyword
-import os
 import re
 from collections import Counter
+from collections.abc import Container, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import d2lcls.deploy.torch.shapes  # noqa: F401  notes its forms
+import d2lcls.deploy.torch.shapes  # noqa: F401  registers its operators
+from d2lcls.deploy.graph.names import common_prefix
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.torch.graph import Facts, Step
-from d2lcls.deploy.torch.operators import EXPRESSIONS, NoForm, number
+from d2lcls.deploy.torch.operators import EXPRESSIONS, TUPLES, NoForm, number
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
 _VARIABLES = tuple("xyzwvutsrqpomlkjhgfedcba")
-_TAKEN = {
-    "training",
-    "dump_patches",
-    "call_super_init",
-    "T_destination",
-    "forward",
-    "add_module",
-    "apply",
-    "bfloat16",
-    "buffers",
-    "children",
-    "compile",
-    "cpu",
-    "cuda",
-    "double",
-    "eval",
-    "extra_repr",
-    "float",
-    "get_buffer",
-    "get_extra_state",
-    "get_parameter",
-    "get_submodule",
-    "half",
-    "ipu",
-    "load_state_dict",
-    "modules",
-    "mtia",
-    "named_buffers",
-    "named_children",
-    "named_modules",
-    "named_parameters",
-    "parameters",
-    "register_buffer",
-    "register_module",
-    "register_parameter",
-    "requires_grad_",
-    "set_extra_state",
-    "set_submodule",
-    "share_memory",
-    "state_dict",
-    "to",
-    "to_empty",
-    "train",
-    "type",
-    "xpu",
-    "zero_grad",
-}  # attributes of nn.Module
-_CONSTANT = "__constant_"  # in the names that `onnx_converters` gives to what nobody learned
-_GLOBAL = {"F", "nn", "torch", "self", "n", "len", "float"}  # what lines of `forward` use besides variables
+# Attributes of nn.Module.
+_TAKEN = frozenset(
+    """
+    training dump_patches call_super_init T_destination forward add_module apply bfloat16 buffers children compile
+    cpu cuda double eval extra_repr float get_buffer get_extra_state get_parameter get_submodule half ipu
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
+    register_buffer register_module register_parameter requires_grad_ set_extra_state set_submodule share_memory
+    state_dict to to_empty train type xpu zero_grad
+    """.split()  # noqa: SIM905  one name per line would be long
+)
+_CONSTANT = "__constant_"  # in the names of constants that converters to ONNX store
+_GLOBAL = {"F", "nn", "torch", "self", "n", "len", "float"}  # names that lines of `forward` use besides variables
 _ENDINGS = re.compile(r"_(weight|bias|gamma|beta|alpha|fwd|output)\d*$")
 
 
-def to_code(model, title):
+def to_code(model: ModelProto, title: str) -> tuple[str, dict[str, np.ndarray], list[str]]:
     """Write an ONNX model as PyTorch.
 
     Args:
-        model: checked `onnx.ModelProto` of opset 13.
+        model: checked, of opset 13.
         title: first line of the module's docstring.
 
     Returns:
-        (source, weights, inputs): the module's text, with the class `Network` and the function `load`; dict from the
-        names in its `state_dict` to arrays; the names of its inputs in the graph, in the order of `forward`.
+        (source, weights, inputs): the module's text, with the class `Network` and the function `load`; arrays by their
+        names in its `state_dict`; the names of its inputs in the graph, in the order of `forward`.
 
     Raises:
-        ModelError: for an operator no PyTorch is known; names it.
+        ModelError: an operator, named in the message, cannot be written as PyTorch.
     """
-    writer = _Writer(model)
+    writer = Writer(model)
     for node in model.graph.node:
         writer.add(node)
     return writer.source(title), writer.weights, [value.name for value in model.graph.input]
 
 
-class _Writer:
-    def __init__(self, model):
+class Writer:
+    """The source of a module in the making.
+
+    Attributes:
+        layers: lines of `__init__`.
+        lines: lines of `forward`.
+        weights: arrays by their names in the module's `state_dict`.
+        stored: attributes of the module by the layer or array that they hold.
+        variables: local variables of `forward` by the array that they hold.
+        uses: how often each array will still be read.
+        counts_images: whether `forward` needs the number of images.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
         self.graph, self.facts = model.graph, Facts(model)
-        self.layers, self.lines, self.weights, self.stored = [], [], {}, {}
+        self.layers: list[str] = []
+        self.lines: list[str] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.stored: dict[Hashable, str] = {}
         self.counts_images = False
         self.uses = Counter(
             self.facts.root(name)
@@ -101,40 +86,39 @@ class _Writer:
             for name in node.input
         )
         self.uses.update(self.facts.root(value.name) for value in self.graph.output)
-        self.prefix = _common_prefix(self._layer_names())
+        names = self._layer_names()
+        self.prefix = common_prefix(names) if len(names) > 1 else ""
         inputs = [value.name for value in self.graph.input]
         self.inputs = ["x"] if len(inputs) == 1 else _unique(map(_plain, inputs))
         self.variables = dict(zip(inputs, self.inputs))
 
-    def _layer_names(self):
-        return [
-            _plain(node.input[1])
-            for node in self.graph.node
-            if node.op_type in ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "PRelu")
-            and node.input[1] in self.facts.known
-        ]
+    def _layer_names(self) -> set[str]:
+        """Return the names of layers with weights, from those of the arrays that are second inputs."""
+        second = (node.input[1] for node in self.graph.node if len(node.input) > 1)
+        arrays = ((name, self.facts.known[name][0]) for name in second if name in self.facts.known)
+        return {_ENDINGS.sub("", _plain(name)) for name, array in arrays if array.size > 1 and _is_learned(name, array)}
 
-    def add(self, node):
+    def add(self, node: NodeProto) -> None:
         """Write one operator."""
         if node.output[0] in self.facts.known or node.output[0] in self.facts.alias:
             return
         step = Step(self, node)
         try:
             if node.op_type not in EXPRESSIONS:
-                raise NoForm("no such operator is known here")
+                raise NoForm("there is no code for it")
             expression = EXPRESSIONS[node.op_type](step)
         except NoForm as reason:
             raise ModelError(
                 f"The operator {node.op_type} of the layer {_plain(node.name)} cannot be written as "
-                f"PyTorch: {reason}. As ONNX the model runs all the same, with ONNX Runtime."
+                f"PyTorch: {reason}. The ONNX model can be used instead, with ONNX Runtime."
             ) from reason
         free = []
         for name in {self.facts.root(name) for name in node.input if self.facts.root(name) in self.variables}:
-            self.uses[name] -= sum(self.facts.root(one) == name for one in node.input)
+            self.uses[name] -= sum(self.facts.root(source) == name for source in node.input)
             if self.uses[name] <= 0:
                 free.append(self.variables.pop(name))
         targets = []
-        several = node.op_type in ("Split", "TopK")
+        several = node.op_type in TUPLES
         for output in step.outputs if several else step.outputs[:1]:
             if not self.uses[output]:
                 targets.append("_")
@@ -142,22 +126,23 @@ class _Writer:
             taken = {*self.variables.values(), *self.inputs[1:], "n"}
             self.variables[output] = next(
                 name
-                for name in (*sorted(free, key=_rank), *_VARIABLES, *(f"x{place}" for place in range(2, 9999)))
+                for name in (*sorted(free, key=_rank), *_VARIABLES, *(f"x{number}" for number in range(2, 9999)))
                 if name not in taken
             )
             targets.append(self.variables[output])
         left = f"{', '.join(targets)}{',' if several and len(targets) == 1 else ''}"
         self.lines.append(f"{left} = {expression}{'' if several else self._comment(step.outputs[0])}")
 
-    def _comment(self, name):
+    def _comment(self, name: str) -> str:
+        """Return a comment on the shape of an array."""
         one, two = (shapes.get(name) for shapes in self.facts.shapes)
         if not one or not two:
             return ""
         sizes = [str(a) if a == b else "N" if a == 1 else f"{a}N" for a, b in zip(one, two)]
         return f"  # ({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
-    def operand(self, name):
-        """Return a variable, a number or a stored array."""
+    def operand(self, name: str) -> str:
+        """Return an array as it is written in expressions: a variable, a number, or an attribute."""
         if name not in self.facts.known:
             return self.variables[self.facts.root(name)]
         array = self.facts.known[name][0]
@@ -169,15 +154,14 @@ class _Writer:
             own = self._own_name(name)
             self.stored[name], self.weights[own] = own, array
             zeros = f"torch.zeros({', '.join(map(str, array.shape))}"
-            learned = array.dtype.kind == "f" and _CONSTANT not in name
             self.layers.append(
                 f"self.{own} = nn.Parameter({zeros}))"
-                if learned
+                if _is_learned(name, array)
                 else f'self.register_buffer("{own}", {zeros}, dtype=torch.{array.dtype}))'
             )
         return f"self.{self.stored[name]}"
 
-    def layer(self, step, kind, arguments, weights):
+    def layer(self, step: Step, kind: str, arguments: str, weights: Mapping[str, np.ndarray | None]) -> str:
         """See `Step.layer`; a layer that is used twice is made once."""
         learned = (name for name in step.inputs[1:] if name and _CONSTANT not in name)
         source = next(learned, step.node.name) if weights else step.node.name
@@ -188,15 +172,16 @@ class _Writer:
             self.weights.update({f"{own}.{name}": array for name, array in weights.items() if array is not None})
         return f"self.{self.stored[key]}"
 
-    def _own_name(self, name):
+    def _own_name(self, name: str) -> str:
+        """Return an unused name for an attribute, from a name in the graph."""
         bare = _plain(name)
         bare = _ENDINGS.sub("", bare[len(self.prefix) :] if bare.startswith(self.prefix) else bare).strip("_")
         bare = bare if bare[:1].isalpha() else f"layer_{bare}".rstrip("_")
         bare = f"{bare}_" if bare in _TAKEN or keyword.iskeyword(bare) else bare
-        taken = {*self.stored.values()}
-        return next(one for one in (bare, *(f"{bare}_{place}" for place in range(2, 99999))) if one not in taken)
+        taken = set(self.stored.values())
+        return _unused(bare, taken)
 
-    def source(self, title):
+    def source(self, title: str) -> str:
         """Return the module's text."""
         results = ", ".join(self.operand(self.facts.root(value.name)) for value in self.graph.output)
         first = [f"n = len({self.inputs[0]})"] if self.counts_images else []
@@ -213,7 +198,7 @@ class _Writer:
 
 _MODULE = '''"""{title}
 
-Written from an MXNet model by d2lcls. It needs PyTorch only; `python check.py` shows that it computes the same.
+Written from an MXNet model by d2lcls. It needs only PyTorch; `python check.py` shows that it computes the same.
 """
 
 import json
@@ -245,35 +230,39 @@ def read_tensors(path):
     types = {{"F32": torch.float32, "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}}
     tensors = {{}}
     for name, entry in json.loads(content[8:begin]).items():
-        first, last = (begin + place for place in entry["data_offsets"])
+        first, last = (begin + offset for offset in entry["data_offsets"])
         numbers = torch.frombuffer(content[first:last], dtype=types[entry["dtype"]])
         tensors[name] = numbers.reshape(entry["shape"])
     return tensors
 '''
 
 
-def _rank(name):
+def _is_learned(name: str, array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and _CONSTANT not in name
+
+
+def _rank(name: str) -> int:
     return _VARIABLES.index(name) if name in _VARIABLES else len(_VARIABLES)
 
 
-def _common_prefix(names):
-    found = os.path.commonprefix(names) if len(names) > 1 else ""
-    return found[: found.rfind("_") + 1]
-
-
-def _plain(name):
-    """Return what of a name may stand in source."""
+def _plain(name: str) -> str:
+    """Return a name with underscores for all characters that identifiers may not have."""
     return re.sub(r"\W", "_", name, flags=re.ASCII)[:80] or "layer"
 
 
-def _text(title):
-    """Return what of a title may stand in a docstring."""
+def _text(title: str) -> str:
+    """Return a title with underscores for all characters that could end a docstring."""
     return re.sub(r"[^\w .,:;()/+-]", "_", title)[:300]
 
 
-def _unique(names):
-    made = []
+def _unique(names: Iterable[str]) -> list[str]:
+    unique: list[str] = []
     for name in names:
         name = name if name[:1].isalpha() and not keyword.iskeyword(name) and name not in _GLOBAL else f"input_{name}"
-        made.append(next(one for one in (name, *(f"{name}_{place}" for place in range(2, 999))) if one not in made))
-    return made
+        unique.append(_unused(name, unique))
+    return unique
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    """Return a name, with a number after it if it is taken."""
+    return next(unused for unused in (name, *(f"{name}_{number}" for number in range(2, 99999))) if unused not in taken)

@@ -1,40 +1,45 @@
-"""From MXNet to PyTorch: a module's source to read and train on, its weights, and examples that prove it.
+"""From MXNet to PyTorch: a module's source to read and to train further, its weights, and examples to check it.
 
-The way leads through ONNX, where every operator has one meaning. Nothing here needs PyTorch, which lives in another
-environment: with it, GluonCV cannot be imported.
+The model is first converted to ONNX, whose operators are defined exactly. Nothing here needs PyTorch, which has to be
+in another environment: GluonCV cannot be imported beside it.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2lcls.deploy.exporting import load_graph
-from d2lcls.deploy.manifest import ModelError, derive, read_manifest, write_manifest
+from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE, graph_to_onnx
 from d2lcls.deploy.onnx_runtime import import_onnx
 from d2lcls.deploy.predictor import load_model
 from d2lcls.deploy.torch.code import to_code
-from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+from d2lcls.machine.files import check_new_folder, new_folder
 
 import numpy as np
 from safetensors.numpy import save
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 CODE, WEIGHTS, EXAMPLES, CHECK = "model.py", "weights.safetensors", "examples.safetensors", "check.py"
 
 
-def export_torch(folder, target, x=None):
-    """Write a model as a folder for PyTorch: model.py, weights, examples, and check.py, which compares them.
+def export_torch(folder: str | os.PathLike, target: str | os.PathLike, x: np.ndarray | None = None) -> Manifest:
+    """Write a model as a folder for PyTorch: model.py, weights, examples, and check.py, which runs the model on them.
 
-    Of a model of form "mxnet" all layers are kept, batch normalisation too, so that it can be trained on.
+    A model of form "mxnet" keeps all layers, including batch normalisation, so that it can be trained further.
 
     Args:
         folder: model folder of form "mxnet" or "onnx".
         target: a new or empty folder for the model of form "torch".
-        x: float32 (N, 3, H, W), typical inputs that are stored with the logits of this model; None takes 8 random ones.
-
-    Returns:
-        `Manifest`.
+        x: float32 (N, 3, H, W), typical inputs that are stored with their logits; None takes 8 random ones.
 
     Raises:
-        FileNotFoundError, ModelError: as `read_manifest`; also where an operator has no form in PyTorch; names it.
+        FileNotFoundError, ModelError: as `read_manifest`; also if an operator cannot be written as PyTorch; names it.
         ValueError: the target is not empty.
         ImportError: onnx is not installed; names the extra.
     """
@@ -52,52 +57,60 @@ def export_torch(folder, target, x=None):
         x = np.random.default_rng(0).normal(size=manifest.input_shape(8)).astype(np.float32)
     title = (
         f"{manifest.name}: pictures (N, 3, {manifest.preprocess.crop}, {manifest.preprocess.crop}) to logits of "
-        f"{len(manifest.classes)} classes; manifest.json names them, and says how pictures are prepared."
+        f"{len(manifest.classes)} classes; manifest.json has their names and the preprocessing."
     )
     contents = _contents(model, title, {manifest.input_name: x}, [load_model(folder).compute(x)])
-    with new_folder(target):
-        _write(target, contents)
-        return write_manifest(target, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])
+    with new_folder(target) as out:
+        _write(out, contents)
+        return write_manifest(out, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])
 
 
-def write_torch(model, target, title, inputs, outputs):
+def write_torch(
+    model: ModelProto,
+    target: str | os.PathLike,
+    title: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[np.ndarray],
+) -> None:
     """Write an ONNX model as a folder for PyTorch, without a manifest.
 
     Args:
-        model: checked `onnx.ModelProto` of opset 13.
+        model: checked, of opset 13.
         target: a new or empty folder.
-        title: what it is, one sentence.
-        inputs: dict from the graph's inputs to arrays (N, ...), examples.
-        outputs: list of arrays (N, ...): what MXNet computes from them.
+        title: one sentence about the model.
+        inputs: examples (N, ...) by input of the graph.
+        outputs: (N, ...), MXNet's for these examples.
 
     Raises:
-        ModelError: for an operator no PyTorch is known; it is named.
+        ModelError: an operator cannot be written as PyTorch; names it.
         ValueError: the target is not empty.
     """
     contents = _contents(model, title, inputs, outputs)
-    with new_folder(target):
-        _write(target, contents)
+    with new_folder(target) as out:
+        _write(out, contents)
 
 
-def _contents(model, title, inputs, outputs):
-    """Return a dict from the names of the folder's files to their bytes."""
+def _contents(
+    model: ModelProto, title: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]
+) -> dict[str, bytes]:
+    """Return the content of the folder's files by name."""
     source, weights, names = to_code(model, title)
     examples = {
-        **{f"input{place:02}": inputs[name] for place, name in enumerate(names)},
-        **{f"output{place:02}": array for place, array in enumerate(outputs)},
+        **{f"input{index:02}": inputs[name] for index, name in enumerate(names)},
+        **{f"output{index:02}": array for index, array in enumerate(outputs)},
     }
     return {
         CODE: source.encode(),
         WEIGHTS: _tensors(weights),
         EXAMPLES: _tensors(examples),
-        CHECK: Path(__file__).with_name("torch_check.py").read_bytes(),
+        CHECK: Path(__file__).with_name(CHECK).read_bytes(),
     }
 
 
-def _write(target, contents):
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
     for name, content in contents.items():
-        write_atomically(Path(target, name), lambda file: file.write(content))
+        (folder / name).write_bytes(content)
 
 
-def _tensors(arrays):
+def _tensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

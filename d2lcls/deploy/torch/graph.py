@@ -1,67 +1,53 @@
-"""What can be known of an ONNX graph before it is written as PyTorch: shapes, and what follows from constants alone."""
+"""What is known of an ONNX graph before it is written as PyTorch: shapes, and values that depend on constants alone."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from d2lcls.deploy.onnx_runtime import import_onnx
 from d2lcls.deploy.torch.operators import NoForm
 
 import numpy as np
 
-_EVALUATED = (
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Cast",
-    "Concat",
-    "Constant",
-    "ConstantOfShape",
-    "Gather",
-    "Identity",
-    "Range",
-    "ReduceProd",
-    "Reshape",
-    "Shape",
-    "Slice",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-    "Floor",
-    "Ceil",
-    "Equal",
-    "Where",
-    "Expand",
-    "Pad",
-    "ScatterND",
-    "Tile",
-    "Mod",
-    "Neg",
-    "Less",
-    "Greater",
-    "Not",
+if TYPE_CHECKING:
+    from d2lcls.deploy.torch.code import Writer
+
+    from onnx import GraphProto, ModelProto, NodeProto
+
+# Operators that are computed here if all their inputs are known.
+_EVALUATED = frozenset(
+    """
+    Add Sub Mul Div Cast Concat Constant ConstantOfShape Gather Identity Range ReduceProd Reshape Shape Slice Squeeze
+    Transpose Unsqueeze Floor Ceil Equal Where Expand Pad ScatterND Tile Mod Neg Less Greater Not
+    """.split()  # noqa: SIM905  one name per line would be long
 )
 
 
 class Facts:
-    """Facts about a graph.
+    """Shapes and constants of a graph.
 
     Args:
-        model: checked `onnx.ModelProto` of opset 13.
+        model: checked, of opset 13.
 
-    shapes: for 1 and for 2 images, a dict from names to tuples; what is not known is left out.
-    known: dict from names to two arrays: what weights and constants are, and what follows from shapes, for 1 and for 2.
+    Attributes:
+        shapes: for 1 and for 2 images, the known shapes by name.
+        known: by name, the values for 1 and for 2 images of weights, constants, and what depends on them and on shapes.
+        alias: for each output of an Identity, the name of its input.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: ModelProto) -> None:
         onnx = import_onnx()
         self.shapes = [_shapes(onnx, model, images) for images in (1, 2)]
-        self.known = {
+        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {
             tensor.name: (array, array)
             for tensor in model.graph.initializer
             for array in [onnx.numpy_helper.to_array(tensor)]
         }
-        self.alias = {}
+        self.alias: dict[str, str] = {}
         self._evaluate(onnx, model.graph)
 
-    def _evaluate(self, onnx, graph):
+    def _evaluate(self, onnx: ModuleType, graph: GraphProto) -> None:
         """Compute what depends on constants and shapes alone, for one image and for two."""
         from onnx.reference import ReferenceEvaluator
 
@@ -76,7 +62,7 @@ class Facts:
                 values = [np.array(shapes[node.input[0]], np.int64) for shapes in self.shapes]
             else:
                 names = [name for name in dict.fromkeys(node.input) if name]
-                run = ReferenceEvaluator(
+                run: Any = ReferenceEvaluator(
                     onnx.helper.make_model(
                         onnx.helper.make_graph(
                             [node],
@@ -87,85 +73,86 @@ class Facts:
                         opset_imports=[onnx.helper.make_opsetid("", 13)],
                     )
                 ).run
-                values = [run(None, {name: self.known[name][images] for name in names})[0] for images in (0, 1)]
-            self.known[node.output[0]] = tuple(map(np.asarray, values))
+                values = [run(None, {name: self.known[name][i] for name in names})[0] for i in (0, 1)]
+            self.known[node.output[0]] = np.asarray(values[0]), np.asarray(values[1])
 
-    def root(self, name):
-        """Return the name of what a name stands for, past operators that change nothing."""
+    def root(self, name: str) -> str:
+        """Return the name of an array before operators that do not change it."""
         return self.alias.get(name, name)
 
 
 class Step:
-    """One operator of the graph on its way to PyTorch: its attributes, what it takes and what is known of it."""
+    """One operator to write as PyTorch: its attributes, its inputs and what is known of them."""
 
-    def __init__(self, writer, node):
+    def __init__(self, writer: Writer, node: NodeProto) -> None:
         from onnx import helper
 
         self.writer, self.node, self.kind = writer, node, node.op_type
         self.inputs, self.outputs = list(node.input), [name for name in node.output if name]
         while self.inputs and not self.inputs[-1]:
             self.inputs.pop()
-        self.attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        self.attributes: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
 
-    def get(self, key, default=None):
-        """Return an attribute: a number, a list of numbers or a text."""
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute: a number, a list of numbers or a string."""
         value = self.attributes.get(key, default)
         return value.decode() if isinstance(value, bytes) else value
 
-    def value(self, place, *default):
-        """Return what an input is, a weight or a constant, as an array; the default if the operator is without it."""
-        if default and (place >= len(self.inputs) or not self.inputs[place]):
+    def value(self, index: int, *default: Any) -> Any:
+        """Return an input that is a weight or a constant, as an array; the default if the operator lacks that input."""
+        if default and (index >= len(self.inputs) or not self.inputs[index]):
             return default[0]
-        if not self.is_known(place):
-            raise NoForm(f"its input {place} is computed")
-        return self.writer.facts.known[self.inputs[place]][0]
+        if not self.is_known(index):
+            raise NoForm(f"its input {index} is computed")
+        return self.writer.facts.known[self.inputs[index]][0]
 
-    def is_known(self, place):
+    def is_known(self, index: int) -> bool:
         """Return whether an input is a weight or a constant."""
-        return place < len(self.inputs) and self.inputs[place] in self.writer.facts.known
+        return index < len(self.inputs) and self.inputs[index] in self.writer.facts.known
 
-    def numbers(self, place, *default):
-        """Return an input as a list of whole numbers."""
-        value = self.value(place, *default)
+    def numbers(self, index: int, *default: Any) -> Any:
+        """Return an input as a list of whole numbers, or the default if the operator lacks that input."""
+        value = self.value(index, *default)
         return [int(number) for number in np.ravel(value)] if isinstance(value, np.ndarray) else value
 
-    def sizes(self, place):
-        """Return an input as a list of whole numbers, those that depend on the number of images as texts with "n"."""
-        if not self.is_known(place):
+    def sizes(self, index: int) -> list[int | str]:
+        """Return an input as a list of whole numbers, or strings with "n" where they depend on the number of images."""
+        if not self.is_known(index):
             raise NoForm("its shape is computed")
-        one, two = (list(map(int, np.ravel(value))) for value in self.writer.facts.known[self.inputs[place]])
+        one, two = (list(map(int, np.ravel(value))) for value in self.writer.facts.known[self.inputs[index]])
         if any(b not in (a, 2 * a) for a, b in zip(one, two)):
-            raise NoForm("its shape depends on the number of images in another way than by a factor")
+            raise NoForm("its shape is not proportional to the number of images")
         self.writer.counts_images |= one != two
         return [a if a == b else "n" if a == 1 else f"{a} * n" for a, b in zip(one, two)]
 
-    def shape(self, place, images=1):
-        """Return the shape of an input for 1 or 2 images, None if it is not known."""
-        return self.writer.facts.shapes[images - 1].get(self.inputs[place])
+    def shape(self, index: int) -> tuple[int, ...] | None:
+        """Return the shape of an input for 1 image, None if it is not known."""
+        return self.writer.facts.shapes[0].get(self.inputs[index])
 
-    def known_shape(self, place):
+    def known_shape(self, index: int) -> tuple[int, ...]:
         """Return the shape of an input for 1 image, or raise NoForm."""
-        if self.shape(place) is None:
+        shape = self.shape(index)
+        if shape is None:
             raise NoForm("the shape of its input is not known")
-        return self.shape(place)
+        return shape
 
-    def output_shape(self):
+    def output_shape(self) -> tuple[int, ...]:
         """Return the shape of the output for 1 image, or raise NoForm."""
         if self.outputs[0] not in self.writer.facts.shapes[0]:
             raise NoForm("the shape of its output is not known")
         return self.writer.facts.shapes[0][self.outputs[0]]
 
-    def operand(self, place):
-        """Return an input as it stands in an expression: a variable, a number, or a stored array."""
-        return self.writer.operand(self.inputs[place])
+    def operand(self, index: int) -> str:
+        """Return an input as it is written in expressions: a variable, a number, or a stored array."""
+        return self.writer.operand(self.inputs[index])
 
-    def layer(self, kind, arguments, **weights):
+    def layer(self, kind: str, arguments: str, **weights: np.ndarray | None) -> str:
         """Make a layer `nn.KIND(arguments)` with these weights and return its name in expressions."""
         return self.writer.layer(self, kind, arguments, weights)
 
 
-def _shapes(onnx, model, images):
-    """Return the shapes that follow from the inputs' for so many images: dict from name to tuple."""
+def _shapes(onnx: ModuleType, model: ModelProto, images: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes for a number of images, as far as they follow from those of the inputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
@@ -175,14 +162,12 @@ def _shapes(onnx, model, images):
                 dimension.dim_value = images
     for value in copy.graph.output:
         for dimension in value.type.tensor_type.shape.dim:
-            dimension.Clear()  # to be found
-    found = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+            dimension.Clear()  # it is inferred
+    graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     shapes = {}
-    for value in (*found.input, *found.value_info, *found.output):
-        sizes = [
-            dimension.dim_value if dimension.HasField("dim_value") else None
-            for dimension in value.type.tensor_type.shape.dim
-        ]
-        if None not in sizes and value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = tuple(sizes)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        known = all(dimension.HasField("dim_value") for dimension in dimensions)
+        if known and value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(dimension.dim_value for dimension in dimensions)
     return shapes

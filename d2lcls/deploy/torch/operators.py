@@ -1,50 +1,82 @@
-"""What each of ONNX's operators is in PyTorch: a layer with weights, or an expression.
+"""PyTorch for ONNX's operators (opset 13): for each a layer with weights, or an expression.
 
-Operators as in opset 13. Each function here takes a `d2lcls.deploy.torch.code.Step` and returns the text of an
-expression; what has no function cannot be written, and is named to the user.
+To write one more operator, write a function here, decorated with its name, that takes a `Step` and returns the text of
+an expression:
+
+    @written_as("Acos")
+    def arccosine(step: Step) -> str:
+        return f"torch.acos({step.operand(0)})"
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-EXPRESSIONS = {}
-_NAMES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+if TYPE_CHECKING:
+    from d2lcls.deploy.torch.graph import Step
+
+    Expression = Callable[[Step], str]
+
+EXPRESSIONS: dict[str, Expression] = {}
+TUPLES: set[str] = set()  # operators whose expression is a tuple of their outputs
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
 
 class NoForm(ValueError):
-    """An operator, or one with these attributes, for which no PyTorch is known; the bare reason."""
+    """An operator, or its attributes, cannot be written as PyTorch; the message is the reason alone."""
 
 
-def written_as(*operators):
-    """Note a function from a `Step` to an expression as the form of some operators."""
+def written_as(*operators: str, several: bool = False) -> Callable[[Expression], Expression]:
+    """Register the decorated function as the writer of some of ONNX's operators.
 
-    def note(function):
+    Args:
+        operators: their names.
+        several: the expression is a tuple of all the operator's outputs instead of its first.
+
+    Raises:
+        ValueError: one of them is registered already.
+    """
+
+    def register(function: Expression) -> Expression:
+        for operator in operators:
+            if operator in EXPRESSIONS:
+                raise ValueError(f"{operator} is registered already: {EXPRESSIONS[operator].__name__}.")
         EXPRESSIONS.update(dict.fromkeys(operators, function))
+        TUPLES.update(operators if several else ())
         return function
 
-    return note
+    return register
 
 
-def arguments(*values, **named):
-    """Write arguments: tuples of equal numbers as one, named ones without those that are None."""
+def arguments(*values: Any, **named: Any) -> str:
+    """Write arguments: a tuple of equal numbers as one number, and no named argument that is None."""
     return ", ".join(
         [*map(_short, values), *(f"{key}={_short(value)}" for key, value in named.items() if value is not None)]
     )
 
 
-def _short(value):
+def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return str(value[0]) if len(set(value)) == 1 else f"({', '.join(map(str, value))})"
     return str(value) if isinstance(value, (str, bool, int)) else number(value)
 
 
-def number(value):
+def number(value: float) -> str:
     """Write a float32 with no more digits than it has."""
     short = float(str(np.float32(value)))
     return repr(short if abs(short) < np.finfo(np.float32).max else float(value))
 
 
-def _window(step, dimensions):
-    """Return (x with the padding that is not the same on both sides, the settings of a window)."""
+def _rank(step: Step) -> int:
+    """Return the number of axes of the first input, 4 if it is not known."""
+    return len(step.shape(0) or (0,) * 4)
+
+
+def _window(step: Step, dimensions: int) -> tuple[list[int], list[int], list[int] | None, list[int] | None]:
+    """Return (padding before, padding after, stride, dilation) of a window; None for a stride or dilation of 1."""
     ones = [1] * dimensions
     if step.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise NoForm(f"auto_pad={step.get('auto_pad')}")
@@ -54,14 +86,14 @@ def _window(step, dimensions):
     return first, last, stride if stride != ones else None, dilation if dilation != ones else None
 
 
-def _padded(x, first, last, value=""):
+def _padded(x: str, first: Sequence[int], last: Sequence[int], value: str = "") -> str:
     pairs = [number for pair in zip(first[::-1], last[::-1]) for number in pair]
     return f"F.pad({x}, ({', '.join(map(str, pairs))}){value})"
 
 
 @written_as("Conv")
-def convolution(step):
-    """`nn.Conv2d`; padding that is not the same on both sides comes before it."""
+def convolution(step: Step) -> str:
+    """`nn.Conv2d`; before it `F.pad`, if the padding differs between both sides."""
     weight, bias, x = step.value(1), step.value(2, None), step.operand(0)
     first, last, stride, dilation = _window(step, weight.ndim - 2)
     groups = step.get("group", 1)
@@ -86,13 +118,13 @@ def convolution(step):
 
 
 @written_as("ConvTranspose")
-def transposed_convolution(step):
+def transposed_convolution(step: Step) -> str:
     """`nn.ConvTranspose2d`."""
     weight, bias = step.value(1), step.value(2, None)
     first, last, stride, dilation = _window(step, weight.ndim - 2)
     groups, more = step.get("group", 1), step.get("output_padding", [0])
     if first != last or step.get("output_shape"):
-        raise NoForm("padding that is not the same on both sides")
+        raise NoForm("padding that differs between both sides")
     layer = step.layer(
         f"ConvTranspose{weight.ndim - 2}d",
         arguments(
@@ -113,7 +145,7 @@ def transposed_convolution(step):
 
 
 @written_as("Gemm")
-def dense(step):
+def dense(step: Step) -> str:
     """`nn.Linear`."""
     weight, bias = step.value(1), step.value(2, None)
     if step.get("transA", 0) or step.get("alpha", 1.0) != 1 or step.get("beta", 1.0) != 1 or weight.ndim != 2:
@@ -125,14 +157,14 @@ def dense(step):
 
 
 @written_as("MatMul")
-def product(step):
-    """`nn.Linear` without a bias where the second is a matrix of weights, else the product itself."""
+def product(step: Step) -> str:
+    """`nn.Linear` without a bias if the second input is a matrix of weights, otherwise a product."""
     if step.is_known(1) and step.value(1).ndim == 2:
         return _linear(step, step.value(1).T, None)
     return f"{step.operand(0)} @ {step.operand(1)}"
 
 
-def _linear(step, weight, bias):
+def _linear(step: Step, weight: np.ndarray, bias: np.ndarray | None) -> str:
     layer = step.layer(
         "Linear",
         arguments(weight.shape[1], weight.shape[0], bias=None if bias is not None else False),
@@ -143,10 +175,10 @@ def _linear(step, weight, bias):
 
 
 @written_as("BatchNormalization")
-def batch_norm(step):
-    """`nn.BatchNorm2d`; PyTorch's momentum is the share of the new, ONNX's and MXNet's that of the old."""
+def batch_norm(step: Step) -> str:
+    """`nn.BatchNorm2d`; PyTorch's momentum is the share of the new value, ONNX's and MXNet's that of the old one."""
     scale, shift, mean, variance = (step.value(place) for place in range(1, 5))
-    rank = len(step.shape(0) or (0,) * 4)
+    rank = _rank(step)
     layer = step.layer(
         f"BatchNorm{max(1, rank - 2)}d",
         arguments(len(scale), eps=step.get("epsilon", 1e-5), momentum=round(1 - step.get("momentum", 0.9), 6)),
@@ -159,10 +191,10 @@ def batch_norm(step):
 
 
 @written_as("InstanceNormalization")
-def instance_norm(step):
+def instance_norm(step: Step) -> str:
     """`nn.InstanceNorm2d`."""
     scale, shift = step.value(1), step.value(2)
-    rank = len(step.shape(0) or (0,) * 4)
+    rank = _rank(step)
     layer = step.layer(
         f"InstanceNorm{max(1, rank - 2)}d",
         arguments(len(scale), eps=step.get("epsilon", 1e-5), affine=True),
@@ -173,31 +205,31 @@ def instance_norm(step):
 
 
 @written_as("PRelu")
-def prelu(step):
+def prelu(step: Step) -> str:
     """`nn.PReLU`."""
-    slope, rank = step.value(1), len(step.shape(0) or (0,) * 4)
+    slope, rank = step.value(1), _rank(step)
     if slope.size > 1 and slope.shape[-(rank - 1) :] != (slope.size, *[1] * (rank - 2)):
-        raise NoForm("slopes along another axis than the channels")
+        raise NoForm("its slopes are not along the channels")
     layer = step.layer("PReLU", arguments(slope.size) if slope.size > 1 else "", weight=slope.ravel())
     return f"{layer}({step.operand(0)})"
 
 
 @written_as("Dropout")
-def dropout(step):
-    """`nn.Dropout`, which does nothing but in training."""
+def dropout(step: Step) -> str:
+    """`nn.Dropout`, which has no effect in prediction."""
     share = step.value(1, None)
     return f"{step.layer('Dropout', arguments(0.5 if share is None else float(share)))}({step.operand(0)})"
 
 
 @written_as("MaxPool", "AveragePool")
-def pooling(step):
-    """`F.max_pool2d` or `F.avg_pool2d`; padding that these do not take comes before them."""
+def pooling(step: Step) -> str:
+    """`F.max_pool2d` or `F.avg_pool2d`; before it `F.pad`, if they do not support the padding."""
     kernel, x = step.get("kernel_shape"), step.operand(0)
     first, last, stride, dilation = _window(step, len(kernel))
     largest, counted = step.kind == "MaxPool", step.get("count_include_pad", 0)
     if first != last or any(2 * pad > size for pad, size in zip(first, kernel)):
         if not largest and not counted:
-            raise NoForm("a mean without its padding, which is not the same on both sides")
+            raise NoForm("a mean that excludes its padding, which differs between both sides")
         x, first = _padded(x, first, last, ', value=float("-inf")' if largest else ""), [0]
     return (
         f"F.{'max' if largest else 'avg'}_pool{len(kernel)}d({x}, "
@@ -214,14 +246,14 @@ def pooling(step):
 
 
 @written_as("GlobalAveragePool", "GlobalMaxPool")
-def global_pooling(step):
-    """The mean or the largest over all rows and columns."""
-    axes = ", ".join(str(axis) for axis in range(2, len(step.shape(0) or (0,) * 4)))
+def global_pooling(step: Step) -> str:
+    """The mean or maximum over all rows and columns."""
+    axes = ", ".join(str(axis) for axis in range(2, _rank(step)))
     return f"{step.operand(0)}.{'mean' if step.kind == 'GlobalAveragePool' else 'amax'}(({axes}), keepdim=True)"
 
 
 @written_as("Softmax", "LogSoftmax")
-def softmax(step):
+def softmax(step: Step) -> str:
     """`F.softmax`, or its logarithm."""
     return f"F.{'softmax' if step.kind == 'Softmax' else 'log_softmax'}({step.operand(0)}, {step.get('axis', -1)})"
 
@@ -252,22 +284,22 @@ _FUNCTIONS = {
 
 
 @written_as(*_FUNCTIONS)
-def function(step):
-    """A function of its inputs, which PyTorch has under nearly the same name."""
+def function(step: Step) -> str:
+    """A function of the inputs that PyTorch has under nearly the same name."""
     return f"{_FUNCTIONS[step.kind]}({', '.join(map(step.operand, range(len(step.inputs))))})"
 
 
 @written_as("Max", "Min")
-def extreme(step):
-    """The larger or smaller of several; `torch.clamp` where one of them is a number."""
-    made, *others = map(step.operand, sorted(range(len(step.inputs)), key=step.is_known))
+def extreme(step: Step) -> str:
+    """The maximum or minimum of several inputs; `torch.clamp` for numbers."""
+    expression, *others = map(step.operand, sorted(range(len(step.inputs)), key=step.is_known))
     for other in others:
-        made = (
-            f"torch.{'maximum' if step.kind == 'Max' else 'minimum'}({made}, {other})"
+        expression = (
+            f"torch.{'maximum' if step.kind == 'Max' else 'minimum'}({expression}, {other})"
             if other.isidentifier()
-            else f"torch.clamp({made}, {step.kind.lower()}={other})"
+            else f"torch.clamp({expression}, {step.kind.lower()}={other})"
         )
-    return made
+    return expression
 
 
 _SIGNS = {
@@ -286,20 +318,20 @@ _SIGNS = {
 
 
 @written_as(*_SIGNS)
-def arithmetic(step):
+def arithmetic(step: Step) -> str:
     """Arithmetic on arrays."""
     return f" {_SIGNS[step.kind]} ".join(map(step.operand, range(len(step.inputs))))
 
 
 @written_as("Neg")
-def negative(step):
+def negative(step: Step) -> str:
     """The negative."""
     return f"-{step.operand(0)}"
 
 
 @written_as("LeakyRelu", "Elu", "Selu", "HardSigmoid")
-def rectifier(step):
-    """Activations with settings."""
+def rectifier(step: Step) -> str:
+    """Activations with parameters that are not learned."""
     x = step.operand(0)
     if step.kind == "HardSigmoid":
         return f"torch.clamp({arguments(step.get('alpha', 0.2))} * {x} + {arguments(step.get('beta', 0.5))}, 0, 1)"
@@ -313,14 +345,14 @@ def rectifier(step):
 
 
 @written_as("Clip")
-def clip(step):
+def clip(step: Step) -> str:
     """`torch.clamp`."""
     ends = [None if step.value(place, None) is None else float(step.value(place)) for place in (1, 2)]
     return f"torch.clamp({step.operand(0)}, {arguments(min=ends[0], max=ends[1])})"
 
 
 @written_as("LRN")
-def local_response(step):
+def local_response(step: Step) -> str:
     """`F.local_response_norm`."""
     return (
         f"F.local_response_norm({step.operand(0)}, "
@@ -332,8 +364,8 @@ def local_response(step):
 
 
 @written_as("Cast")
-def cast(step):
-    """Another type of number."""
-    if step.get("to") not in _NAMES:
-        raise NoForm(f"the type number {step.get('to')}")
-    return f"{step.operand(0)}.to(torch.{_NAMES[step.get('to')]})"
+def cast(step: Step) -> str:
+    """Conversion to another type."""
+    if step.get("to") not in _TYPES:
+        raise NoForm(f"type {step.get('to')}")
+    return f"{step.operand(0)}.to(torch.{_TYPES[step.get('to')]})"

@@ -1,11 +1,21 @@
-"""PyTorch for ONNX's operators that change shapes: reshaping, slices, padding, reductions; see `torch_operators`."""
+"""PyTorch for ONNX's operators that change shapes: reshaping, slices, padding, reductions.
+
+`d2lcls.deploy.torch.operators` shows how to add one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from d2lcls.deploy.torch.operators import NoForm, arguments, written_as
 
+if TYPE_CHECKING:
+    from d2lcls.deploy.torch.graph import Step
+
 
 @written_as("Flatten")
-def flatten(step):
-    """All axes from one on as one."""
+def flatten(step: Step) -> str:
+    """All axes but the first as one."""
     axis = step.get("axis", 1)
     if axis != 1:
         raise NoForm(f"axis={axis}")
@@ -13,28 +23,28 @@ def flatten(step):
 
 
 @written_as("Reshape")
-def reshape(step):
-    """Another shape; 0 stands for the size that the axis has."""
-    sizes = [f"{step.operand(0)}.shape[{place}]" if size == 0 else size for place, size in enumerate(step.sizes(1))]
+def reshape(step: Step) -> str:
+    """Another shape; a size of 0 leaves the axis as it is."""
+    sizes = [f"{step.operand(0)}.shape[{axis}]" if size == 0 else size for axis, size in enumerate(step.sizes(1))]
     return f"{step.operand(0)}.reshape({', '.join(map(str, sizes))})"
 
 
 @written_as("Expand")
-def expand(step):
-    """Repetition along axes of one."""
+def expand(step: Step) -> str:
+    """Repetition along axes of size 1."""
     sizes = [-1 if size == 1 else size for size in step.sizes(1)]
     return f"{step.operand(0)}.expand({', '.join(map(str, sizes))})"
 
 
 @written_as("Transpose")
-def transpose(step):
+def transpose(step: Step) -> str:
     """Axes in another order."""
     return f"{step.operand(0)}.permute({', '.join(map(str, step.get('perm', range(len(step.known_shape(0)))[::-1])))})"
 
 
 @written_as("Squeeze", "Unsqueeze")
-def axes_of_one(step):
-    """Axes of one taken away or put in."""
+def axes_of_one(step: Step) -> str:
+    """Axes of size 1 removed or inserted."""
     x, axes = step.operand(0), step.numbers(1)
     if step.kind == "Squeeze":
         return x + "".join(f".squeeze({axis})" for axis in sorted(axes, reverse=min(axes) >= 0))
@@ -42,13 +52,13 @@ def axes_of_one(step):
 
 
 @written_as("Concat")
-def concatenation(step):
-    """One after the other along an axis."""
+def concatenation(step: Step) -> str:
+    """Arrays joined along an axis."""
     return f"torch.cat(({', '.join(map(step.operand, range(len(step.inputs))))},), {step.get('axis')})"
 
 
-@written_as("Split")
-def split(step):
+@written_as("Split", several=True)
+def split(step: Step) -> str:
     """Parts along an axis."""
     axis = step.get("axis", 0)
     parts = step.numbers(1, None) or [step.known_shape(0)[axis] // len(step.outputs)] * len(step.outputs)
@@ -56,7 +66,7 @@ def split(step):
 
 
 @written_as("Slice")
-def window(step):
+def part(step: Step) -> str:
     """A part along some axes."""
     starts, ends = step.numbers(1), step.numbers(2)
     axes, strides = step.numbers(3, list(range(len(starts)))), step.numbers(4, [1] * len(starts))
@@ -64,25 +74,25 @@ def window(step):
     parts = [":"] * rank
     for start, end, axis, stride in zip(starts, ends, axes, strides):
         if stride < 1:
-            raise NoForm("steps backwards")
-        end = end if -(2**31) < end < 2**31 - 1 else ""  # the largest number stands for the end
+            raise NoForm("backward steps")
+        end = end if -(2**31) < end < 2**31 - 1 else ""  # the largest number means the end
         parts[axis] = f"{start or ''}:{end}" + (f":{stride}" if stride > 1 else "")
     return f"{step.operand(0)}[{', '.join(parts)}]"
 
 
 @written_as("Gather")
-def picked(step):
-    """One place of an axis, or several."""
-    places, axis = step.value(1), step.get("axis", 0)
-    if places.ndim == 0:
-        return f"{step.operand(0)}.select({axis}, {int(places)})"
-    if places.ndim > 1:
-        raise NoForm("places in a table")
-    return f"torch.cat([{step.operand(0)}.narrow({axis}, i, 1) for i in {[int(place) for place in places]}], {axis})"
+def gather(step: Step) -> str:
+    """One index of an axis, or several."""
+    indices, axis = step.value(1), step.get("axis", 0)
+    if indices.ndim == 0:
+        return f"{step.operand(0)}.select({axis}, {int(indices)})"
+    if indices.ndim > 1:
+        raise NoForm("indices with several axes")
+    return f"torch.cat([{step.operand(0)}.narrow({axis}, i, 1) for i in {[int(index) for index in indices]}], {axis})"
 
 
 @written_as("Pad")
-def padding(step):
+def padding(step: Step) -> str:
     """`F.pad`."""
     pads, mode, fill = step.numbers(1), step.get("mode", "constant"), step.value(2, None)
     rank = len(pads) // 2
@@ -100,7 +110,7 @@ def padding(step):
 
 
 @written_as("Resize")
-def resize(step):
+def resize(step: Step) -> str:
     """`F.interpolate`, of rows and columns."""
     mode, grid = step.get("mode", "nearest"), step.get("coordinate_transformation_mode", "half_pixel")
     how = {
@@ -115,36 +125,36 @@ def resize(step):
     return f"F.interpolate({step.operand(0)}, size=({after[2]}, {after[3]}), mode={how})"
 
 
-@written_as("TopK")
-def largest(step):
-    """The largest or smallest, and where they are."""
+@written_as("TopK", several=True)
+def top_k(step: Step) -> str:
+    """The largest or smallest values, and their indices."""
     named = "" if step.get("largest", 1) else ", largest=False"
     return f"{step.operand(0)}.topk({step.numbers(1)[0]}, {step.get('axis', -1)}{named})"
 
 
 @written_as("DepthToSpace")
-def depth_to_space(step):
-    """`F.pixel_shuffle`, where channels are ordered as it wants them."""
+def depth_to_space(step: Step) -> str:
+    """`F.pixel_shuffle`, for channels in the same order."""
     if step.get("mode", "DCR") != "CRD":
         raise NoForm("mode=DCR")
     return f"F.pixel_shuffle({step.operand(0)}, {step.get('blocksize')})"
 
 
 @written_as("LpNormalization")
-def normalisation(step):
+def normalisation(step: Step) -> str:
     """Division by a norm along an axis."""
     return f"F.normalize({step.operand(0)}, {step.get('p', 2)}, {step.get('axis', -1)})"
 
 
 @written_as("Tile")
-def repetition(step):
-    """Repetition of the whole."""
+def repetition(step: Step) -> str:
+    """Repetition of the whole array."""
     return f"{step.operand(0)}.repeat({', '.join(map(str, step.sizes(1)))})"
 
 
 @written_as("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd")
-def reduction(step):
-    """A mean, sum, product or extreme over axes."""
+def reduction(step: Step) -> str:
+    """A mean, sum, product, maximum, minimum or norm over axes."""
     axes = step.get("axes")
     if axes is None:
         axes = step.numbers(1, list(range(len(step.known_shape(0)))))
@@ -162,6 +172,6 @@ def reduction(step):
 
 
 @written_as("ArgMax", "ArgMin")
-def place_of(step):
-    """Where the largest or smallest is."""
+def index_of_extreme(step: Step) -> str:
+    """The index of the maximum or minimum."""
     return f"{step.operand(0)}.{step.kind.lower()}({step.get('axis', 0)}, keepdim={bool(step.get('keepdims', 1))})"

@@ -32,7 +32,7 @@ def test_every_batch_size_gets_the_answers_of_a_block(graph, examples):
 
 
 def test_many_batch_sizes_keep_few_executors(graph, examples, monkeypatch):
-    monkeypatch.setattr(bound, "KEPT", 2)
+    monkeypatch.setattr(bound, "MAX_EXECUTORS", 2)
     compute = bound.bind(*graph)
     expected = compute(examples)
     for count in (1, 2, 3, 4, 1, 64):

@@ -7,7 +7,7 @@ from d2lcls.deploy.exporting import read_graph, save_graph
 from d2lcls.deploy.graph.bound import bind
 from d2lcls.deploy.graph.symbol_json import parse_symbol
 from d2lcls.deploy.manifest import Manifest, write_manifest
-from d2lcls.deploy.rescue.load import assemble as assemble_old
+from d2lcls.deploy.rescue.load import build_old_model
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import assemble, fuse_graph, quantize_graph
 from d2lcls.models.fusion.unfused import run
@@ -239,7 +239,7 @@ def exported_and_loaded(program, folder):
 def rescued(program, folder):
     symbol, arguments, statistics = program.graph()
     arrays = {name: value.asnumpy() for name, value in {**arguments, **statistics}.items()}
-    model = assemble_old(parse_symbol(symbol.tojson()), arrays, (3, SIDE, SIDE))
+    model = build_old_model(parse_symbol(symbol.tojson()), arrays, (3, SIDE, SIDE))
     return list(model.run(program.x).values())
 
 

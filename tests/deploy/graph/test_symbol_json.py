@@ -3,7 +3,7 @@
 import json
 
 from d2lcls.deploy.graph.symbol_json import SymbolError, parse_symbol, read_symbol
-from d2lcls.deploy.rescue.load import assemble
+from d2lcls.deploy.rescue.load import build_old_model
 
 import mxnet as mx
 import numpy as np
@@ -74,7 +74,7 @@ def test_every_form_computes_the_same(form, version, tmp_path):
     graph = read_symbol(path)
     assert graph.version.startswith(version)
     arrays, x = values(symbol), np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
-    model = assemble(graph, arrays, (3, 8, 8))
+    model = build_old_model(graph, arrays, (3, 8, 8))
     executor = symbol.bind(
         mx.cpu(),
         {
@@ -118,7 +118,7 @@ def test_what_is_upgraded():
     assert graph.changes == ("Reshape's target_shape is now shape", "Convolution_v1 is now Convolution")
     graph = parse_symbol(json.dumps(graph_of(node("Reshape", target_shape="(2,0)"))))
     assert graph.nodes[1].attributes == {"shape": "(2, -1)"}
-    model = assemble(
+    model = build_old_model(
         parse_symbol(json.dumps(graph_of(node("CuDNNBatchNorm")))),
         {f"layer_{name}": np.ones(3, np.float32) for name in ("gamma", "beta", "moving_mean", "moving_var")},
         (3, 2, 2),
@@ -128,19 +128,19 @@ def test_what_is_upgraded():
 
 POOL = {"kernel": "(2, 2)", "pool_type": "max"}
 UNSOUND = [
-    ("{", "it is no JSON"),
-    ("[" * 100000, "it is no JSON"),
+    ("{", "it is not JSON"),
+    ("[" * 100000, "it is not JSON"),
     ("[]", "no list of nodes"),
     ('{"nodes": []}', "no list of nodes"),
-    (graph_of(7), "node 1 is no object"),
+    (graph_of(7), "node 1 is not an object"),
     (graph_of({"op": 1, "name": "a"}), "no operator or no name"),
     (graph_of({"op": "relu", "name": "a\0b", "inputs": []}), "no operator or no name"),
-    (graph_of({"op": "relu", "name": "a", "param": {"x": 1}, "inputs": []}), "param that are no texts"),
-    (graph_of(node("relu", ((1, 0),))), "takes output 0 of node 1, which is not before it"),
-    (graph_of(node("relu", ((-1, 0),))), "takes output 0 of node -1"),
-    (graph_of(node("relu", ((0, 99999),))), "takes output 99999 of node 0"),
+    (graph_of({"op": "relu", "name": "a", "param": {"x": 1}, "inputs": []}), "param that are not strings"),
+    (graph_of(node("relu", ((1, 0),))), "refers to output 0 of node 1, which is not before it"),
+    (graph_of(node("relu", ((-1, 0),))), "refers to output 0 of node -1"),
+    (graph_of(node("relu", ((0, 99999),))), "refers to output 99999 of node 0"),
     (graph_of(node("relu", ((0, 0, 0, 0),))), "expected two or three numbers"),
-    (graph_of(node("relu"), heads=[[5, 0]]), "the heads takes output 0 of node 5"),
+    (graph_of(node("relu"), heads=[[5, 0]]), "the list of heads refers to output 0 of node 5"),
     (graph_of(heads=[]) | {"heads": []}, "no outputs"),
     (graph_of(node("Convolution", kernel="(3, 3)", num_filter="4", num_group="0")), "'layer'.*num_group is 0"),
     (graph_of(node("Pooling", kernel="(2, 2)", stride="(0, 0)")), "stride is .0, 0., and should be 1 or more"),
@@ -163,15 +163,15 @@ def test_what_is_not_sound_never_reaches_mxnet(content, reason, tmp_path, monkey
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (graph_of(node("relu", ((0, 1),))), "'layer' takes output 1 of 'data', which has 1"),
+        (graph_of(node("relu", ((0, 1),))), "'layer' reads output 1 of 'data', which has 1"),
         (
             graph_of(node("SliceChannel", num_outputs="3"), node("relu", ((1, 3),), "next")),
             "output 3 of 'layer', which has 3",
         ),
-        (graph_of(node("relu"), heads=[[1, 1]]), "The graph gives out output 1 of 'layer'"),
+        (graph_of(node("relu"), heads=[[1, 1]]), "The graph returns output 1 of 'layer'"),
         (graph_of(node("WarpCTC")), "WarpCTC .'layer'.: MXNet .* has no such operator"),
         (graph_of(node("Custom", op_type="of_somebody")), "written in Python as 'of_somebody'.*Import the module"),
-        (graph_of(node("relu", ((0, 0), (0, 0)))), "'layer' takes 2 inputs, and relu has 1"),
+        (graph_of(node("relu", ((0, 0), (0, 0)))), "'layer' has 2 inputs, and relu takes 1"),
         (graph_of(node("Activation")), "MXNet cannot build"),
         (graph_of(node("Pooling", **{**POOL, "kernel": "many"})), "MXNet cannot build"),
     ],
@@ -198,7 +198,7 @@ def test_flipped_bits_give_an_error_or_a_network():
         for place in rng.integers(len(content), size=rng.integers(1, 3)):
             content[place] ^= 1 << rng.integers(7)
         try:
-            outputs = assemble(parse_symbol(bytes(content)), arrays, (3, 8, 8)).run(x)
+            outputs = build_old_model(parse_symbol(bytes(content)), arrays, (3, 8, 8)).run(x)
         except ValueError as error:
             outcomes[False] += 1
             assert str(error) and "Stack trace" not in str(error)
@@ -209,5 +209,5 @@ def test_flipped_bits_give_an_error_or_a_network():
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file of a graph"):
+    with pytest.raises(FileNotFoundError, match="there is no such graph file"):
         read_symbol(tmp_path / "net-symbol.json")

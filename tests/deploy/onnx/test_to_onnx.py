@@ -2,8 +2,8 @@ import sys
 
 from d2lcls.deploy import ModelError, load_model
 from d2lcls.deploy.exporting import export
-from d2lcls.deploy.onnx.converters import OPSET
 from d2lcls.deploy.onnx.export import export_onnx, graph_to_onnx
+from d2lcls.deploy.onnx.registry import OPSET
 from d2lcls.deploy.onnx_runtime import open_session
 
 import mxnet as mx

@@ -1,4 +1,7 @@
-"""PyTorch code written from models; what needs PyTorch runs in the Python that D2LCLS_TORCH_PYTHON names."""
+"""PyTorch code written from models; what needs PyTorch runs in the Python that D2LCLS_TORCH_PYTHON names.
+
+The folder is not called torch: pytest puts its parent on sys.path, where GluonCV would take it for PyTorch.
+"""
 
 import ast
 import json
@@ -9,16 +12,17 @@ import subprocess
 from d2lcls.cli import main
 from d2lcls.deploy import ModelError, load_model, read_manifest
 from d2lcls.deploy.exporting import export
-from d2lcls.deploy.onnx.checked import to_onnx
+from d2lcls.deploy.onnx.convert import to_onnx
 from d2lcls.deploy.onnx.export import export_onnx
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.deploy.torch.export import export_torch, write_torch
+from d2lcls.deploy.torch.operators import EXPRESSIONS, written_as
 
 import numpy as np
 import pytest
+from old_networks import NETWORKS, images, make
 from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
-from test_onnx_converters import NETWORKS, images, make
 
 TORCH = os.environ.get("D2LCLS_TORCH_PYTHON")
 needs_torch = pytest.mark.skipif(not TORCH, reason="D2LCLS_TORCH_PYTHON names no Python with torch")
@@ -192,7 +196,9 @@ def graph_of(*nodes, weights=(), shape=("N", 3, 4, 4), checked=True):
 
 
 def test_operators_without_a_form_are_named():
-    with pytest.raises(ModelError, match=r"The operator Hardmax of the layer odd cannot be written .*no such operator"):
+    with pytest.raises(
+        ModelError, match=r"The operator Hardmax of the layer odd cannot be written .*there is no code for it"
+    ):
         to_code(graph_of(helper.make_node("Hardmax", ["data"], ["y"], name="odd")), "t")
     with pytest.raises(ModelError, match=r"The operator Conv of the layer c .*its input 1 is computed"):
         to_code(
@@ -203,6 +209,19 @@ def test_operators_without_a_form_are_named():
         )
     with pytest.raises(ModelError, match=r"DepthToSpace .*mode=DCR"):
         to_code(graph_of(helper.make_node("DepthToSpace", ["data"], ["y"], name="d", blocksize=2)), "t")
+
+
+def test_an_operator_can_be_added_once(monkeypatch):
+    monkeypatch.setitem(EXPRESSIONS, "Acos", None)  # removed again at the end of the test
+    del EXPRESSIONS["Acos"]
+    model = graph_of(helper.make_node("Acos", ["data"], ["y"]))
+    with pytest.raises(ModelError, match="there is no code for it"):
+        to_code(model, "t")
+    written_as("Acos")(lambda step: f"torch.acos({step.operand(0)})")
+    assert "x = torch.acos(x)" in to_code(model, "t")[0]
+    with pytest.raises(ValueError, match="Conv is registered already: convolution"):
+        written_as("Hardmax", "Conv")(lambda step: "")
+    assert "Hardmax" not in EXPRESSIONS
 
 
 def test_names_in_a_file_do_not_become_code():

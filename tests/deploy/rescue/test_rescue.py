@@ -10,7 +10,7 @@ from d2lcls.deploy.graph.symbol_json import parse_symbol, read_symbol
 from d2lcls.deploy.onnx.checked import write_onnx
 from d2lcls.deploy.rescue.gluon import load_gluon_parameters
 from d2lcls.deploy.rescue.inputs import example_inputs
-from d2lcls.deploy.rescue.load import RescueError, assemble, load_old_model
+from d2lcls.deploy.rescue.load import RescueError, build_old_model, load_old_model
 from d2lcls.deploy.rescue.report import describe
 
 import mxnet as mx
@@ -166,11 +166,11 @@ def test_networks_of_the_zoos(network, tmp_path, name, size):
 @pytest.mark.parametrize(
     "network, reason",
     [
-        ("cnn", "The parameters do not fit the network: .* are missing.*unknown to it.*another network"),
+        ("cnn", "The parameters do not fit the network: .* are missing.*not in it.*another network"),
         ("no_such_net", "no_such_net"),
         ("nowhere:Net", "nowhere:Net: cannot be imported .*Expected module:Class"),
-        ("json:dumps", "cannot be made without arguments"),
-        ("json:JSONDecoder", "makes a JSONDecoder, not a gluon.HybridBlock"),
+        ("json:dumps", "cannot be called without arguments"),
+        ("json:JSONDecoder", "returns a JSONDecoder, not a gluon.HybridBlock"),
     ],
 )
 def test_classes_that_do_not_fit(gluon_network, tmp_path, network, reason):
@@ -184,9 +184,9 @@ def test_what_is_missing_or_of_another_shape_is_listed(checkpoint, tmp_path):
     arrays = {name: array.asnumpy() for name, array in nd.load(files_of(checkpoint[0])[1]).items()}
     fewer = {name: array for name, array in arrays.items() if name not in ("arg:conv1_weight", "aux:bn_moving_mean")}
     with pytest.raises(RescueError, match=r"2 parameters are missing: bn_moving_mean \(4\), conv1_weight \(4, 3, 3, 3"):
-        assemble(symbol, fewer, (3, 12, 12))
-    with pytest.raises(RescueError, match=r"1 parameters are missing.*unknown to the graph: conv_1_weight"):
-        assemble(
+        build_old_model(symbol, fewer, (3, 12, 12))
+    with pytest.raises(RescueError, match=r"1 parameters are missing.*not in the graph: conv_1_weight"):
+        build_old_model(
             symbol,
             {
                 **{n: a for n, a in arrays.items() if n != "arg:conv1_weight"},
@@ -195,10 +195,10 @@ def test_what_is_missing_or_of_another_shape_is_listed(checkpoint, tmp_path):
             (3, 12, 12),
         )
     with pytest.raises(RescueError, match=r"1 have another shape: fc2_weight \(16, 3\) instead of \(3, 16\).*together"):
-        assemble(symbol, {**arrays, "arg:fc2_weight": arrays["arg:fc2_weight"].T}, (3, 12, 12))
+        build_old_model(symbol, {**arrays, "arg:fc2_weight": arrays["arg:fc2_weight"].T}, (3, 12, 12))
     with pytest.raises(RescueError, match="in the parameters twice"):
-        assemble(symbol, {**arrays, "aux:fc2_weight": arrays["arg:fc2_weight"]})
-    model = assemble(symbol, {**arrays, "arg:left_over": np.ones(1, np.float32)}, (3, 12, 12))
+        build_old_model(symbol, {**arrays, "aux:fc2_weight": arrays["arg:fc2_weight"]})
+    model = build_old_model(symbol, {**arrays, "arg:left_over": np.ones(1, np.float32)}, (3, 12, 12))
     assert any("1 parameters are not used by the graph: left_over" in note for note in model.notes)
 
 
@@ -208,7 +208,7 @@ def test_what_is_missing_or_of_another_shape_is_listed(checkpoint, tmp_path):
         ((1, 12, 12), "another shape.*is it the input's shape that differs"),
         ((3, 13), "cannot take inputs of|another shape|do not fit"),
         ((3, 0, 12), "whole numbers above 0"),
-        ({"image": (3, 12, 12)}, "'image' is no input of the network; it takes data"),
+        ({"image": (3, 12, 12)}, "'image' is not an input of the network, whose inputs are data"),
     ],
 )
 def test_shapes_that_do_not_fit(checkpoint, shapes, reason):
@@ -219,7 +219,7 @@ def test_shapes_that_do_not_fit(checkpoint, shapes, reason):
 def test_a_network_that_takes_many_sizes_asks_for_one(tmp_path):
     symbol = sym.Convolution(sym.var("data"), kernel=(3, 3), num_filter=4, no_bias=True, name="c")
     symbol = sym.Pooling(symbol, global_pool=True, kernel=(1, 1))
-    model = assemble(parse_symbol(symbol.tojson()), {"c_weight": np.ones((4, 3, 3, 3), np.float32)})
+    model = build_old_model(parse_symbol(symbol.tojson()), {"c_weight": np.ones((4, 3, 3, 3), np.float32)})
     assert model.shapes == {"data": None} and "of many sizes: give --shape" in str(describe(model))
     with pytest.raises(RescueError, match="takes 'data' in many sizes: give one, as in --shape 3,224,224"):
         example_inputs(model)
@@ -234,11 +234,11 @@ def test_half_precision(tmp_path):
     symbol = net(sym.var("data"))
     arrays = {name: parameter.data().asnumpy() for name, parameter in net.collect_params().items()}
     assert {array.dtype for array in arrays.values()} == {np.dtype("float16")}
-    model = assemble(parse_symbol(symbol.tojson()), arrays, (3, 8, 8))
+    model = build_old_model(parse_symbol(symbol.tojson()), arrays, (3, 8, 8))
     net.cast("float32")
     x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(next(iter(model.run(x).values())), net(nd.array(x)).asnumpy(), rtol=1e-5, atol=1e-6)
-    assert any("float16 are computed with in float32" in note for note in model.notes)
+    assert any("float16 were converted to float32" in note for note in model.notes)
     assert write_onnx(model, tmp_path / "m.onnx", {"data": x}).largest < 1e-5
 
 
@@ -272,7 +272,7 @@ def test_a_graph_deeper_than_python_recurses():
         "arg_nodes": [0],
         "heads": [[3000, 0]],
     }
-    assert assemble(parse_symbol(json.dumps(x)), {}).shapes == {"data": None}
+    assert build_old_model(parse_symbol(json.dumps(x)), {}).shapes == {"data": None}
 
 
 def test_memory_that_is_not_there():
@@ -280,10 +280,12 @@ def test_memory_that_is_not_there():
     for _ in range(200):
         x = sym.relu(x)
     symbol = sym.Pooling(x, global_pool=True, kernel=(1, 1))
-    model = assemble(parse_symbol(symbol.tojson()), {"c_weight": np.ones((1, 1, 1, 1), np.float32)}, (1, 40000, 40000))
-    with pytest.raises(RescueError, match="layers need up to .* GB on this input.*Give a smaller --shape"):
+    model = build_old_model(
+        parse_symbol(symbol.tojson()), {"c_weight": np.ones((1, 1, 1, 1), np.float32)}, (1, 40000, 40000)
+    )
+    with pytest.raises(RescueError, match="layers need up to .* GB for this input.*Give a smaller --shape"):
         model.run({"data": np.broadcast_to(np.float32(0), (1, 1, 40000, 40000))})
-    with pytest.raises(RescueError, match="would give 2,?.* numbers on this input.*Give a smaller --shape"):
+    with pytest.raises(RescueError, match="would return 2,?.* numbers for this input.*Give a smaller --shape"):
         model.run({"data": np.broadcast_to(np.float32(0), (1, 1, 50000, 50000))})
 
 
@@ -341,9 +343,9 @@ def test_the_command(checkpoint, tmp_path, capsys):
         (["SYMBOL", "PARAMS", "--shape", "3,12,12", "--shape", "3,13,13"], 2, "name each input once"),
         (["SYMBOL", "PARAMS", "--mean", "1,2"], 2, "one number or three"),
         (["SYMBOL", "PARAMS", "--shape", "1,12,12"], 1, "do not fit the graph"),
-        (["SYMBOL", "nowhere.params"], 1, "nowhere.params: no such file of parameters"),
-        (["nowhere-symbol.json", "PARAMS"], 1, "nowhere-symbol.json: no such file of a graph"),
-        (["SYMBOL", "STATES"], 1, "begins as a pickle: .*the .states of an optimizer"),
+        (["SYMBOL", "nowhere.params"], 1, "nowhere.params: there is no such parameter file"),
+        (["nowhere-symbol.json", "PARAMS"], 1, "nowhere-symbol.json: there is no such graph file"),
+        (["SYMBOL", "STATES"], 1, "begins like a pickle: .*the .states of an optimizer"),
         (["PARAMS", "--model", "cnm"], 1, "cnn"),
         (["SYMBOL", "PARAMS", "--std", "0"], 1, "--std must not be 0"),
         (["SYMBOL", "PARAMS", "--image", "nowhere.png"], 1, "nowhere.png"),
