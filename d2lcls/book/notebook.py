@@ -77,7 +77,9 @@ def example_model(network: str = "cnn") -> Path:
         )
         training.load_checkpoint(Path(work, "best.npz"), net)
         exported = Path(work, "model")
-        export(net, exported, network, images.classes, Preprocess(32, 32, mean, std, "bilinear"), "cifar10")
+        export(
+            net, exported, network, images.classes, Preprocess(32, 32, tuple(mean), tuple(std), "bilinear"), "cifar10"
+        )
         measure_accuracy(exported, test)
         try:
             exported.rename(folder)
@@ -90,7 +92,7 @@ def example_model(network: str = "cnn") -> Path:
 class Source:
     """Source code that a notebook displays as such."""
 
-    def __init__(self, code: str):
+    def __init__(self, code: str) -> None:
         self.code = code
 
     def __repr__(self) -> str:

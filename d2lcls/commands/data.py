@@ -1,20 +1,24 @@
 """`d2lcls data`: get, check and list data sets."""
 
-from d2lcls.commands.parsers import commands_of
+from __future__ import annotations
+
+import argparse
+
+from d2lcls.commands.parsers import Command, commands_of
 
 
-def add(command):
+def add(command: Command) -> None:
     """Add the command and those below it to the parser."""
-    command = commands_of(command("data", None, "Get, check and list data sets.", "d2lcls data list"))
-    command("list", _list, "List the known data sets and whether they are here.", "d2lcls data list")
-    get = command("get", _get, "Get a data set into the cache and print its folder.", "d2lcls data get cifar10")
+    subcommand = commands_of(command("data", None, "Get, check and list data sets.", "d2lcls data list"))
+    subcommand("list", _list, "List the known data sets and whether they are here.", "d2lcls data list")
+    get = subcommand("get", _get, "Get a data set into the cache and print its folder.", "d2lcls data get cifar10")
     get.add_argument("name", metavar="NAME", help="a name that `d2lcls data list` shows")
     get.add_argument("--force", action="store_true", help="get it again even if it is here")
-    check = command("check", _check, "Compare cached files with their checksums.", "d2lcls data check cifar10")
+    check = subcommand("check", _check, "Compare cached files with their checksums.", "d2lcls data check cifar10")
     check.add_argument("name", metavar="NAME", nargs="?", help="one data set; all if not given")
 
 
-def _list(options):
+def _list(options: argparse.Namespace) -> None:
     from d2lcls.data import DATASETS, verify
     from d2lcls.machine.files import cache_folder
 
@@ -28,13 +32,13 @@ def _list(options):
     print(f"cache: {cache_folder()}")
 
 
-def _get(options):
+def _get(options: argparse.Namespace) -> None:
     from d2lcls.data import fetch
 
     print(fetch(options.name, force=options.force))
 
 
-def _check(options):
+def _check(options: argparse.Namespace) -> int:
     from d2lcls.data import DATASETS, verify
 
     damaged = False

@@ -1,7 +1,13 @@
 """`d2lcls doctor`: check what commonly goes wrong."""
 
+from __future__ import annotations
 
-def add(command):
+import argparse
+
+from d2lcls.commands.parsers import Command
+
+
+def add(command: Command) -> None:
     """Add the command to the parser."""
     doctor = command(
         "doctor", _examine, "Check what commonly goes wrong; exit code 1 on a problem.", "d2lcls doctor --json"
@@ -9,7 +15,7 @@ def add(command):
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
-def _examine(options):
+def _examine(options: argparse.Namespace) -> int:
     from d2lcls.data.download import catalog
     from d2lcls.machine import doctor
 

@@ -1,14 +1,24 @@
 """`d2lcls evaluate`: score a trained run, or a pretrained network on ImageNet."""
 
+from __future__ import annotations
+
+import argparse
 import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from d2lcls.commands.parsers import Command
 from d2lcls.machine.files import check_writable
 
+if TYPE_CHECKING:
+    from d2lcls.data import Batches
 
-def add(command):
+    import mxnet as mx
+
+
+def add(command: Command) -> None:
     """Add the command to the parser."""
     evaluate = command(
         "evaluate",
@@ -27,23 +37,24 @@ def add(command):
         metavar="FILE",
         help="imagenet: a .safetensors, .params or .pth file of your own instead of the pretrained weights",
     )
-    add("--tta", action="store_true", help="average the answers to six views of each image: shifted and mirrored")
+    add("--tta", action="store_true", help="average the predictions for six views of each image: shifted and mirrored")
     add("--per-class", metavar="FILE", help="write each class's accuracy as CSV")
     add("--ctx", default="auto", help="as for train")
     add("--json", action="store_true", help="print the score as JSON")
 
 
-def _evaluate(options):
+def _evaluate(options: argparse.Namespace) -> None:
     if options.per_class:
         check_writable(options.per_class)
     if options.model or options.root or options.weights or options.dataset == "imagenet":
-        return _evaluate_imagenet(options)
-    if not options.run_folder:
+        _evaluate_imagenet(options)
+    elif options.run_folder:
+        _evaluate_run(options)
+    else:
         options.wrong("the following arguments are required: RUN, or --dataset imagenet --root DIR --model NAME")
-    return _evaluate_run(options)
 
 
-def _evaluate_run(options):
+def _evaluate_run(options: argparse.Namespace) -> None:
     from d2lcls import data
     from d2lcls.machine import devices
     from d2lcls.training.runs import load_run
@@ -61,14 +72,14 @@ def _evaluate_run(options):
         parts = data.split_validation(images, run.recipe.validation, run.recipe.seed)
         if len(parts[1]) != run.validation_images:
             raise ValueError(
-                f"The run was validated on {run.validation_images:,} images of the caller's choice, which its folder does "
-                "not name: score the test set, or call d2lcls.training.evaluate."
+                f"The run was validated on {run.validation_images:,} images of the caller's choice, which are not "
+                "in its folder: score the test set, or call d2lcls.training.evaluate."
             )
         images = parts[options.split == "validation"]
     _score(options, options.split, net, run.batches(images), ctx)
 
 
-def _evaluate_imagenet(options):
+def _evaluate_imagenet(options: argparse.Namespace) -> None:
     """Score a network of 1000 classes on ImageNet, which has no public test set: its `val` takes that place."""
     from d2lcls import data
     from d2lcls.data.formats.imagenet import open_imagenet
@@ -88,7 +99,9 @@ def _evaluate_imagenet(options):
     _score(options, split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx)
 
 
-def _score(options, split, net, batches, ctx):
+def _score(
+    options: argparse.Namespace, split: str, net: mx.gluon.Block, batches: Batches, ctx: list[mx.Context]
+) -> None:
     from d2lcls.training.evaluation import evaluate_classes, six_views
 
     views = six_views if options.tta else None

@@ -113,7 +113,9 @@ def _export(options: argparse.Namespace) -> None:
         from d2lcls.training.runs import load_run
 
         run, net = load_run(options.run_folder)
-        manifest = Manifest(run.recipe.model, "mxnet", run.classes, run.preprocess(), dataset=run.recipe.dataset)
+        manifest = Manifest(
+            run.recipe.model or "model", "mxnet", run.classes, run.preprocess(), dataset=run.recipe.dataset
+        )
     else:
         from d2lcls.data.formats.imagenet import imagenet_classes
         from d2lcls.models import get_model, preprocessing

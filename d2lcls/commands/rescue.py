@@ -1,12 +1,21 @@
 """`d2lcls rescue`: tell what an old MXNet model is, run it, bring it up to date, write it as ONNX."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from d2lcls.commands.parsers import Command
 from d2lcls.machine.files import check_new_folder, check_writable
 
+if TYPE_CHECKING:
+    from d2lcls.deploy.rescue import OldModel
 
-def add(command):
+    import numpy as np
+
+
+def add(command: Command) -> None:
     """Add the command to the parser."""
     rescue = command(
         "rescue",
@@ -43,7 +52,7 @@ def add(command):
     add("--no-run", action="store_true", help="only tell what it is")
 
 
-def _rescue(options):
+def _rescue(options: argparse.Namespace) -> None:
     from d2lcls.deploy.rescue.gluon import load_gluon_parameters
     from d2lcls.deploy.rescue.load import load_old_model
     from d2lcls.deploy.rescue.report import describe
@@ -75,17 +84,17 @@ def _rescue(options):
         _write_torch(model, options.torch, inputs)
 
 
-def _run(model, inputs, pictures):
+def _run(model: OldModel, inputs: dict[str, np.ndarray], pictures: list[str] | None) -> None:
     outputs = model.run(inputs)
     for name, array in outputs.items():
         print(f"{name}: {array.shape}, from {array.min():.4g} to {array.max():.4g}")
         if pictures and array.ndim == 2 and array.shape[1] > 1:
             for path, row in zip(pictures, array):
-                best = ", ".join(f"{place} ({row[place]:.4g})" for place in (-row).argsort(kind="stable")[:5])
+                best = ", ".join(f"{index} ({row[index]:.4g})" for index in (-row).argsort(kind="stable")[:5])
                 print(f"  {path}: {best}")
 
 
-def _write_onnx(model, path, inputs):
+def _write_onnx(model: OldModel, path: str, inputs: dict[str, np.ndarray]) -> None:
     from d2lcls.deploy.onnx.checked import write_onnx
 
     parity = write_onnx(model, path, inputs)
@@ -101,15 +110,15 @@ def _write_onnx(model, path, inputs):
         )
 
 
-def _write_torch(model, folder, inputs):
+def _write_torch(model: OldModel, folder: str, inputs: dict[str, np.ndarray]) -> None:
     from d2lcls.deploy.onnx.checked import checked_onnx
     from d2lcls.deploy.torch.export import write_torch
 
-    made, parity = checked_onnx(model, inputs)
+    converted, parity = checked_onnx(model, inputs)
     if not parity.free_batch:
         inputs = {name: array[:1] for name, array in inputs.items()}
     write_torch(
-        made,
+        converted,
         folder,
         f"{Path(folder).name}: {', '.join(f'{name} {shape}' for name, shape in model.shapes.items())}",
         inputs,
@@ -118,22 +127,22 @@ def _write_torch(model, folder, inputs):
     print(f"written: {folder}. Check it in an environment with PyTorch: python {Path(folder, 'check.py')}")
 
 
-def _inputs(model, options):
+def _inputs(model: OldModel, options: argparse.Namespace) -> dict[str, np.ndarray]:
     from d2lcls.deploy.rescue.inputs import example_inputs
 
     return example_inputs(model, options.image, options.mean, options.std)
 
 
-def _shapes(options):
+def _shapes(options: argparse.Namespace) -> Any:
     if not options.shape:
         return None
     named = dict(options.shape)
     if len(named) < len(options.shape) or (None in named and len(named) > 1):
         options.wrong("with several --shape, name each input once: --shape data=3,224,224")
-    return named[None] if None in named else named
+    return named.get(None, named)
 
 
-def _shape(text):
+def _shape(text: str) -> tuple[str | None, tuple[int, ...]]:
     name, _, sizes = text.rpartition("=")
     try:
         return name or None, tuple(int(size) for size in sizes.replace("x", ",").split(","))
@@ -141,7 +150,7 @@ def _shape(text):
         raise argparse.ArgumentTypeError(f"must be like 3,224,224 or data=3,224,224, not {text}") from None
 
 
-def _numbers(text):
+def _numbers(text: str) -> list[float]:
     numbers = [float(number) for number in text.split(",")]
     if len(numbers) not in (1, 3):
         raise argparse.ArgumentTypeError(f"must be one number or three, not {text}")

@@ -1,24 +1,31 @@
 """`d2lcls weights`: list, get, convert and verify pretrained weights."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from d2lcls.commands.parsers import commands_of, positive, share
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2lcls.commands.parsers import Command, commands_of, positive, share
+
+if TYPE_CHECKING:
+    from d2lcls.weights.store import Port
 
 FORMS = ("gluon", "timm", "torchvision", "lukemelas")
 
 
-def add(command):
+def add(command: Command) -> None:
     """Add the command and those below it to the parser."""
-    command = commands_of(
+    subcommand = commands_of(
         command("weights", None, "List, get, convert and verify pretrained weights.", "d2lcls weights list")
     )
-    command(
+    subcommand(
         "list",
         _list,
         "List the pretrained weights that are here or come without a file of yours.",
         "d2lcls weights list",
     )
-    get = command(
+    get = subcommand(
         "get",
         _get,
         "Get a network's ImageNet weights into the cache and print their file.",
@@ -26,7 +33,7 @@ def add(command):
     )
     get.add_argument("name", metavar="NAME", help="a network, such as efficientnet_lite0 or resnet18_v1b")
 
-    convert = command(
+    convert = subcommand(
         "convert",
         _convert,
         "Bring weights from Gluon or PyTorch into another form.",
@@ -51,7 +58,7 @@ def add(command):
     add("--licence", metavar="TEXT", help="of the weights; kept in the file")
     add("--published", type=share, metavar="SHARE", help="published top-1 accuracy, such as 0.751; kept in the file")
 
-    verify = command(
+    verify = subcommand(
         "verify",
         _verify,
         "Check weights: checksum, fit with their network, finite numbers; exit code 1 on a problem.",
@@ -63,7 +70,7 @@ def add(command):
     add("--classes", type=positive(int), default=1000, metavar="K", help="number of its logits")
 
 
-def _list(options):
+def _list(options: argparse.Namespace) -> None:
     from d2lcls.weights.store import PORTS, weights_folder
 
     here = _files_here()
@@ -76,15 +83,15 @@ def _list(options):
     print(f"cache: {weights_folder()}")
 
 
-def _files_here(names=None):
-    """List (name, path) of all weights on this machine, or of some networks."""
+def _files_here(names: list[str] | None = None) -> list[tuple[str, Path]]:
+    """List (name, path) of all weights on this machine, or of those of some networks."""
     from d2lcls.models import list_models
     from d2lcls.weights.store import places_of
 
     return [(name, path) for name in names or list_models() for path in places_of(name) if path.is_file()]
 
 
-def _describe(name, path):
+def _describe(name: str, path: Path) -> str:
     from d2lcls.data.download.transfer import file_checksum
     from d2lcls.weights.store import PORTS
     from d2lcls.weights.tensors import WeightsError
@@ -101,20 +108,21 @@ def _describe(name, path):
         return f"damaged ({error}); {checksum}"
 
 
-def _describe_port(port):
+def _describe_port(port: Port) -> str:
     measured = f"{port.measured:.1%}" if port.measured else "not measured"
     return f"{port.source}; {port.licence}; published {port.published:.1%}, measured {measured}"
 
 
-def _describe_metadata(path):
+def _describe_metadata(path: Path) -> str:
     from d2lcls.weights.tensors import read_metadata
 
-    found = read_metadata(path)
-    published = f"published {float(found['published']):.1%}" if "published" in found else "no published accuracy"
-    return f"from {found.get('source', 'an unknown source')}; {found.get('licence', 'unknown licence')}; {published}"
+    metadata = read_metadata(path)
+    source, licence = metadata.get("source", "an unknown source"), metadata.get("licence", "unknown licence")
+    published = f"published {float(metadata['published']):.1%}" if "published" in metadata else "no published accuracy"
+    return f"from {source}; {licence}; {published}"
 
 
-def _get(options):
+def _get(options: argparse.Namespace) -> None:
     from d2lcls.models import get_model
     from d2lcls.weights.store import get_weights
 
@@ -122,29 +130,31 @@ def _get(options):
     print(get_weights(options.name.lower()))
 
 
-def _convert(options):
+def _convert(options: argparse.Namespace) -> None:
     from d2lcls.models import get_model
     from d2lcls.weights.files import convert_weights
     from d2lcls.weights.store import weights_folder
 
     name = options.model.lower()
-    told = {
+    metadata = {
         key: str(getattr(options, key))
         for key in ("source", "licence", "published")
         if getattr(options, key) is not None
     }
     if not options.out and (options.to != "gluon" or options.classes != 1000):
         options.wrong("the cache holds Gluon's form with ImageNet's 1000 classes: name another file with --out")
-    if told and options.out and Path(options.out).suffix == ".params":
+    if metadata and options.out and Path(options.out).suffix == ".params":
         options.wrong("a .params file has no room for --source, --licence and --published: write a .safetensors file")
     net = get_model(name, classes=options.classes)
     net.initialize()
     target = Path(options.out) if options.out else weights_folder() / f"{name}.safetensors"
-    convert_weights(options.file, net, target, options.to, {"network": name, "classes": str(options.classes), **told})
+    convert_weights(
+        options.file, net, target, options.to, {"network": name, "classes": str(options.classes), **metadata}
+    )
     print(target)
 
 
-def _verify(options):
+def _verify(options: argparse.Namespace) -> int:
     from d2lcls.models import get_model
 
     if options.model:
@@ -168,10 +178,11 @@ def _verify(options):
     return 1 if problems else 0
 
 
-def _problem(name, path, options):
-    """Print what a file of weights is worth, and return what is wrong with it, None if nothing."""
+def _problem(name: str, path: Path, options: argparse.Namespace) -> Exception | None:
+    """Check a file of weights, print the result, and return the error if there is one."""
     from d2lcls.models import get_model
     from d2lcls.weights import WeightsError
+    from d2lcls.weights.convert import get_values
     from d2lcls.weights.files import load_weights
     from d2lcls.weights.store import check_weights
 
@@ -183,9 +194,9 @@ def _problem(name, path, options):
         if not options.model:
             check_weights(name, path)
         load_weights(net, path)
-        for parameter, values in net._collect_params_with_prefix().items():
-            if not np.isfinite(values.list_data()[0].asnumpy()).all():
-                raise WeightsError(f"{path}: {parameter!r} holds a number that is not finite. Get the file anew.")
+        for parameter, values in get_values(net).items():
+            if not np.isfinite(values).all():
+                raise WeightsError(f"{path}: {parameter!r} contains a number that is not finite. Get the file again.")
     except WeightsError as error:
         print(f"{name}: {error}")
         return error

@@ -1,6 +1,6 @@
 """Preparing the next batches while the network computes this one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -9,7 +9,7 @@ from typing import TypeVar
 Batch = TypeVar("Batch")
 
 
-def prefetch(batches: Iterable[Batch], ahead: int = 2) -> Iterator[Batch]:
+def prefetch(batches: Iterable[Batch], ahead: int = 2) -> Generator[Batch, None, None]:
     """Yield the batches of an iterator in their order, with up to `ahead` of them prepared by a thread.
 
     An exception of the iterator is raised in place of its batch. Closing the generator ends the thread.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.graph.bound import bind
@@ -10,7 +11,7 @@ from d2lcls.deploy.manifest import Manifest, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
-from d2lcls.models.fusion.fused import assemble, checked, fuse_graph, trace
+from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
 
 import mxnet as mx
 import numpy as np
@@ -18,8 +19,6 @@ from mxnet import gluon, nd
 
 SYMBOL, PARAMETERS = "model-symbol.json", "model-0000.params"  # as `gluon.HybridBlock.export` names them
 _SCALE = "scale:"
-
-Arrays = dict[str, nd.NDArray]
 
 
 def export(
@@ -106,7 +105,7 @@ def _with_prefix(prefix: str, arrays: Mapping[str, nd.NDArray]) -> Arrays:
     return {prefix + name: value for name, value in arrays.items()}
 
 
-def shrink(arguments: Arrays, names: Collection[str]) -> tuple[Arrays, Arrays]:
+def shrink(arguments: Arrays, names: Collection[str]) -> tuple[dict[str, nd.NDArray], dict[str, Any]]:
     """Round some weights to 8 bits, with one scale per output channel.
 
     Args:

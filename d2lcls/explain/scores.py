@@ -58,9 +58,3 @@ def balanced_accuracy(matrix: np.ndarray) -> float:
     if np.isnan(accuracies).all():
         raise ValueError("matrix holds no image; balanced accuracy needs at least one.")
     return float(np.nanmean(accuracies))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Turn logits (..., K) into probabilities (..., K) that sum to 1 along the last axis, in the dtype given."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -17,7 +17,7 @@ class GlobalMean(gluon.HybridBlock):
     falls back to a reference kernel that costs up to half the training time. A mean over two axes never does.
     """
 
-    def __init__(self, keepdims: bool = False, **kwargs: Any):
+    def __init__(self, keepdims: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keepdims = keepdims
 
@@ -44,7 +44,7 @@ class SmallCNN(gluon.HybridBlock):
             or channels than the network, or are too small for its stages.
     """
 
-    def __init__(self, classes: int = 10, widths: Sequence[int] = (32, 64, 128, 256), **kwargs: Any):
+    def __init__(self, classes: int = 10, widths: Sequence[int] = (32, 64, 128, 256), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if classes < 1 or not widths:
             raise ValueError(

@@ -57,7 +57,7 @@ class Conv(gluon.HybridBlock):
         groups: int = 1,
         same: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.kernel, self.stride, self.channels, self.groups = kernel, stride, channels, groups
         self.depends_on_size = same and stride == 2
@@ -101,7 +101,7 @@ class ReLU6(gluon.HybridBlock):
         bounded: False makes it a plain ReLU; see `slow_layers.drop_bounds`.
     """
 
-    def __init__(self, by_clip: bool = True, **kwargs: Any):
+    def __init__(self, by_clip: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.by_clip, self.bounded = by_clip, True
 
@@ -121,7 +121,7 @@ class SqueezeExcite(gluon.HybridBlock):
         squeezed: channels between the two 1x1 convolutions.
     """
 
-    def __init__(self, channels: int, squeezed: int, **kwargs: Any):
+    def __init__(self, channels: int, squeezed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         with self.name_scope():
             self.reduce = nn.Conv2D(squeezed, 1, in_channels=channels)
@@ -156,7 +156,7 @@ class Block(gluon.HybridBlock):
         same: bool,
         epsilon: float,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.adds = stride == 1 and in_channels == channels
         wide = in_channels * expansion
@@ -233,7 +233,7 @@ class EfficientNet(gluon.HybridBlock):
         same: bool = True,
         epsilon: float = 1e-3,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         if classes < 1:
             raise ValueError(f"Expected classes of 1 or more, not {classes}.")

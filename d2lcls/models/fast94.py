@@ -34,7 +34,7 @@ class Fast94(gluon.HybridBlock):
         widths: channels of the three groups.
     """
 
-    def __init__(self, classes: int = 10, widths: Sequence[int] = (64, 256, 256), **kwargs: Any):
+    def __init__(self, classes: int = 10, widths: Sequence[int] = (64, 256, 256), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         with self.name_scope():
             self.whitening = nn.Conv2D(FILTERS, PATCH, use_bias=False, in_channels=3, weight_initializer=Drawn())

@@ -37,6 +37,10 @@ class Features:
         """Number of images."""
         return len(self.labels)
 
+    def counts(self) -> np.ndarray:
+        """Return the number of images of each class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
     def subset(self, indices: np.ndarray | slice) -> Features:
         """Return the features of some images, in every copy."""
         return Features(self.values[:, indices], self.labels[indices], self.classes, self.name)
@@ -56,7 +60,7 @@ class FeatureBatches:
 
     mixup, size, balanced, alternating_flip, small_first = 0.0, None, False, False, None
 
-    def __init__(self, data: Features, batch_size: int = 128, shuffle: bool = False, seed: int = 0):
+    def __init__(self, data: Features, batch_size: int = 128, shuffle: bool = False, seed: int = 0) -> None:
         if batch_size < 1 or len(data) == 0:
             raise ValueError(f"Expected images and a batch_size of 1 or more, not {len(data)} and {batch_size}.")
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed

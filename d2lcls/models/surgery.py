@@ -155,7 +155,7 @@ class Tail(gluon.HybridBlock):
         output: its head.
     """
 
-    def __init__(self, blocks: Sequence[gluon.Block], output: gluon.Block, **kwargs: Any):
+    def __init__(self, blocks: Sequence[gluon.Block], output: gluon.Block, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.features = nn.HybridSequential()
         self.features.add(*blocks)

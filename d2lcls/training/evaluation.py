@@ -177,10 +177,10 @@ def _settled(outputs: list[nd.NDArray], labels: np.ndarray) -> tuple[np.ndarray,
 
 
 def six_views(x: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield six views of a batch with their weights: as it is, and shifted by a pixel in two directions, each also mirrored.
+    """Yield six views of a batch: as it is, and shifted by a pixel in two directions, each also mirrored.
 
-    For test-time augmentation: the logits of the views are averaged. Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
-    Single GPU" (2024), section 3.5.
+    For test-time augmentation: the logits of the views are averaged. Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds
+    on a Single GPU" (2024), section 3.5.
 
     Args:
         x: float32 (N, C, H, W).

@@ -8,11 +8,11 @@ from mxnet import gluon, nd
 
 
 class Lookahead:
-    """Average a network's weights with their past every few steps, with less weight on the new ones as training proceeds.
+    """Average a network's weights with their past every few steps, less and less changed as training proceeds.
 
-    Every `every` steps the slow weights move part of the way to the network's parameters and running statistics, and are
-    then copied into the network. They move by the share 1 - decay, where decay is 0.95 ** every * progress ** 3: near 0
-    for most of the run. After the last step the network keeps the slow weights.
+    Every `every` steps the slow weights move part of the way to the network's parameters and running statistics,
+    and are then copied into the network. They move by the share 1 - decay, where decay is
+    0.95 ** every * progress ** 3: near 0 for most of the run. After the last step the network keeps the slow weights.
 
     Source: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (2019); the growing decay is from Jordan,
     "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024).

@@ -127,7 +127,7 @@ def train_epoch(
     """Train to the end of the current epoch, from the step that the run has reached.
 
     Returns:
-        (images, seconds, waiting): number of images, seconds they took, and seconds of these in which no batch was ready.
+        (images, seconds, waiting): number of images, seconds they took, and those in which no batch was ready.
 
     Raises:
         TrainingDiverged, KeyboardInterrupt, OSError: as `fit`.

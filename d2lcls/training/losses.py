@@ -1,11 +1,12 @@
 """Loss functions: they take logits (N, K) and labels and return one loss per image, shape (N,).
 
-Labels are classes, int (N,), or the share of each class, float (N, K), as mixup produces them. A class's weight multiplies
-the loss of its images; for mixed images the loss is the average over their classes, weighted by the shares. The sum is
-not divided by the weights, so weights whose mean over the training images is 1 leave the effective learning rate unchanged.
+Labels are classes, int (N,), or the share of each class, float (N, K), as mixup produces them. A class's weight
+multiplies the loss of its images; for mixed images the loss is the average over their classes, weighted by the
+shares. The sum is not divided by the weights, so weights whose mean over the training images is 1 leave the effective
+learning rate as it is.
 
-To add a loss, write a function that makes it and decorate it with `@loss_named("its_name")`: `Recipe(loss="its_name")` and
-`d2lcls train --loss its_name` then use it.
+To add a loss, write a function that makes it and decorate it with `@loss_named("its_name")`: `Recipe(loss="its_name")`
+and `d2lcls train --loss its_name` then use it.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def takes(loss: str | Loss, argument: str) -> bool:
 def cross_entropy(label_smoothing: float = 0.0, class_weights: np.ndarray | None = None) -> Loss:
     """Make the cross-entropy between a softmax and the labels.
 
-    With label smoothing the target is 1 - e + e / K for the true class and e / K for every other, which keeps the logits
-    from growing without bound. The smoothed part of the target keeps the weight of the image's own class, so that a class
-    with a large weight does not attract the images of all the others.
+    With label smoothing the target is 1 - e + e / K for the true class and e / K for every other, which keeps the
+    logits from growing without bound. The smoothed part of the target keeps the weight of the image's own
+    class, so that a class with a large weight does not attract the images of all the others.
 
     Source of label smoothing: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
 
@@ -88,8 +89,8 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: np.ndarray | None
 def focal(gamma: float = 2.0, class_weights: np.ndarray | None = None) -> Loss:
     """Make the focal loss, -(1 - p) ** gamma * log(p), where p is the softmax of the true class.
 
-    It reduces the weight of images that the network classifies with confidence, so that many easy images do not outweigh a
-    few hard ones. The paper uses one sigmoid per class; this is its form for a softmax over K classes.
+    It reduces the weight of images that the network classifies with confidence, so that many easy images do not
+    outweigh a few hard ones. The paper uses one sigmoid per class; this is its form for a softmax over K classes.
 
     Source: Lin et al., "Focal Loss for Dense Object Detection" (2017); its alpha is `class_weights` here.
 

@@ -89,7 +89,7 @@ def train(
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Return a recipe with its data set, as an absolute path if it is one, its model, image size and learning rate filled in."""
+    """Return a recipe with data set (as an absolute path), model, image size and learning rate filled in."""
     dataset, model = recipe.dataset or DATASET, (recipe.model or MODEL).lower()
     if dataset not in data.DATASETS and Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
@@ -175,6 +175,7 @@ def make_network(recipe: Recipe, batches: Batches, restored: bool = False) -> mx
         batches: the training batches.
         restored: a checkpoint will replace all parameters, so that no pretrained weights are needed.
     """
+    assert recipe.model
     classes = len(batches.data.classes)
     pretrained = recipe.pretrained and not restored
     net = get_model(recipe.model, 1000 if recipe.pretrained else classes, pretrained=pretrained)

@@ -1,7 +1,8 @@
 """Training in 16 bits: convolutions, dense layers and what lies between them compute in bfloat16 or float16.
 
 The parameters, their gradients, the optimizer's state, BatchNorm's statistics and the loss stay float32 ("master
-weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision Training" (2018).
+weights"), so that steps too small for 16 bits are not lost. Source: Micikevicius et al., "Mixed Precision
+Training" (2018).
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def choose(
     """Measure in which precision a network trains fastest on this machine.
 
     On CPUs bfloat16 is tried where the processor has instructions for it, on GPUs float16. Forward and
-    backward passes of both alternate, and 16 bits are chosen if their fastest pass is faster than that of float32 by 5 %.
+    backward passes of both alternate, and 16 bits are chosen if their fastest pass is faster than
+    that of float32 by 5 %.
 
     Args:
         net: initialised `gluon.HybridBlock`, on the devices of `ctx`; its parameters are the same afterwards.

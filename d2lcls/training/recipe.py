@@ -1,7 +1,7 @@
 """`Recipe`: everything that defines a training run, in one place.
 
-The options of `d2lcls train` and `d2lcls tune`, `run.json`, what a resumed run is compared with and the table in the book
-all come from its fields. To add a training option, add a field here and use it where it takes effect.
+The options of `d2lcls train` and `d2lcls tune`, `run.json`, what a resumed run is compared with and the table in the
+book all come from its fields. To add a training option, add a field here and use it where it takes effect.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Recipe:
     )
     size: int | None = _field(
         None,
-        "side in pixels to which pictures of folders and .rec files are cropped and images of named data sets are scaled "
-        "(default: 32, and unscaled; with --pretrained, the size the weights were trained for)",
+        "side in pixels to which pictures of folders and .rec files are cropped and images of named data sets are "
+        "scaled (default: 32, and unscaled; with --pretrained, the size the weights were trained for)",
         group="most used",
         metavar="PIXELS",
         above=0,
@@ -299,8 +299,11 @@ class Recipe:
         return cls(**values)
 
     def describe(self, changed: bool = False) -> str:
-        """Return a table in Markdown: each field, its value and its meaning; with `changed`, only those that differ from
-        the defaults."""
+        """Return a table in Markdown: each field, its value and its meaning.
+
+        Args:
+            changed: list only the fields that differ from their defaults.
+        """
         rows = [
             f"| `{field.name}` | {_described(getattr(self, field.name))} | {field.metadata['text'].replace('|', ' ')} |"
             for field in dataclasses.fields(self)

@@ -10,8 +10,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 from d2lcls.data.batches import Batches
 from d2lcls.data.decode import read_image
@@ -27,9 +28,6 @@ from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 RUN, NETWORK = "run.json", "network.json"
 
@@ -52,11 +50,10 @@ class Run:
         recipe = dataclasses.replace(
             recipe, dataset=recipe.dataset or train.data.name, model=recipe.model or type(net).__name__.lower()
         )
-        shape = train.data.images.shape[1:]
+        height, width, channels = train.data.images.shape[1:]
         mean, std = (tuple(float(value) for value in values) for values in (train.mean, train.std))
-        return cls(
-            recipe, tuple(train.data.classes), shape, mean, std, train.size, 0 if valid is None else len(valid.data)
-        )
+        classes, validation_images = tuple(train.data.classes), 0 if valid is None else len(valid.data)
+        return cls(recipe, classes, (height, width, channels), mean, std, train.size, validation_images)
 
     def batches(self, images: Images | LazyImages, batch_size: int = 256, **kwargs: Any) -> Batches:
         """Cut images into batches that are scaled and normalised as in training; `kwargs` as for `Batches`.
@@ -110,8 +107,11 @@ def save_run(run: Run, folder: Path, net: mx.gluon.HybridBlock) -> None:
         "parameters": {path: parameter.name for path, parameter in parameters_by_path(net).items()},
     }
     for name, content in ((RUN, description), (NETWORK, graph)):
-        text = json.dumps(content, indent=1)
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
+        write_atomically(folder / name, partial(_write_text, json.dumps(content, indent=1)))
+
+
+def _write_text(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
 
 
 def read_run(folder: str | Path) -> Run:
@@ -178,8 +178,8 @@ def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.glu
 def classify(run: Run, net: mx.gluon.Block, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (N, K) that a run's network gives to picture files.
 
-    Each picture is scaled to cover the size of the training images and its centre is cropped; from there on it is treated
-    as they were.
+    Each picture is scaled to cover the size of the training images and its centre is cropped; from there on it is
+    treated as they were.
 
     Raises:
         BrokenImage, FileNotFoundError: as `read_image`.

@@ -108,7 +108,7 @@ def train_step(
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Return the seed of MXNet's generator for one step, so that dropout depends on the run's seed and the step alone."""
+    """Return the seed of MXNet's generator for one step: dropout depends on the run's seed and the step alone."""
     return (seed * 1_000_003 + step) % 2**31
 
 
@@ -238,8 +238,8 @@ class LossScale:
 class Tally:
     """Loss and accuracy over the batches of an epoch, every image counted once whatever the size of its batch.
 
-    Devices compute while Python continues, and reading a result waits for it. Results are therefore kept as they are and
-    read a few batches later, all at once.
+    Devices compute while Python continues, and reading a result waits for it. Results are therefore kept as they are
+    and read a few batches later, all at once.
 
     Args:
         loss, hits, images: sums so far, of a resumed epoch.

@@ -80,8 +80,8 @@ def lr_range_test(
     Args:
         net: initialised `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, K).
         train: `Batches`; as many epochs of it are used as the steps need.
-        recipe: optimizer, weight decay, loss, clipping and seed; best the one that `fit` will get, because the right rate
-            depends on all of them and on the batch size. None is the default recipe.
+        recipe: optimizer, weight decay, loss, clipping and seed; best the one that `fit` will get, because the right
+            rate depends on all of them and on the batch size. None is the default recipe.
         lowest, highest: the first and last learning rate.
         steps: number of steps, 2 or more.
         ctx: as for `fit`.

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 optuna = pytest.importorskip("optuna")
-from d2lcls.training.search import studies  # noqa: E402: only where Optuna is
+from d2lcls.training.search import studies  # noqa: E402  only where Optuna is installed
 
 LINE = {"x": uniform(0, 1), "y": uniform(0, 1)}
 
