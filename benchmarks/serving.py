@@ -1,18 +1,19 @@
-"""How many predictions per second does a service return, and how does it handle four times its capacity?
+"""How many predictions per second does a service answer, and what does it do with several times as many requests?
 
-The same int8 CIFAR-ResNet-20 and the same PNG of 32 x 32 pixels go to `d2lcls serve` and to its rivals:
-multi-model-server and LitServe with batches of 32, and plain uvicorn, which computes each image separately; each has
-one process per core. They are started one at a time, warmed up and loaded by wrk with 32 connections, in turns, all on
-this machine. Then `d2lcls serve` gets more requests than it can handle. Writes results/serving.json, if all rivals are
+The same int8 CIFAR-ResNet-20 and the same PNG of 32 x 32 pixels are sent to `d2lcls serve` and to its rivals:
+multi-model-server and LitServe with batches of 32, and plain uvicorn, which computes each picture by itself; each has
+one process per core. They run one at a time, are warmed up and loaded by wrk with 32 connections, in turns, all on this
+machine. Then `d2lcls serve` gets more requests than it can answer. Writes results/serving.json, if all rivals are
 installed. Eight minutes on two cores.
 
-With --minutes 10, `d2lcls serve` alone is loaded for ten minutes, and its memory is written to
-results/serving_memory.json.
+With --minutes 10, only `d2lcls serve` is loaded for that time, and its memory written to results/serving_memory.json.
 
-The rivals are run by the Python of --rivals PYTHON or of the variable D2LCLS_RIVALS; its environment is made with
+The rivals are expected in the environment of --rivals PYTHON or of the variable D2LCLS_RIVALS, made with
     python -m venv rivals && rivals/bin/pip install multi-model-server==1.1.11 litserve uvicorn
 and this project's own requirements. multi-model-server needs Java, too.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -34,67 +35,68 @@ from d2lcls.machine.cores import usable_cores
 
 import psutil
 from PIL import Image
-from rivals.services import Service, ask, contestants
+from rivals.services import Service, Start, ask, contestants
 
 LUA = """
 wrk.method = "POST"
 local file = io.open("PICTURE", "rb"); wrk.body = file:read("*a"); file:close()
 wrk.headers["Content-Type"] = "image/png"
 """
-CONNECTIONS, CROWD = 32, 400  # of the usual load, and of too much
-ALONE = 0.1  # share of the machine that other programs may take
+CONNECTIONS, OVERLOAD = 32, 400  # of the usual load, and of overload
+ALONE = 0.1  # share of the processor time that other programs may take
 UNITS = {
-    "rate": "answers of status 200 a second",
-    "p50, p99": "ms, of all answers",
-    "errors": "answers of another status",
+    "rate": "responses of status 200 per second",
+    "p50, p99": "ms, of all responses",
+    "errors": "responses of another status",
     "broken": "connections that failed",
-    "memory": "MB resident, all its processes",
+    "memory": "MB resident, all processes of the service",
     "growth": "MB by which that grew while loaded",
-    "core_us": "microseconds of processor time a request, without wrk's",
-    "others": "share of the machine that other programs took",
-    "ratio": "d2lcls' rate over theirs, same round",
+    "core_us": "microseconds of processor time per request, without wrk's",
+    "others": "share of the processor time that other programs took",
+    "ratio": "rate of d2lcls over theirs, same round",
 }
 
 
-def main():
-    """Measure what the options ask for."""
+def main() -> None:
+    """Measure what the options select."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rivals", metavar="PYTHON", default=os.environ.get("D2LCLS_RIVALS"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--overload-seconds", type=int, default=60)
-    parser.add_argument("--minutes", type=float, help="only load d2lcls for so long and watch its memory")
+    parser.add_argument("--minutes", type=float, help="only load d2lcls for so long and measure its memory")
     options = parser.parse_args()
     if not shutil.which("wrk"):
         print("serving: skipped, as wrk is not installed.")
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         model, size = write_model(folder), write_picture(folder / "picture.png")
         (folder / "load.lua").write_text(LUA.replace("PICTURE", str(folder / "picture.png")))
         if options.minutes:
-            return watch_memory(folder, model, options.minutes)
-        compare(folder, contestants(model, options.rivals), options, size)
+            watch_memory(folder, model, options.minutes)
+        else:
+            compare(folder, contestants(model, options.rivals), options, size)
 
 
-def write_model(folder):
-    """Write a CIFAR-ResNet-20 in int8; its weights are drawn, as the time does not depend on them."""
+def write_model(folder: Path) -> Path:
+    """Write a CIFAR-ResNet-20 in int8 with random weights, as the time does not depend on them."""
     from d2lcls.models import get_model
 
     import mxnet as mx
 
-    look = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
+    preprocess = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
     train = load("cifar10")
     mx.random.seed(0)
     net = get_model("cifar_resnet20_v1", classes=10)
     net.initialize(mx.init.MSRAPrelu(slope=0))
     net(mx.nd.zeros((1, 3, 32, 32)))
-    export(net, folder / "float", "cifar_resnet20_v1", train.classes, look)
-    quantize_model(folder / "float", folder / "model", look.normalise(train.images[:256]))
+    export(net, folder / "float", "cifar_resnet20_v1", train.classes, preprocess)
+    quantize_model(folder / "float", folder / "model", preprocess.normalise(train.images[:256]))
     return folder / "model"
 
 
-def write_picture(path):
+def write_picture(path: Path) -> int:
     """Write the CIFAR-10 image whose PNG is nearest to 2.7 kB and return its size."""
     encoded = []
     for image in load("cifar10").images[:500]:
@@ -106,9 +108,9 @@ def write_picture(path):
     return len(chosen)
 
 
-def compare(folder, services, options, size):
-    """Load all services in turns, overload d2lcls serve, and write the results."""
-    measured = {name: [] for name in services}
+def compare(folder: Path, services: dict[str, Start], options: argparse.Namespace, size: int) -> None:
+    """Load all services in turns, overload ours, and write the results."""
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in services}
     for _ in range(options.rounds):
         for name, start in services.items():
             measured[name].append(measure(start, folder, options.seconds))
@@ -139,12 +141,12 @@ def compare(folder, services, options, size):
                 "picture_bytes": size,
                 "rounds": options.rounds,
                 "seconds": options.seconds,
-                "wrk": f"wrk -t1 -c{CONNECTIONS}, for overload -c{CROWD}, on the same cores",
+                "wrk": f"wrk -t1 -c{CONNECTIONS}, for overload -c{OVERLOAD}, on the same cores",
                 "units": {
                     **UNITS,
-                    "offered": "requests a second, all connections asking again at once",
-                    "accepted, refused": "answers of status 200 and 503 a second",
-                    "accepted_p99, refused_p99": "ms, of probes among the crowd",
+                    "offered": "requests per second, each connection sending the next one at once",
+                    "accepted, refused": "responses of status 200 and 503 per second",
+                    "accepted_p99, refused_p99": "ms, of probes among the other requests",
                     "times_capacity": "offered, over d2lcls' rate above",
                 },
             },
@@ -152,21 +154,21 @@ def compare(folder, services, options, size):
     )
 
 
-def measure(start, folder, seconds):
-    """Start a service, load it, and return what was seen; again, if other programs kept the machine busy meanwhile."""
+def measure(start: Start, folder: Path, seconds: int) -> dict[str, float]:
+    """Start a service, load it, and return the measurements, repeated if other programs kept the machine busy."""
     with Service(start, folder) as service:
         wrk(service, folder, 3)
         for _ in range(10):
             (cpu, memory), busy = service.usage(), _busy()
-            found = wrk(service, folder, seconds)
+            measured = wrk(service, folder, seconds)
             after = service.usage()
             others = (_busy() - busy - after[0] + cpu) / seconds / usable_cores()
             if others < ALONE:
                 break
             print(f"once more, as other programs took {others:.0%} of the machine", flush=True)
-        requests = found.pop("requests")
+        requests = measured.pop("requests")
         return {
-            **found,
+            **measured,
             "memory": after[1],
             "growth": after[1] - memory,
             "others": others,
@@ -174,30 +176,30 @@ def measure(start, folder, seconds):
         }
 
 
-def _busy():
-    """Return the seconds that all processors were busy, but for what wrk and other ended children used."""
+def _busy() -> float:
+    """Return the seconds that all processors were busy, without those of wrk and other ended children."""
     times, children = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
     return times.user + times.nice + times.system - children.ru_utime - children.ru_stime
 
 
-def measure_overload(start, folder, seconds):
-    """Let a crowd ask without pause, with four probes among it that tell accepted answers from refused ones."""
+def measure_overload(start: Start, folder: Path, seconds: int) -> dict[str, float]:
+    """Overload a service, with four probes among the load that tell accepted requests from refused ones."""
     with Service(start, folder) as service:
-        wrk(service, folder, 3, CROWD)
+        wrk(service, folder, 3, OVERLOAD)
         _, memory = service.usage()
         with ThreadPoolExecutor(4) as probes:
             sent = [probes.submit(probe, service, seconds) for _ in range(4)]
-            found = wrk(service, folder, seconds, CROWD)
+            measured = wrk(service, folder, seconds, OVERLOAD)
             _, after = service.usage()
-        answers = [answer for one in sent for answer in one.result()]
-    waits = {status: sorted(wait for answered, wait in answers if answered == status) for status in (200, 503)}
-    other = len(answers) - len(waits[200]) - len(waits[503])
+        responses = [response for one in sent for response in one.result()]
+    waits = {status: sorted(wait for actual, wait in responses if actual == status) for status in (200, 503)}
+    other = len(responses) - len(waits[200]) - len(waits[503])
     p99 = {status: 1000 * one[int(0.99 * len(one))] for status, one in waits.items()}
     return {
-        "offered": found["requests"] / seconds,
-        "accepted": found["rate"],
-        "refused": found["errors"] / seconds,
-        "broken": found["broken"],
+        "offered": measured["requests"] / seconds,
+        "accepted": measured["rate"],
+        "refused": measured["errors"] / seconds,
+        "broken": measured["broken"],
         "seconds": seconds,
         "accepted_probes": len(waits[200]),
         "refused_probes": len(waits[503]),
@@ -209,51 +211,52 @@ def measure_overload(start, folder, seconds):
     }
 
 
-def probe(service, seconds):
-    """Ask now and then, and return (status, seconds) of each answer, which wrk does not tell apart."""
-    found, until = [], time.monotonic() + seconds - 1
+def probe(service: Service, seconds: float) -> list[tuple[int, float]]:
+    """Send a request now and then, and return (status, seconds) of each response, which wrk does not separate."""
+    responses, until = [], time.monotonic() + seconds - 1
     while time.monotonic() < until:
         begun = time.monotonic()
-        found.append((ask(service.port, service.path, service.picture), time.monotonic() - begun))
+        responses.append((ask(service.port, service.path, service.picture), time.monotonic() - begun))
         time.sleep(0.02)
-    return found
+    return responses
 
 
-def watch_memory(folder, model, minutes):
-    """Load ours for some minutes and write how much memory it had on the way."""
+def watch_memory(folder: Path, model: Path, minutes: float) -> None:
+    """Load ours for some minutes and write how its memory changed."""
     with Service(contestants(model, None)["d2lcls"], folder) as service:
         wrk(service, folder, 10)
-        seen = [service.usage()[1]]
-        rates, errors = [], 0
+        memory = [service.usage()[1]]
+        rates: list[float] = []
+        errors = 0.0
         for _ in range(round(2 * minutes)):
-            found = wrk(service, folder, 30)
-            rates.append(found["rate"])
-            errors += found["errors"] + found["broken"]
-            seen.append(service.usage()[1])
-            print(f"{rates[-1]:,.0f} requests/s, {seen[-1]:.1f} MB", flush=True)
+            measured = wrk(service, folder, 30)
+            rates.append(measured["rate"])
+            errors += measured["errors"] + measured["broken"]
+            memory.append(service.usage()[1])
+            print(f"{rates[-1]:,.0f} requests/s, {memory[-1]:.1f} MB", flush=True)
     print(
         results.write(
             "serving_memory",
             f"python benchmarks/serving.py --minutes {minutes:g}",
             {
                 "minutes": minutes,
-                "first": seen[0],
-                "last": seen[-1],
-                "most": max(seen),
-                "growth": seen[-1] - seen[0],
+                "first": memory[0],
+                "last": memory[-1],
+                "most": max(memory),
+                "growth": memory[-1] - memory[0],
                 "rate": {key: value for key, value in results.spread(rates).items() if key != "values"},
                 "errors": errors,
                 "units": {
-                    "first, last, most, growth": "MB resident, all its processes; first is after ten seconds of load",
-                    "rate": "answers of status 200 a second",
-                    "errors": "other answers and failed connections",
+                    "first, last, most, growth": "MB resident, all processes; first is after ten seconds of load",
+                    "rate": "responses of status 200 per second",
+                    "errors": "other responses and failed connections",
                 },
             },
         )
     )
 
 
-def wrk(service, folder, seconds, connections=CONNECTIONS):
+def wrk(service: Service, folder: Path, seconds: int, connections: int = CONNECTIONS) -> dict[str, float]:
     """Load a service and return rate, p50, p99, errors, broken and requests."""
     printed = subprocess.run(
         [
@@ -271,24 +274,31 @@ def wrk(service, folder, seconds, connections=CONNECTIONS):
         text=True,
         timeout=seconds + 60,
     ).stdout
-    total = re.search(r"(\d+) requests in", printed)[1]
+    total = int(_search(r"(\d+) requests in", printed)[1])
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", printed)
     errors = int(wrong[1]) if wrong else 0
     return {
-        "rate": (int(total) - errors) / seconds,
+        "rate": (total - errors) / seconds,
         "p50": milliseconds(printed, "50"),
         "p99": milliseconds(printed, "99"),
         "errors": errors,
         "broken": sum(map(int, broken.groups())) if broken else 0,
-        "requests": int(total),
+        "requests": total,
     }
 
 
-def milliseconds(printed, percentile):
+def milliseconds(printed: str, percentile: str) -> float:
     """Return a line of wrk's latency distribution in ms."""
-    number, unit = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", printed).groups()
+    number, unit = _search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", printed).groups()
     return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+def _search(pattern: str, printed: str) -> re.Match[str]:
+    match = re.search(pattern, printed)
+    if match is None:
+        raise ValueError(f"wrk has not printed {pattern!r} but: {printed}")
+    return match
 
 
 if __name__ == "__main__":

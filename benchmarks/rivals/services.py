@@ -1,5 +1,7 @@
 """For benchmarks/serving.py: how each service is started, queried, watched and stopped."""
 
+from __future__ import annotations
+
 import http.client
 import os
 import shutil
@@ -8,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from d2lcls.deploy.archive import write_archive
@@ -16,25 +19,29 @@ from d2lcls.machine.cores import usable_cores
 import psutil
 
 HERE = Path(__file__).parent
+Start = Callable[[Path, int], tuple[str, list[str], dict[str, str]]]
 
 
-def contestants(model, python):
-    """Return the services that can be started here.
+def contestants(model: Path, python: str | None) -> dict[str, Start]:
+    """Return the services that can be started on this machine.
 
     Args:
         model: model folder.
-        python: Python whose environment holds the rivals, or None.
+        python: Python interpreter of the environment that holds the rivals, or None.
 
     Returns:
-        dict from name to a function of (folder, port) that returns (path to ask, command, environment).
+        dict from name to a function of (folder, port) that returns (path of the address, command, environment).
     """
     ours = [sys.executable, "-m", "d2lcls", "serve", str(model), "--port"]
-    found = {
+    services: dict[str, Start] = {
         "d2lcls": lambda folder, port: ("/v1/predict", [*ours, str(port)], {}),
         "without_waiting": lambda folder, port: ("/v1/predict", [*ours, str(port), "--batch-wait", "0"], {}),
     }
     one = {"OMP_NUM_THREADS": "1", "MODEL": str(model), "CORES": str(usable_cores())}  # a thread for each process
-    programs = {
+    if python is None:
+        print("serving: without rivals, as no environment was named.")
+        return services
+    programs: dict[str, tuple[str, Start]] = {
         "multi_model_server": (
             "mms",
             lambda folder, port: (
@@ -72,18 +79,15 @@ def contestants(model, python):
         ),
     }
     for name, (module, start) in programs.items():
-        if (
-            python
-            and subprocess.run([python, "-c", f"import {module}, d2lcls"], capture_output=True).returncode == 0
-            and (module != "mms" or shutil.which("java"))
-        ):
-            found[name] = start
+        installed = subprocess.run([python, "-c", f"import {module}, d2lcls"], capture_output=True).returncode == 0
+        if installed and (module != "mms" or shutil.which("java")):
+            services[name] = start
         else:
-            print(f"serving: without {name}, which is not installed in {python or 'any environment that was named'}.")
-    return found
+            print(f"serving: without {name}, which is not installed in {python}.")
+    return services
 
 
-def _model_server(model, python, folder, port):
+def _model_server(model: Path, python: str, folder: Path, port: int) -> list[str]:
     write_archive(model, folder / "model.mar")
     (folder / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
@@ -99,19 +103,19 @@ def _model_server(model, python, folder, port):
 
 
 class Service:
-    """A running service with `port`, `path` and the `picture` to ask it about; a context that starts and stops it."""
+    """A running service with `port`, `path` and the `picture` to send; a context manager that starts and stops it."""
 
-    def __init__(self, start, folder):
+    def __init__(self, start: Start, folder: Path) -> None:
         self.port, self.folder = _free_port(), folder
         self.path, command, environment = start(folder, self.port)
         self.picture = (folder / "picture.png").read_bytes()
-        (folder / "log").unlink(missing_ok=True)  # what is left of the service before may still write to its own
+        (folder / "log").unlink(missing_ok=True)  # processes of the service before may still write to the old file
         with open(folder / "log", "wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
             )
 
-    def __enter__(self):
+    def __enter__(self) -> Service:
         try:
             self._wait()
         except BaseException:
@@ -119,17 +123,17 @@ class Service:
             raise
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def _wait(self):
-        """Wait for the first answer; multi-model-server first gets the model and its batch size."""
+    def _wait(self) -> None:
+        """Wait for the first response; multi-model-server needs a model to be registered before."""
         until, registered = time.monotonic() + 90, not self.path.startswith("/predictions/")
         while time.monotonic() < until and self.process.poll() is None:
             try:
                 if not registered:
-                    wanted = f"batch_size=32&max_batch_delay=2&initial_workers={usable_cores()}&synchronous=true"
-                    registered = ask(self.port + 1, f"/models?url=model.mar&model_name=model&{wanted}", b"") == 200
+                    options = f"batch_size=32&max_batch_delay=2&initial_workers={usable_cores()}&synchronous=true"
+                    registered = ask(self.port + 1, f"/models?url=model.mar&model_name=model&{options}", b"") == 200
                 if registered and ask(self.port, self.path, self.picture) == 200:
                     return
             except (OSError, http.client.HTTPException):
@@ -137,28 +141,28 @@ class Service:
             time.sleep(0.2)
         raise RuntimeError(f"{self.path}: not served. Its log ends with: {(self.folder / 'log').read_text()[-2000:]}")
 
-    def usage(self):
+    def usage(self) -> tuple[float, float]:
         """Return (seconds of processor time, MB resident) of the service and all processes below it."""
-        everybody = [psutil.Process(self.process.pid)]
-        everybody += everybody[0].children(recursive=True)
-        times = [one.cpu_times() for one in everybody]
-        return sum(one.user + one.system for one in times), sum(one.memory_info().rss for one in everybody) / 1e6
+        process = psutil.Process(self.process.pid)
+        processes = [process, *process.children(recursive=True)]
+        times = [one.cpu_times() for one in processes]
+        return sum(one.user + one.system for one in times), sum(one.memory_info().rss for one in processes) / 1e6
 
-    def stop(self):
-        """Ask it to stop, and make sure that nothing of it is left."""
-        everybody = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+    def stop(self) -> None:
+        """Ask it to stop, and make sure that no process of it is left."""
+        children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(15)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        for one in psutil.wait_procs(everybody, 5)[1]:
+        for one in psutil.wait_procs(children, 5)[1]:
             one.kill()
 
 
-def ask(port, path, body):
-    """Send a body and return the status of the answer."""
+def ask(port: int, path: str, body: bytes) -> int:
+    """Send a body and return the status of the response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", path, body, {"Content-Type": "image/png"})
@@ -167,8 +171,8 @@ def ask(port, path, body):
         connection.close()
 
 
-def _free_port():
-    """A port that nobody listens at, nor at the next one; multi-model-server takes none above 32767."""
+def _free_port() -> int:
+    """Return a port that is free, as is the next one; multi-model-server accepts none above 32767."""
     for port in range(20_000 + os.getpid() % 10_000, 32_766, 2):
         try:
             for number in (port, port + 1):

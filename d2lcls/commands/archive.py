@@ -1,11 +1,12 @@
 """`d2lcls archive`: a model for the MXNet Model Server."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
+from d2lcls.commands.parsers import Command
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+
+def add(command: Command) -> None:
     """Add the command to the parser."""
     archive = command(
         "archive",

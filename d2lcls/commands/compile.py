@@ -1,13 +1,12 @@
 """`d2lcls compile`: machine code of a model, for this machine or for 64-bit Arm."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-from d2lcls.commands.parsers import positive
+from d2lcls.commands.parsers import Command, positive
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+def add(command: Command) -> None:
     """Add the command to the parser."""
     compile_ = command(
         "compile",

@@ -2,13 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from d2lcls.commands.parsers import positive
+from d2lcls.commands.parsers import Command, positive
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+def add(command: Command) -> None:
     """Add the command to the parser."""
     predict = command(
         "predict",

@@ -1,7 +1,7 @@
 """From a trained network to a model folder that needs neither its class nor its training code."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ def export(
             f"The network returns an array of shape {logits.shape} for two pictures, which are not the "
             f"logits of the {len(classes)} classes given."
         )
-    symbol, arguments, statistics = trace(net)
-    symbol, arguments = fold_constants(symbol, arguments)
+    traced, parameters, statistics = trace(net)
+    symbol, arguments = fold_constants(traced, parameters)
     manifest, _ = write_model(
         folder,
         Manifest(name, "mxnet", tuple(classes), preprocess, dataset=dataset),
@@ -93,7 +93,7 @@ def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
 def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     stored = nd.load(str(Path(folder, PARAMETERS)))
     scales = {name[len(_SCALE) :]: value for name, value in stored.items() if name.startswith(_SCALE)}
-    arrays: dict[str, Arrays] = {"arg": {}, "aux": {}}
+    arrays: dict[str, dict[str, nd.NDArray]] = {"arg": {}, "aux": {}}
     for name, value in stored.items():
         kind, _, short = name.partition(":")
         if kind in arrays:
@@ -101,7 +101,7 @@ def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     return mx.sym.load(str(Path(folder, SYMBOL))), arrays["arg"], arrays["aux"]
 
 
-def _with_prefix(prefix: str, arrays: Mapping[str, nd.NDArray]) -> Arrays:
+def _with_prefix(prefix: str, arrays: Arrays) -> dict[str, nd.NDArray]:
     return {prefix + name: value for name, value in arrays.items()}
 
 

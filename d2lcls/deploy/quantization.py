@@ -62,7 +62,7 @@ def quantize_model(
         raise ValueError(f"There is no layer {', '.join(unknown)} to exclude. There are: {', '.join(layers)}.")
     check_new_folder(target)
     rounded, stored = shrink(arguments, [weight for name, weight in layers.items() if name not in exclude])
-    graph, values, statistics = quantize_graph(symbol, rounded, statistics, x, mode, exclude, vnni)
+    graph, values, running = quantize_graph(symbol, rounded, statistics, x, mode, exclude, vnni)
     for name, value in values.items():  # the quantised graph rounds some weights further, and has parameters of its own
         if f"scale:{name}" in stored:
             stored[f"arg:{name}"] = nd.round(value / stored[f"scale:{name}"]).astype(np.int8)
@@ -73,9 +73,7 @@ def quantize_model(
         target,
         derive(manifest, "mxnet-int8", mode=mode, images=len(x), excluded=list(exclude), vnni=vnni),
         ["mxnet"],
-        write=lambda path: save_graph(
-            path, graph, stored, {f"aux:{name}": value for name, value in statistics.items()}
-        ),
+        write=lambda path: save_graph(path, graph, stored, {f"aux:{name}": value for name, value in running.items()}),
     )
     return made, float_layers(graph)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -36,7 +36,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def get_model(
     name: str,
     classes: int | None = None,
-    pretrained: bool | str | PathLike[str] = False,
+    pretrained: bool | str | Path = False,
     ctx: mx.Context | list[mx.Context] | None = None,
     **kwargs: Any,
 ) -> gluon.HybridBlock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import mxnet as mx
 import numpy as np
 
 
-def load_weights(net: mx.gluon.Block, path: str | os.PathLike[str]) -> None:
+def load_weights(net: mx.gluon.Block, path: str | Path) -> None:
     """Load a file of parameters, of Gluon or PyTorch, into a network.
 
     Args:

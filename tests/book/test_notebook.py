@@ -25,7 +25,9 @@ def test_an_unknown_scale_is_named(monkeypatch):
 
 def test_source_of_functions_and_classes_is_shown():
     shown = notebook.show_source(cutout)
-    assert repr(shown).startswith("def cutout(size=8, fill=128):\n") and repr(shown).endswith("return transform")
+    assert repr(shown).startswith("def cutout(size: int = 8, fill: int = 128) -> Transform:\n") and repr(
+        shown
+    ).endswith("return transform")
     assert shown._repr_markdown_() == f"```python\n{shown!r}\n```"
     assert repr(notebook.show_source(GlobalMean)).startswith("class GlobalMean(")
 

@@ -109,7 +109,7 @@ def test_train(root, capsys, monkeypatch, options, message):
         ("quantize m --out used --dataset photos", "used: already exists and is not an empty folder"),
         ("quantize m --out new --dataset others", "has the classes green, red; test has blue"),
         ("quantize m --out new --dataset photos --images 8 --exclude nope", "There is no layer nope to exclude"),
-        ("onnx o --out new", "o: a model of form onnx; ONNX is made of one of form mxnet"),
+        ("onnx o --out new", "o: a model of form onnx; this step takes one of form mxnet"),
         ("onnx m --out used", "used: already exists and is not an empty folder"),
         ("onnx m --out new --dataset nope", "Unknown data set 'nope'"),
         ("torch run --out new", "run: holds no manifest.json"),

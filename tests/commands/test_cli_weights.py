@@ -160,7 +160,7 @@ def test_verify_looks_into_every_file_that_is_here(capsys, source, tmp_path):
     arrays["output.bias"][3] = np.nan
     write_safetensors(cached(tmp_path), arrays)
     code, out, _ = call(capsys, "weights", "verify")
-    assert code == 1 and "'output.bias' holds a number that is not finite" in out
+    assert code == 1 and "'output.bias' contains a number that is not finite" in out
     cached(tmp_path).write_bytes(cached(tmp_path).read_bytes()[:9000])
     code, out, _ = call(capsys, "weights", "verify", NAME)
     assert code == 1 and "cannot be read as safetensors" in out and out.count("\n") == 1

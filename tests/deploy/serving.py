@@ -1,5 +1,7 @@
 """A small model, and the service as a process of its own on this machine."""
 
+from __future__ import annotations
+
 import http.client
 import io
 import json
@@ -9,14 +11,17 @@ import socket
 import subprocess
 import sys
 import time
+from email.message import Message
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 from PIL import Image
 
 
-def write_model(folder, seed=0):
-    """Write a model of three classes that sees 8 x 8 pixels."""
+def write_model(folder: Path, seed: int = 0) -> Path:
+    """Write a model of three classes with an input of 8 x 8 pixels."""
     from d2lcls.data.preprocess import Preprocess
     from d2lcls.deploy.exporting import export
 
@@ -31,7 +36,7 @@ def write_model(folder, seed=0):
     return folder
 
 
-def png(seed=0, size=8, kind="PNG"):
+def png(seed: int = 0, size: int = 8, kind: str = "PNG") -> bytes:
     """Return an image file of coloured noise."""
     stream = io.BytesIO()
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3)).astype(np.uint8)
@@ -42,7 +47,7 @@ def png(seed=0, size=8, kind="PNG"):
 class Serving:
     """A running service; `log` is the file of its standard error."""
 
-    def __init__(self, model, log, *options, token=None):
+    def __init__(self, model: Path, log: Path, *options: object, token: str | None = None) -> None:
         environment = {**os.environ, "D2LCLS_TOKEN": token or "", "OMP_NUM_THREADS": "1"}
         self.log = log
         with open(log, "wb") as file:
@@ -70,24 +75,26 @@ class Serving:
             self.process.kill()
             raise
 
-    def lines(self, event=None):
+    def lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """The log's events so far; whatever is printed is one, too."""
-        events = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in events if event in (None, line["event"])]
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if event in (None, line["event"])]
 
-    def wait_for(self, event, seconds=60):
+    def wait_for(self, event: str, seconds: float = 60) -> dict[str, Any]:
         """Wait for an event and return it."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            events = self.lines(event) if self.log.read_text().endswith("\n") else []
-            if events:
-                return events[-1]
+            lines = self.lines(event) if self.log.read_text().endswith("\n") else []
+            if lines:
+                return lines[-1]
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
         raise AssertionError(f"no {event!r} in the log: {self.log.read_text()}")
 
-    def ask(self, method, path, body=None, headers=None):
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Message, bytes]:
         """Send one request on a connection of its own; returns (status, headers, body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
@@ -97,12 +104,12 @@ class Serving:
         finally:
             connection.close()
 
-    def predict(self, body, kind="image/png", query="", **headers):
+    def predict(self, body: bytes, kind: str = "image/png", query: str = "", **headers: str) -> tuple[int, Any]:
         """Send a picture; returns (status, content)."""
         status, _, answer = self.ask("POST", f"/v1/predict{query}", body, {"Content-Type": kind, **headers})
         return status, json.loads(answer)
 
-    def raw(self, data, seconds=5):
+    def raw(self, data: bytes, seconds: float = 5) -> bytes:
         """Send bytes and return what comes until the service closes or falls silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             answer = b""
@@ -118,11 +125,11 @@ class Serving:
                 pass
             return answer
 
-    def engine(self):
-        """The process that computes."""
+    def engine(self) -> psutil.Process:
+        """The worker process."""
         return psutil.Process(self.process.pid).children()[0]
 
-    def stop(self, number=signal.SIGTERM):
+    def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the service and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -77,7 +77,7 @@ def test_what_cannot_be_quantised(model, tmp_path, examples):
     quantize_model(model, tmp_path / "q", examples)
     with pytest.raises(ModelError, match="a model of form mxnet-int8"):
         quantize_model(tmp_path / "q", tmp_path / "again", examples)
-    with pytest.raises(ModelError, match="a model of form mxnet-int8; ONNX is made of one of form mxnet"):
+    with pytest.raises(ModelError, match="a model of form mxnet-int8; this step takes one of form mxnet"):
         export_onnx(tmp_path / "q", tmp_path / "o")
     with pytest.raises(ModelError, match="this step takes one of form onnx"):
         quantize_onnx(model, tmp_path / "o", examples)

@@ -1,3 +1,4 @@
+from d2lcls.data import Batches, Images
 from d2lcls.models import get_model
 from d2lcls.models.fast94 import FILTERS, Fast94, initialise_from_data, whiten
 
@@ -64,8 +65,10 @@ def test_the_zoo_knows_it_and_images_of_another_shape_are_refused():
 
 
 def test_initialising_from_data_whitens_it_and_leaves_other_networks_alone():
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 32, 32, 3)).astype(np.uint8)
+    batches = Batches(Images(pixels, np.zeros(64, np.int64), ("a",), "noise"))
     net, expected = network(), network()
-    initialise_from_data(net, images())
-    whiten(expected, images())
+    initialise_from_data(net, batches)
+    whiten(expected, batches.normalise(batches.data.images))
     np.testing.assert_array_equal(net.whitening.weight.data().asnumpy(), expected.whitening.weight.data().asnumpy())
-    initialise_from_data(get_model("cnn"), images())  # not even initialised
+    initialise_from_data(get_model("cnn"), batches)  # not even initialised

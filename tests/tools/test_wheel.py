@@ -80,7 +80,12 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
 
 @pytest.mark.parametrize(
     "arguments, expected",
-    [(["--version"], "d2lcls "), (["--help"], "usage: d2lcls"), (["data", "list"], "cifar10"), (["predict", "--help"], "--model")],
+    [
+        (["--version"], "d2lcls "),
+        (["--help"], "usage: d2lcls"),
+        (["data", "list"], "cifar10"),
+        (["predict", "--help"], "--model"),
+    ],
     ids=" ".join,
 )
 def test_commands_run_outside_the_repository(run, arguments, expected):

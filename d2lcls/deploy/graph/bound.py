@@ -1,6 +1,6 @@
 """A graph bound to each batch size that it gets, so that MXNet sets it up once for each and not at every call.
 
-A hybridized block infers shapes and plans memory anew at each call, about a millisecond and a half for a ResNet-20 in
+A hybridized block infers shapes and plans memory again at each call, about a millisecond and a half for a ResNet-20 in
 int8. static_shape=True would avoid that, but then int8 layers return the first batch's outputs for ever. A bound
 executor does neither.
 """

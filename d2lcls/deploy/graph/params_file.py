@@ -5,7 +5,6 @@ This one reads every version: the format of before 2017, which has no version nu
 """
 
 import math
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ class ParamsError(ValueError):
     """A file of parameters is damaged, hostile or of another kind; the message names the file and the reason."""
 
 
-def read_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_params(path: str | Path) -> dict[str, np.ndarray]:
     """Read a `.params` file of any version.
 
     Args:

@@ -8,7 +8,6 @@ and heads of two or three numbers; with and without `node_row_ptr` and `backward
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,7 +134,7 @@ class Graph(NamedTuple):
         )
 
 
-def read_symbol(path: str | os.PathLike) -> Graph:
+def read_symbol(path: str | Path) -> Graph:
     """Read a `-symbol.json` file of any version.
 
     Returns:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.graph.input_shapes import infer_outputs
@@ -46,9 +46,7 @@ class Parity:
         return max(self.differences.values())
 
 
-def write_onnx(
-    model: OldModel, path: str | os.PathLike, inputs: Mapping[str, np.ndarray], tolerance: float = 1e-4
-) -> Parity:
+def write_onnx(model: OldModel, path: str | Path, inputs: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> Parity:
     """Write a model as an ONNX file if its outputs agree with MXNet's; arguments and errors as for `checked_onnx`."""
     converted, parity = checked_onnx(model, inputs, tolerance)
     write_atomically(path, lambda file: file.write(converted.SerializeToString()))

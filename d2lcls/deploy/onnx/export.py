@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.exporting import load_graph, read_graph
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 
 
-def export_onnx(
-    folder: str | os.PathLike, target: str | os.PathLike, tolerance: float = 1e-4
-) -> tuple[Manifest, float]:
+def export_onnx(folder: str | Path, target: str | Path, tolerance: float = 1e-4) -> tuple[Manifest, float]:
     """Write a model as ONNX for batches of any size, and compare its logits with MXNet's.
 
     Args:
@@ -46,7 +44,7 @@ def export_onnx(
     """
     manifest = read_manifest(folder)
     if manifest.form != "mxnet":
-        raise ModelError(f"{folder}: a model of form {manifest.form}; ONNX is made of one of form mxnet.")
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet.")
     check_new_folder(target)
     symbol, arguments, statistics = fold_batch_norm(*load_graph(folder))
     model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)

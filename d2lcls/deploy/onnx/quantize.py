@@ -1,6 +1,5 @@
 """An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
 import numpy as np
 
 
-def quantize_onnx(folder: str | os.PathLike, target: str | os.PathLike, x: np.ndarray, vnni: bool = False) -> Manifest:
+def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: bool = False) -> Manifest:
     """Write an ONNX model in int8: a scale per output channel for weights, ranges from the least to the largest number.
 
     The graph carries pairs of QuantizeLinear and DequantizeLinear, from which a runtime makes 8-bit layers.

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape
 from d2lcls.deploy.graph.names import common_prefix, listed, without_kind
@@ -18,10 +19,7 @@ from mxnet import gluon
 
 
 def load_gluon_parameters(
-    params_path: str | os.PathLike,
-    network: str,
-    shapes: Shape | Mapping[str, Shape] | None = None,
-    classes: int | None = None,
+    params_path: str | Path, network: str, shapes: Shape | Mapping[str, Shape] | None = None, classes: int | None = None
 ) -> OldModel:
     """Load a file written by `save_parameters`, the older `save_params` or `export` into a newly made network.
 
@@ -115,13 +113,13 @@ def match_names(
     if bare.keys() == parameters.keys():
         return {name: bare[name] for name in parameters}, None
     full = {name: with_prefix for name, (with_prefix, _) in parameters.items()}
-    theirs, shared = common_prefix(bare), common_prefix(full.values())
+    file_prefix, net_prefix = common_prefix(bare), common_prefix(full.values())
     before, dots = common_prefix(bare, "."), len(common_prefix(parameters, "."))
     schemes = (
         ("names with a word before them, as in module.", {name: before + name[dots:] for name in parameters}),
         ("names with the network's prefix", full),
         ("names without the network's prefix", {name: one[len(prefix) :] for name, one in full.items()}),
-        ("names under another prefix", {name: theirs + one[len(shared) :] for name, one in full.items()}),
+        ("names under another prefix", {name: file_prefix + one[len(net_prefix) :] for name, one in full.items()}),
     )
     for note, names in schemes:
         if set(names.values()) == bare.keys():

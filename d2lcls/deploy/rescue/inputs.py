@@ -1,7 +1,7 @@
 """Inputs to run an old model on: pictures of the user, or the sample of the package."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from d2lcls.deploy.rescue.load import OldModel, RescueError
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 def example_inputs(
     model: OldModel,
-    pictures: Sequence[str | os.PathLike] | None = None,
+    pictures: Sequence[str | Path] | None = None,
     mean: Sequence[float] = (127.5,),
     std: Sequence[float] = (128.0,),
     count: int = 8,
@@ -50,7 +50,7 @@ def example_inputs(
 
 
 def _images(
-    pictures: Sequence[str | os.PathLike] | None,
+    pictures: Sequence[str | Path] | None,
     shape: tuple[int, ...],
     mean: Sequence[float],
     std: Sequence[float],

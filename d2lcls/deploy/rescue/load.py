@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
@@ -121,7 +121,7 @@ class OldModel:
             ) from error
         return dict(zip(self.symbol.list_outputs(), outputs))
 
-    def save(self, prefix: str | os.PathLike) -> tuple[str, str]:
+    def save(self, prefix: str | Path) -> tuple[str, str]:
         """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
         self.symbol.save(paths[0])
@@ -137,7 +137,7 @@ class OldModel:
 
 
 def load_old_model(
-    symbol_path: str | os.PathLike, params_path: str | os.PathLike, shapes: Shape | Mapping[str, Shape] | None = None
+    symbol_path: str | Path, params_path: str | Path, shapes: Shape | Mapping[str, Shape] | None = None
 ) -> OldModel:
     """Load a Module checkpoint or a Gluon export of any version.
 

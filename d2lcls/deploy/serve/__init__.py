@@ -1,15 +1,20 @@
-"""A service that stays up: a model folder behind HTTP, with batches, bounds, reloads and a stop that loses nothing."""
+"""An HTTP service for a model folder: batches, limits, reloads, and a stop that answers what was accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from d2lcls.deploy.serve.limits import Limits
 
 __all__ = ["Limits", "serve"]
 
 
-def serve(folder, **options):
+def serve(folder: str | Path, **options: Any) -> None:
     """Serve a model folder; see `d2lcls.deploy.serve.server.run` for the options.
 
     Raises:
-        ImportError: what the service needs is not installed; names the extra.
+        ImportError: a package that the service needs is not installed; the message names the extra.
     """
     try:
         from d2lcls.deploy.serve import server

@@ -1,154 +1,187 @@
-"""The waiting room: pictures are admitted or refused at once, gathered into batches, and answered in time or not."""
+"""The queue: pictures are admitted or refused at once, collected into batches, and answered within the time limit."""
+
+from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.serve import engine
-from d2lcls.deploy.serve.limits import Refused, busy
+from d2lcls.deploy.serve.engine import Batch, Engine
+from d2lcls.deploy.serve.limits import Limits, Refused, busy
+from d2lcls.deploy.serve.metrics import Metrics
 from d2lcls.deploy.serve.worker import batch_sizes
 
 import numpy as np
 
-IN_FLIGHT = 2  # batches sent to a process: one that it computes, one that it begins without a pause
+IN_FLIGHT = 2  # batches sent to a worker: one that it computes, one that it can begin without a pause
+Ranked = tuple[np.ndarray, np.ndarray]  # order and probabilities of the classes, see `worker.rank`
+Outcome = list[Ranked] | Refused
+
+log = logging.getLogger(__name__)
 
 
 class Ticket:
-    """A request's place: `done` is called once, with the list of (order, probabilities) or with a `Refused`."""
+    """A request's place in the queue.
 
-    __slots__ = ("results", "missing", "deadline", "done", "over")
+    Args:
+        count: number of pictures.
+        deadline: `time.monotonic` at which the request has taken too long.
+        on_finish: called once, with the list of (order, probabilities) or with a `Refused`.
+    """
 
-    def __init__(self, count, deadline, done):
-        self.results, self.missing, self.deadline, self.done, self.over = [None] * count, count, deadline, done, False
+    __slots__ = ("results", "missing", "deadline", "on_finish", "finished")
 
-    def finish(self, outcome):
-        """Tell the outcome, unless another was told before."""
-        if not self.over:
-            self.over = True
-            self.done(outcome)
+    def __init__(self, count: int, deadline: float, on_finish: Callable[[Outcome], None]) -> None:
+        self.results: list[Any] = [None] * count
+        self.missing, self.deadline, self.on_finish, self.finished = count, deadline, on_finish, False
+
+    def finish(self, outcome: Outcome) -> None:
+        """Pass the outcome on, unless there was one before."""
+        if not self.finished:
+            self.finished = True
+            self.on_finish(outcome)
+
+
+class Item(NamedTuple):
+    """A picture in the queue: its request, its position there, its pixels, and when it came."""
+
+    ticket: Ticket
+    position: int
+    picture: np.ndarray
+    since: float
 
 
 class Batcher:
-    """One loaded model with what waits for it; everything happens in the event loop's thread.
+    """One loaded model with its queue; everything happens in the event loop's thread.
 
     Args:
-        folder: the model's.
+        folder: of the model.
         limits: `Limits`.
-        engines: how many processes compute.
-        threads: how many threads each of them uses.
+        engines: number of worker processes.
+        threads: number of threads of each of them.
         metrics: `Metrics`.
-        log: function of (level, event) and named details.
     """
 
-    def __init__(self, folder, limits, engines, threads, metrics, log):
-        self.folder, self.limits, self.metrics, self.log = folder, limits, metrics, log
-        self.wanted, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
-        self.engines, self.queue, self.tickets = [], deque(), deque()
-        self.waiting = 0  # pictures admitted and not done with
-        self.pace = 0.0  # seconds a picture, averaged over the last batches
-        self.closing, self.timer, self.content, self.preprocess = False, None, None, None
+    manifest: dict[str, Any]
+    preprocess: Preprocess
 
-    async def open(self):
-        """Start the processes; ModelError if one cannot load the model."""
-        started = await asyncio.gather(*(self._start() for _ in range(self.wanted)), return_exceptions=True)
-        failed = [outcome for outcome in started if isinstance(outcome, BaseException)]
-        if failed:
-            await self.close()
-            raise failed[0]
+    def __init__(self, folder: Path, limits: Limits, engines: int, threads: int, metrics: Metrics) -> None:
+        self.folder, self.limits, self.metrics = folder, limits, metrics
+        self.engine_count, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
+        self.engines: list[Engine] = []
+        self.queue: deque[Item] = deque()
+        self.tickets: deque[Ticket] = deque()
+        self.waiting = 0  # pictures admitted and not finished
+        self.pace = 0.0  # seconds per picture, averaged over the last batches
+        self.closing = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    async def open(self) -> Batcher:
+        """Start the workers.
+
+        Raises:
+            ModelError: one of them cannot load the model.
+        """
+        started = await asyncio.gather(*(self._start() for _ in range(self.engine_count)), return_exceptions=True)
+        for outcome in started:
+            if outcome is not None:
+                await self.close()
+                raise outcome
         return self
 
-    async def _start(self):
-        one, content = await engine.start(self.folder, self.limits, self.threads, self._answered, self._ended)
-        if self.content is None:
-            self.content = content
-            self.preprocess = Preprocess(**content["preprocess"])
-            self.classes = tuple(content["classes"])
-        elif content["files"] != self.content["files"]:
+    async def _start(self) -> None:
+        one, manifest = await engine.start(self.folder, self.limits, self.threads, self._receive, self._ended)
+        if not hasattr(self, "manifest"):
+            self.manifest, self.preprocess = manifest, Preprocess(**manifest["preprocess"])
+        elif manifest["files"] != self.manifest["files"]:
             await one.stop()
-            raise ModelError(f"{self.folder}: its files changed while it was loaded. Reload once they are all there.")
+            raise ModelError(f"{self.folder}: its files changed while it was loaded. Reload when all are in place.")
         if self.closing:
             return await one.stop()
         self.engines.append(one)
         return self._dispatch()
 
-    def check(self):
-        """Raise the `Refused` that a request would get now, as `admit` does."""
+    def check(self) -> None:
+        """Raise the `Refused` that a request of one picture would get now."""
         if not self.engines:
-            raise busy(5, "The model is being started anew.")
+            raise busy(5, "The model is being restarted.")
         expected = self.waiting * self.pace
         if self.waiting >= self.limits.waiting or expected > self.limits.seconds / 2:
             raise busy(expected)
 
-    def admit(self, count, done):
-        """Give a request a place, whose time begins now.
+    def admit(self, count: int, on_finish: Callable[[Outcome], None]) -> Ticket:
+        """Give a request a place in the queue; its time begins now.
 
         Args:
-            count: of its pictures.
-            done: function of the outcome, see `Ticket`.
+            count: number of pictures.
+            on_finish: receives the outcome, see `Ticket`.
 
         Raises:
-            Refused: there is no room for so many, or what is there already takes too long.
+            Refused: there is no room for so many, or what is in the queue already takes too long.
         """
         self.check()
         if self.waiting + count > self.limits.waiting:
             raise busy(self.waiting * self.pace)
         self.waiting += count
-        ticket = Ticket(count, time.monotonic() + self.limits.seconds, done)
+        ticket = Ticket(count, time.monotonic() + self.limits.seconds, on_finish)
         self.tickets.append(ticket)
         return ticket
 
-    def submit(self, ticket, pictures):
-        """Bring the uint8 pictures (crop, crop, 3) of a ticket, as many as were admitted."""
+    def submit(self, ticket: Ticket, pictures: Sequence[np.ndarray]) -> None:
+        """Queue a ticket's uint8 pictures (crop, crop, 3), as many as were admitted."""
         now = time.monotonic()
-        for place, picture in enumerate(pictures):
-            self.queue.append((ticket, place, picture, now))
+        self.queue.extend(Item(ticket, index, picture, now) for index, picture in enumerate(pictures))
         self._dispatch()
 
-    def abandon(self, ticket, outcome):
-        """Give a ticket back whose pictures will not come."""
+    def abandon(self, ticket: Ticket, refused: Refused) -> None:
+        """Give up a ticket whose pictures cannot be submitted."""
         self.waiting -= len(ticket.results)
-        ticket.finish(outcome)
+        ticket.finish(refused)
 
-    def _dispatch(self):
+    def _dispatch(self) -> None:
         while self.queue:
             free = min(self.engines, key=lambda one: len(one.batches), default=None)
             if free is None or len(free.batches) >= IN_FLIGHT:
                 return
-            # A fair share of all that is here, or one process would compute everything while the others wait for it.
+            # A fair share of all that waits, or one worker would compute everything while the others have nothing.
             share = -(-self.waiting // len(self.engines))
-            size = max(one for one in self.sizes if one <= share)  # none of those that it would fill up to the next one
+            size = max(one for one in self.sizes if one <= share)  # no size that would have to be filled up
             if len(self.queue) < size and not self.closing:
-                wait = self.queue[0][3] + self.limits.batch_wait - time.monotonic()
-                if wait > 0 or free.batches:  # nobody would begin with it now, so others may join
+                wait = self.queue[0].since + self.limits.batch_wait - time.monotonic()
+                if wait > 0 or free.batches:  # no worker would begin with it now, so others may join
                     if self.timer is None and not free.batches:
                         self.timer = asyncio.get_running_loop().call_later(wait, self._waited)
                     return
-            batch = []
+            batch: Batch = []
             while self.queue and len(batch) < size:
                 item = self.queue.popleft()
-                if item[0].over:
+                if item.ticket.finished:
                     self.waiting -= 1
                 else:
                     batch.append(item)
             if batch:
-                free.send(batch, [item[2] for item in batch])
+                free.send(batch, [item.picture for item in batch])
 
-    def _waited(self):
+    def _waited(self) -> None:
         self.timer = None
         self._dispatch()
 
-    def _answered(self, one, batch, content):
+    def _receive(self, one: Engine, batch: Batch, content: bytes | Exception) -> None:
         now = asyncio.get_running_loop().time()
         seconds, one.since = now - one.since, now
         self.waiting -= len(batch)
-        self._dispatch()  # first, so that the process has something to do
+        self._dispatch()  # first, so that the worker has something to do
         if isinstance(content, Exception):
-            self.log("error", "batch failed", pictures=len(batch), error=str(content))
-            outcome = Refused(500, "The model failed on this batch of pictures.")
-            for ticket, _, _, _ in batch:
-                ticket.finish(outcome)
+            log.error("batch failed", {"pictures": len(batch), "error": str(content)})
+            for item in batch:
+                item.ticket.finish(Refused(500, "The model failed on this batch of pictures."))
             return
         pace = seconds / len(batch) / len(self.engines)
         self.pace = 0.9 * self.pace + 0.1 * pace if self.pace else pace
@@ -156,58 +189,58 @@ class Batcher:
         half = len(content) // 2
         order = np.frombuffer(content, np.int32, half // 4).reshape(len(batch), -1)
         probabilities = np.frombuffer(content, np.float32, half // 4, half).reshape(len(batch), -1)
-        for row, (ticket, place, _, _) in enumerate(batch):
-            ticket.results[place] = order[row], probabilities[row]
+        for row, (ticket, position, _, _) in enumerate(batch):
+            ticket.results[position] = order[row], probabilities[row]
             ticket.missing -= 1
             if not ticket.missing:
                 ticket.finish(ticket.results)
 
-    def _ended(self, one, batches):
+    def _ended(self, one: Engine, batches: list[Batch]) -> None:
         if one not in self.engines:
             return
         self.engines.remove(one)
-        if not self.closing:  # told before anybody gets the 500
-            self.log("error", "engine ended", pictures=sum(map(len, batches)), code=one.process.poll())
+        if not self.closing:  # logged before anybody gets the 500
+            log.error("engine ended", {"pictures": sum(map(len, batches)), "code": one.process.poll()})
         for batch in batches:
             self.waiting -= len(batch)
-            for ticket, _, _, _ in batch:
-                ticket.finish(Refused(500, "The process that computed this picture ended."))
+            for item in batch:
+                item.ticket.finish(Refused(500, "The process that computed this picture ended."))
         if not self.closing:
             self.metrics.restarts.inc()
             self.replacing = asyncio.ensure_future(self._replace(one))
 
-    async def _replace(self, one):
+    async def _replace(self, one: Engine) -> None:
         await one.stop()
         pause = 0.5
         while not self.closing:
             try:
                 await self._start()
-                return self.log("info", "engine restarted")
+                return log.info("engine restarted")
             except (ModelError, OSError) as error:
-                self.log("error", "engine not restarted", error=str(error), again_in=pause)
+                log.error("engine not restarted", {"error": str(error), "again_in": pause})
             await asyncio.sleep(pause)
             pause = min(2 * pause, 30)
 
-    def expire(self):
-        """Answer those whose time is up, and end a process that has hung far longer; to be called often."""
+    def expire(self) -> None:
+        """Answer requests whose time is up, and kill a worker that has hung far longer; to be called often."""
         now = time.monotonic()
-        while self.tickets and (self.tickets[0].over or self.tickets[0].deadline < now):
+        while self.tickets and (self.tickets[0].finished or self.tickets[0].deadline < now):
             self.tickets.popleft().finish(Refused(504, f"Not done within {self.limits.seconds:g} s."))
-        while self.queue and self.queue[0][0].over:
+        while self.queue and self.queue[0].ticket.finished:
             self.queue.popleft()
             self.waiting -= 1
-        hung = max(30, 4 * self.limits.seconds)
+        longest = max(30, 4 * self.limits.seconds)
         for one in self.engines:
-            if one.batches and asyncio.get_running_loop().time() - one.since > hung:
-                self.log("error", "engine hangs", seconds=hung)
+            if one.batches and asyncio.get_running_loop().time() - one.since > longest:
+                log.error("engine hangs", {"seconds": longest})
                 one.process.kill()
 
-    async def close(self):
-        """Finish what was admitted, then end the processes."""
+    async def close(self) -> None:
+        """Finish what was admitted, then end the workers."""
         self.closing = True
         self._dispatch()
         while self.waiting and self.engines:
             await asyncio.sleep(0.01)
-        for ticket in self.tickets:  # where the processes ended before they had computed everything
+        for ticket in self.tickets:  # where the workers ended before they had computed everything
             ticket.finish(Refused(500, "The process that computes ended."))
         await asyncio.gather(*(one.stop() for one in self.engines))

@@ -1,21 +1,24 @@
-"""What the service and the process that computes say to each other over a socket: a kind, a length, a content."""
+"""Messages between the service and a worker over a socket: a kind, a length, a content."""
+
+from __future__ import annotations
 
 import struct
+from typing import BinaryIO
 
 HEAD = struct.Struct("<cQ")
-READY, ERROR, PICTURES, ANSWERS, FAILED = b"R", b"E", b"P", b"A", b"F"
+READY, ERROR, PICTURES, RESULTS, FAILED = b"R", b"E", b"P", b"A", b"F"
 
 
-def pack(kind, *contents):
-    """Return a frame of one content after the other, bytes or contiguous arrays."""
+def pack(kind: bytes, *contents: bytes | memoryview) -> bytes:
+    """Return a frame that holds the contents one after the other."""
     return b"".join((HEAD.pack(kind, sum(memoryview(content).nbytes for content in contents)), *contents))
 
 
-def unpack(buffer):
-    """Take the first whole frame out of a bytearray.
+def unpack(buffer: bytearray) -> tuple[bytes, bytes] | None:
+    """Remove the first complete frame from a buffer.
 
     Returns:
-        (kind, content), or None while it is not all there.
+        (kind, content), or None while it is incomplete.
     """
     if len(buffer) < HEAD.size:
         return None
@@ -27,7 +30,7 @@ def unpack(buffer):
     return kind, content
 
 
-def read(stream):
+def read(stream: BinaryIO) -> tuple[bytes, bytes] | None:
     """Read a frame from a blocking file; None where the other side has closed it."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:

@@ -1,90 +1,113 @@
-"""One line of JSON an event, on standard error; never what a client sent beyond its method and path."""
+"""The log: one JSON object per line on standard error; of what a client sent, only the method and the path.
+
+A message is the name of an event and its one argument a dict of details: `log.info("reloaded", {"model": name})`.
+"""
+
+from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any, TextIO
 
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_EXPECTED = "MXNet start using engine: NaiveEngine"  # said by each process that computes, which was told to
+LEVELS = ("debug", "info", "warning", "error")
+LINES_PER_SECOND = 20  # of what libraries print
+_EXPECTED = "MXNet start using engine: NaiveEngine"  # printed by every worker, which is configured to use it
+
+log = logging.getLogger(__name__)
 
 
-def make_log(level="info", stream=None):
-    """Return a function of (level, event) and named details that writes a line if the level is high enough."""
-    least = LEVELS[level]
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line: time, level, event, and the details that the event has."""
 
-    def log(level, event, **details):
-        if LEVELS[level] < least:
-            return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "level": level, "event": event, **details}, default=repr)
-        try:
-            print(line, file=stream or sys.stderr, flush=True)
-        except (OSError, ValueError):  # nobody reads any more: no reason to stop
-            pass
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.msg,
+        }
+        return json.dumps({**line, **record.args} if isinstance(record.args, dict) else line, default=repr)
 
-    return log
+
+class _Handler(logging.StreamHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing: that nobody reads the log any more is no reason to stop, nor to log it."""
 
 
 @contextmanager
-def only_events(level="info"):
-    """Keep standard error to events: what libraries and the processes that compute print there becomes events, too.
+def json_log(level: str = "info") -> Iterator[None]:
+    """Keep standard error to JSON: the package's log, and lines that libraries and workers print there.
 
-    libpng and MXNet write lines of their own in the midst. They are told as "printed", 20 of them in a second.
+    Whatever is printed becomes an event "printed", `LINES_PER_SECOND` at most.
 
     Args:
-        level: least level, as for `make_log`.
-
-    Yields:
-        function of (level, event) and named details.
+        level: one of `LEVELS`; events below it are left out.
     """
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)  # whoever prints faster than this is read loses lines, and never waits
+    os.set_blocking(writing, False)  # a program that prints faster than this is read loses lines, and never waits
+    logger = logging.getLogger("d2lcls")
+    before = logger.level, logger.propagate
     with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
-        log = make_log(level, stream)
+        handler = _Handler(stream)
+        handler.setFormatter(JsonFormatter())
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False
         os.dup2(writing, 2)
         os.close(writing)
-        reader = threading.Thread(target=_tell_printed, args=(reading, log), daemon=True)
+        reader = threading.Thread(
+            target=_log_printed, args=(os.fdopen(reading, encoding="utf-8", errors="replace"),), daemon=True
+        )
         reader.start()
         try:
-            yield log
+            yield
         finally:
-            os.dup2(stream.fileno(), 2)  # closes the pipe here; what was printed is still told
+            os.dup2(stream.fileno(), 2)  # closes our end of the pipe; the reader still logs what was printed
             reader.join(1)
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
 
 
-def _tell_printed(reading, log):
-    second, told = 0, 0
-    with open(reading, encoding="utf-8", errors="replace") as lines:
+def _log_printed(lines: TextIO) -> None:
+    second, count = 0, 0
+    with lines:
         for line in lines:
             now = int(time.monotonic())
-            second, told = now, told if now == second else 0
-            if line.strip() and told < 20 and _EXPECTED not in line:
-                told += 1
-                log("info", "printed", text=line.rstrip()[:1000])
+            second, count = now, count if now == second else 0
+            if line.strip() and count < LINES_PER_SECOND and _EXPECTED not in line:
+                count += 1
+                log.info("printed", {"text": line.rstrip()[:1000]})
 
 
-class Often:
-    """Events that may come thousands of times a second: the first of each second is told, the others are counted."""
+class Repeated:
+    """Logs events that may come thousands of times a second: the first one of each second, and how many came after it.
 
-    def __init__(self, log):
-        self.log, self.counts = log, {}
+    Args:
+        logger: where they are logged.
+    """
 
-    def __call__(self, level, event, **details):
-        key = level, event, details.get("status"), details.get("path")
-        if len(self.counts) >= 100:
-            key = level, event, details.get("status"), "others"
-        count = self.counts.get(key, 0)
-        self.counts[key] = count + 1
-        if not count:
-            self.log(level, event, **details)
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.counts: dict[tuple[int, str, int, str], int] = {}
 
-    def flush(self):
-        """Tell how many more there were; to be called once a second."""
+    def log(self, level: int, event: str, details: dict[str, Any]) -> None:
+        """Log an event, unless one of the same level, name, status and path was logged since the last `flush`."""
+        path = details["path"] if len(self.counts) < 100 else "others"
+        key = level, event, details["status"], path
+        self.counts[key] = self.counts.get(key, 0) + 1
+        if self.counts[key] == 1:
+            self.logger.log(level, event, details)
+
+    def flush(self) -> None:
+        """Log how many events were left out; to be called once a second."""
         counts, self.counts = self.counts, {}
         for (level, event, status, path), count in counts.items():
             if count > 1:
-                self.log(level, f"{event}, again", status=status, path=path, times=count - 1)
+                self.logger.log(level, f"{event}, again", {"status": status, "path": path, "times": count - 1})

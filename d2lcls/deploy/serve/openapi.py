@@ -1,24 +1,31 @@
-"""The service's description of itself, OpenAPI 3.1."""
+"""The service's description, OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from d2lcls.deploy.serve.limits import Limits
 
 
-def document(limits, forms, token):
+def document(limits: Limits, media_types: Sequence[str], token: bool) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        limits: `Limits`, whose numbers it tells.
-        forms: the media types of a body.
-        token: whether a bearer token is needed.
+        limits: `Limits`, whose numbers it holds.
+        media_types: of a body.
+        token: whether clients must send a bearer token.
     """
-    picture = {"type": "string", "format": "byte", "description": "an image file in base64"}
+    picture: dict[str, Any] = {"type": "string", "format": "byte", "description": "an image file in base64"}
     prediction = {
         "type": "object",
         "required": ["class", "probability"],
         "properties": {"class": {"type": "string"}, "probability": {"type": "number", "minimum": 0, "maximum": 1}},
     }
-    bodies = {
-        form: {"schema": {"type": "string", "contentMediaType": form}}
-        for form in forms
-        if form not in ("application/json", "multipart/form-data")
+    bodies: dict[str, Any] = {
+        media_type: {"schema": {"type": "string", "contentMediaType": media_type}}
+        for media_type in media_types
+        if media_type not in ("application/json", "multipart/form-data")
     }
     bodies["application/json"] = {
         "schema": {
@@ -45,7 +52,7 @@ def document(limits, forms, token):
         }
     }
     predict = {
-        "summary": "Name what pictures show, the likeliest classes first.",
+        "summary": "Classify pictures, the most probable classes first.",
         "description": f"Up to {limits.pictures} pictures of {limits.pixels} pixels, {limits.body} bytes in all, "
         f"within {limits.seconds:g} s.",
         "parameters": [{"name": "top", "in": "query", "schema": _TOP, "description": "how many classes"}],
@@ -65,10 +72,10 @@ def document(limits, forms, token):
             **_problems(400, 408, 413, 415, 500, 503, 504),
         },
     }
-    secured = {"security": [{"token": []}]} if token else {}
+    secured: dict[str, Any] = {"security": [{"token": []}]} if token else {}
     denied = _problems(401) if token else {}
 
-    def operation(content):
+    def operation(content: dict[str, Any]) -> dict[str, Any]:
         return {**content, **secured, "responses": {**content["responses"], **denied}}
 
     content = {
@@ -79,7 +86,7 @@ def document(limits, forms, token):
             "/v1/models": {
                 "get": operation(
                     {
-                        "summary": "What is served, with its accuracy and checksums.",
+                        "summary": "The model, with its accuracy and checksums.",
                         "responses": {"200": _json("The models.", {"type": "object"})},
                     }
                 )
@@ -87,11 +94,11 @@ def document(limits, forms, token):
             "/v1/reload": {
                 "post": operation(
                     {
-                        "summary": "Load the model's folder anew; needs a token.",
+                        "summary": "Load the model's folder again; needs a token.",
                         "responses": {
                             "200": _json("The new model serves.", {"type": "object"}),
                             **_problems(403),
-                            "409": _json("A reload is going on.", {"type": "object"}),
+                            "409": _json("A reload is in progress.", {"type": "object"}),
                             "422": _json("The new model cannot be used; the old one stays.", {"type": "object"}),
                         },
                     }
@@ -99,7 +106,7 @@ def document(limits, forms, token):
             },
             "/healthz": {
                 "get": {
-                    "summary": "Whether requests are taken.",
+                    "summary": "Whether requests are accepted.",
                     "responses": {"200": _json("They are.", {"type": "object"}), **_problems(503)},
                 }
             },
@@ -125,23 +132,23 @@ def document(limits, forms, token):
 
 _TOP = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
 _TITLES = {
-    400: "The request is not understood.",
+    400: "The request is not valid.",
     401: "The token is missing or wrong.",
     403: "Not allowed.",
     408: "The request arrived too slowly.",
     413: "Too much in one request.",
-    415: "Not a kind that is read.",
-    500: "A fault of the service.",
+    415: "The media type is not supported.",
+    500: "The service has failed.",
     503: "Busy; see Retry-After.",
     504: "Not done in time.",
 }
 
 
-def _json(description, schema):
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _problems(*statuses):
+def _problems(*statuses: int) -> dict[str, Any]:
     return {
         str(status): {
             "description": _TITLES[status],

@@ -1,4 +1,6 @@
-"""From a request's body to the pictures in it: one as it is, several as multipart/form-data, or JSON with base64."""
+"""The pictures in a request's body: one as it is, several as multipart/form-data, or base64 in JSON."""
+
+from __future__ import annotations
 
 import binascii
 import io
@@ -6,14 +8,17 @@ import json
 import struct
 import warnings
 from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from d2lcls.data.decode import BrokenImage
-from d2lcls.deploy.serve import plain_png
-from d2lcls.deploy.serve.limits import Refused
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.deploy.serve.limits import Limits, Refused
 
+import numpy as np
 from PIL import Image
 
-# Only what people send, told by its first bytes: each further decoder is one more that strangers may try to break.
+# Only the usual formats, recognised by their first bytes: each further decoder is one more to attack.
 _STARTS = {
     "image/png": (b"\x89PNG\r\n\x1a\n",),
     "image/jpeg": (b"\xff\xd8\xff",),
@@ -21,48 +26,46 @@ _STARTS = {
     "image/bmp": (b"BM",),
     "image/webp": (b"RIFF",),
 }
-KINDS = tuple(_STARTS)
-FORMS = (*KINDS, "application/octet-stream", "multipart/form-data", "application/json")
-_UNNAMED = ("application/octet-stream", "application/x-www-form-urlencoded")  # which is what curl --data-binary says
+IMAGE_TYPES = tuple(_STARTS)
+MEDIA_TYPES = (*IMAGE_TYPES, "application/octet-stream", "multipart/form-data", "application/json")
+_UNNAMED = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter from curl --data-binary
 _ALL_STARTS = tuple(start for starts in _STARTS.values() for start in starts)
 _PNG = struct.Struct(">II")
-PARTS = 5000  # of one PNG or JPEG: Pillow takes them one by one, in Python, seconds for 10 MB of empty ones
-SCANS = 100  # of one JPEG, which may draw its pixels over and over: 300 kB were seen to keep a core busy for 40 s
-_SIMPLE = 16_384  # bytes in which neither can be many enough to matter
+PARTS = 5000  # of one PNG or JPEG: Pillow reads them one by one, in Python, seconds for 10 MB of empty ones
+SCANS = 100  # of one JPEG, each of which may redraw all pixels: 300 kB kept a core busy for 40 s
+_SIMPLE = 16_384  # bytes; a smaller picture cannot have enough of either to matter
 
 
-def encoded(kind, body, limits):
-    """Take the encoded pictures out of a body.
+def encoded(content_type: str, body: bytes | bytearray, limits: Limits) -> tuple[list[bytes], Any]:
+    """Return the encoded pictures in a body, and the number of classes that it asks for, or None.
 
     Args:
-        kind: value of Content-Type.
-        body: bytes.
+        content_type: value of the header Content-Type.
+        body: of the request.
         limits: `Limits`.
 
-    Returns:
-        list of bytes, and the number of classes that the body asks for or None.
-
     Raises:
-        Refused: 400 for a body that is not what it says, 413 for more pictures than are taken, 415 for another kind.
+        Refused: 400 for a body that does not match its Content-Type, 413 for too many pictures, 415 for another
+            media type.
     """
-    name = kind.partition(";")[0].strip().lower()
-    if name in KINDS or name in _UNNAMED:
-        found, top = [body], None
+    name = content_type.partition(";")[0].strip().lower()
+    if name in IMAGE_TYPES or name in _UNNAMED:
+        pictures, top = [bytes(body)], None
     elif name == "application/json":
-        found, top = _json(body, limits)
+        pictures, top = _json(body, limits)
     elif name == "multipart/form-data":
-        found, top = _multipart(kind, body, limits)
+        pictures, top = _multipart(content_type, body, limits)
     else:
-        raise Refused(415, f"Content-Type must be one of {', '.join(FORMS)}.")
-    if not found or not all(found):
+        raise Refused(415, f"Content-Type must be one of {', '.join(MEDIA_TYPES)}.")
+    if not pictures or not all(pictures):
         raise Refused(400, "A picture is empty. Send the bytes of an image file.")
-    return found, top
+    return pictures, top
 
 
-def _json(body, limits):
-    example = '{"image": "<base64>"} or {"images": ["<base64>", ...]}, and "top" if you like'
+def _json(body: bytes | bytearray, limits: Limits) -> tuple[list[bytes], Any]:
+    example = '{"image": "<base64>"} or {"images": ["<base64>", ...]}, optionally with "top"'
     if body.count(b",") > 2 * limits.pictures + 2:  # before millions of numbers are read; base64 has no commas
-        raise Refused(413, f"More is in the body than {limits.pictures} pictures, which are taken.")
+        raise Refused(413, f"The body holds more than {limits.pictures} pictures, the limit of one request.")
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError):
@@ -75,64 +78,66 @@ def _json(body, limits):
         raise Refused(400, f"The body must be {example}.")
     texts = [content["image"]] if "image" in content else content["images"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Refused(400, f"The pictures must be texts. Send {example}.")
+        raise Refused(400, f"The pictures must be strings. Send {example}.")
     _count(len(texts), limits)
     try:
         return [b64decode(text, validate=True) for text in texts], content.get("top")
     except (binascii.Error, ValueError):
-        raise Refused(400, "A picture is not base64, of the usual alphabet and with its padding.") from None
+        raise Refused(400, "A picture is not base64 with the standard alphabet and padding.") from None
 
 
-def _multipart(kind, body, limits):
+def _multipart(content_type: str, body: bytes | bytearray, limits: Limits) -> tuple[list[bytes], Any]:
     from multipart import MultipartError, PushMultipartParser, parse_options_header
 
-    options = parse_options_header(kind)[1]
-    found, top, name, part = [], None, None, []
+    options = parse_options_header(content_type)[1]
+    pictures: list[bytes] = []
+    part: list[bytes] = []
+    top, name = None, None
     try:
         with PushMultipartParser(
             options.get("boundary", ""), max_segment_count=limits.pictures + 1, strict=True
         ) as parser:
             for event in (*parser.parse(body), *parser.parse(b"")):
                 if isinstance(event, (bytes, bytearray)):
-                    part.append(event)
+                    part.append(bytes(event))
                 elif event is not None:
                     name, part = event.name, []
                 elif name == "top":
                     top = _whole(b"".join(part))
                 elif name in ("image", "images"):
-                    found.append(b"".join(part))
+                    pictures.append(b"".join(part))
                 else:
-                    raise Refused(400, "A part of the form is called neither image, images nor top.")
+                    raise Refused(400, "A part of the form is named neither image, images nor top.")
     except MultipartError as error:
         raise Refused(
             400,
-            f"The body is not the multipart/form-data it says ({error}). "
-            f"It holds parts called image, {limits.pictures} at most.",
+            f"The body is not multipart/form-data ({error}). "
+            f"It must hold parts named image, {limits.pictures} at most.",
         ) from None
-    _count(len(found), limits)
-    return found, top
+    _count(len(pictures), limits)
+    return pictures, top
 
 
-def _whole(text):
-    return int(text) if text.isdigit() and len(text) < 10 else -1  # -1 is refused with the others out of range
+def _whole(text: bytes) -> int:
+    return int(text) if text.isdigit() and len(text) < 10 else -1  # -1 is out of range and refused later
 
 
-def _count(number, limits):
+def _count(number: int, limits: Limits) -> None:
     if number > limits.pictures:
-        raise Refused(413, f"{number} pictures in one request; {limits.pictures} are taken. Send several requests.")
+        raise Refused(413, f"{number} pictures in one request; {limits.pictures} are accepted. Send several requests.")
 
 
-def pixels(picture):
-    """Return the number of pixels that an encoded picture claims to have, without decoding it.
+def count_pixels(picture: bytes) -> int:
+    """Return the number of pixels according to an encoded picture's header, without decoding it.
 
     Raises:
-        Refused: 415 if it is of no kind that is read, 400 if it is broken.
+        Refused: 415 if it is not one of `IMAGE_TYPES`, 400 if it is broken.
     """
     if picture.startswith(_STARTS["image/png"]) and picture[12:16] == b"IHDR" and len(picture) > 24:
         width, height = _PNG.unpack_from(picture, 16)
         return width * height
     if not picture.startswith(_ALL_STARTS):
-        raise Refused(415, f"A picture is none of {', '.join(KINDS)}.")
+        raise Refused(415, f"A picture is none of {', '.join(IMAGE_TYPES)}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,60 +149,53 @@ def pixels(picture):
         raise Refused(400, "A picture is broken: its header cannot be read.") from None
 
 
-def _in_pieces(picture):
-    """Whether a picture takes seconds to read, however small it is, because of how it is put together."""
+def _in_pieces(picture: bytes) -> bool:
+    """Whether a picture has so many parts or scans that even a small one takes seconds to decode."""
     parts = 0
     if picture.startswith(_STARTS["image/png"]):
-        place = 8
-        while place < len(picture) and parts <= PARTS:
-            place += 12 + int.from_bytes(picture[place : place + 4], "big")
+        position = 8
+        while position < len(picture) and parts <= PARTS:
+            position += 12 + int.from_bytes(picture[position : position + 4], "big")
             parts += 1
     elif picture.startswith(_STARTS["image/jpeg"]):
         if picture.count(b"\xff\xda") > SCANS:
             return True
-        place = 2
-        while place < len(picture) - 4 and picture[place : place + 2] != b"\xff\xda" and parts <= PARTS:
-            named = picture[place] == 0xFF and 0 < picture[place + 1] < 0xFF
-            place += 2 + int.from_bytes(picture[place + 2 : place + 4], "big") if named else 1
+        position = 2
+        while position < len(picture) - 4 and picture[position : position + 2] != b"\xff\xda" and parts <= PARTS:
+            marker = picture[position] == 0xFF and 0 < picture[position + 1] < 0xFF
+            position += 2 + int.from_bytes(picture[position + 2 : position + 4], "big") if marker else 1
             parts += 1
     return parts > PARTS
 
 
-def decode(pictures, preprocess, limits, given_up=lambda: False):
-    """Turn encoded pictures into what the model sees.
+def decode(
+    pictures: Sequence[bytes], preprocess: Preprocess, limits: Limits, given_up: Callable[[], bool] = lambda: False
+) -> list[np.ndarray]:
+    """Decode pictures to the input of the model.
 
     Args:
-        pictures: list of bytes.
+        pictures: encoded.
         preprocess: `Preprocess` of the model.
         limits: `Limits`.
-        given_up: function that says whether nobody waits for the pictures any more.
+        given_up: returns whether nobody waits for the pictures any more.
 
     Returns:
-        list of uint8 arrays (crop, crop, 3), RGB.
+        uint8 arrays (crop, crop, 3), RGB.
 
     Raises:
-        Refused: 400 for a broken picture, 413 for one with too many pixels or scans, 415 for one of another kind, 504
-            for one that nobody waits for.
+        Refused: 400 for a broken picture, 413 for one with too many pixels, parts or scans, 415 for one of another
+            kind, 504 where nobody waits any more.
     """
     images = []
-    start = plain_png.head(preprocess.crop) if preprocess.crop == preprocess.resize else None
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         if given_up():
             raise Refused(504, "Not decoded in time.")
         if len(picture) > _SIMPLE and _in_pieces(picture):
-            raise Refused(
-                413,
-                f"Picture {place} is made of more than {PARTS} parts, or drawn over more than {SCANS} "
-                "times. Save it anew.",
-            )
-        claimed = pixels(picture)
-        if claimed > limits.pixels:
-            raise Refused(
-                413, f"Picture {place} has more than the {limits.pixels} pixels that are read. Make it smaller."
-            )
+            raise Refused(413, f"Picture {index} has more than {PARTS} parts or {SCANS} scans. Save it again.")
+        if count_pixels(picture) > limits.pixels:
+            raise Refused(413, f"Picture {index} has more than {limits.pixels} pixels, the limit. Make it smaller.")
         try:
-            image = plain_png.read(picture, start) if start else None
-            images.append(preprocess.image(picture) if image is None else image)
+            images.append(preprocess.image(picture))
         except BrokenImage:
-            raise Refused(400, f"Picture {place} is broken and cannot be read.") from None
+            raise Refused(400, f"Picture {index} is broken and cannot be read.") from None
     return images

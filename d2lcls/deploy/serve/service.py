@@ -1,43 +1,64 @@
-"""What the service answers to which address."""
+"""The routes: what the service answers at which address."""
 
+from __future__ import annotations
+
+import asyncio
 import hmac
+import json
+import logging
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import parse_qs
 
-from d2lcls.deploy.serve import answers, openapi
-from d2lcls.deploy.serve.http import date_now
-from d2lcls.deploy.serve.limits import Refused, busy
-from d2lcls.deploy.serve.logs import Often
-from d2lcls.deploy.serve.pictures import FORMS, decode, encoded, pixels
+from d2lcls.deploy.serve import openapi
+from d2lcls.deploy.serve.batching import Batcher, Outcome, Ranked, Ticket
+from d2lcls.deploy.serve.http import Connection, Request, http_date
+from d2lcls.deploy.serve.limits import Limits, Refused, busy
+from d2lcls.deploy.serve.logs import Repeated
+from d2lcls.deploy.serve.metrics import Metrics
+from d2lcls.deploy.serve.pictures import MEDIA_TYPES, count_pixels, decode, encoded
+
+import numpy as np
 
 DECODERS = 2
-SMALL = 16_384, 65_536  # bytes and pixels of a picture that is decoded sooner than it is handed to another thread
+SMALL = 16_384, 65_536  # bytes and pixels of a picture that is decoded in less time than another thread would take it
 TOP = 5
+
+log = logging.getLogger(__name__)
 
 
 class Service:
-    """The routes, the token and what is going on. Everything but the decoding of large pictures is in one thread.
+    """The routes, the token and the state. All but the decoding of large pictures happens in one thread.
 
     Args:
         limits: `Limits`.
         metrics: `Metrics`.
-        log: function of (level, event) and named details.
-        token: what clients must know, None for no such thing.
-        reload: function without arguments that begins a reload and returns a Future of (status, content).
-        access: log every request, not only those that failed.
+        token: that clients must send; None for a service without a token.
+        reload: begins a reload and returns a future of (status, content).
+        log_requests: log every request, not only those that failed.
     """
 
-    def __init__(self, limits, metrics, log, token, reload, access=False):
-        self.limits, self.metrics, self.log, self.often, self.access = limits, metrics, log, Often(log), access
+    batcher: Batcher
+
+    def __init__(
+        self,
+        limits: Limits,
+        metrics: Metrics,
+        token: str | None,
+        reload: Callable[[], asyncio.Future[tuple[int, dict[str, Any]]]],
+        log_requests: bool = False,
+    ) -> None:
+        self.limits, self.metrics, self.log_requests, self.failures = limits, metrics, log_requests, Repeated(log)
         self.token = token.encode() if token else None
         self.reload = reload
-        self.connections, self.held, self.closing, self.date = set(), 0, False, date_now()
+        self.connections: set[Connection] = set()
+        self.held, self.closing, self.date = 0, False, http_date()
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self.decoding, self.decoding_pace = 0, 0.0  # pictures that are with them, and seconds for one of these
-        self.batcher, self.since, self.name, self.labels = None, None, None, None
-        self.routes = {
+        self.decoding, self.decoding_pace = 0, 0.0  # pictures that the decoders have, and seconds per picture
+        self.routes: dict[tuple[str, str], Callable[[Request], None]] = {
             ("POST", "/v1/predict"): self._predict,
             ("GET", "/v1/models"): self._models,
             ("POST", "/v1/reload"): self._reload,
@@ -46,29 +67,28 @@ class Service:
             ("GET", "/openapi.json"): self._openapi,
         }
         self.paths = {path for _, path in self.routes}
-        metrics.waiting.set_function(lambda: self.batcher.waiting if self.batcher else 0)
+        metrics.waiting.set_function(lambda: self.batcher.waiting)
         metrics.held.set_function(lambda: self.held)
         metrics.connections.set_function(lambda: len(self.connections))
 
-    def use(self, batcher):
+    def use(self, batcher: Batcher) -> None:
         """Answer with this model from now on."""
         self.batcher, self.since = batcher, time.time()
-        self.name = answers.as_json(batcher.content["name"]).decode()
-        self.labels = [answers.as_json(name).decode() for name in batcher.classes]
+        self.name = json.dumps(batcher.manifest["name"])
+        self.labels = [json.dumps(name) for name in batcher.manifest["classes"]]
 
-    # What a connection asks of the service.
+    # Called by connections.
 
-    def check(self, request):
-        """Raise `Refused` for a request whose headers already say that it will not be carried out."""
-        method = "GET" if request.method == "HEAD" else request.method
-        if (method, request.path) not in self.routes:
+    def check(self, request: Request) -> None:
+        """Raise `Refused` for a request whose headers already show that it will not be carried out."""
+        if request.route not in self.routes:
             if request.path not in self.paths:
                 raise Refused(404, f"There is no such address. There are {', '.join(sorted(self.paths))}.")
-            allowed = ", ".join(sorted(m for m, path in self.routes if path == request.path))
-            raise Refused(405, f"This address takes {allowed}.", {"Allow": allowed})
+            allowed = ", ".join(sorted(method for method, path in self.routes if path == request.path))
+            raise Refused(405, f"The method must be {allowed}.", {"Allow": allowed})
         if self.token and request.path not in ("/healthz", "/openapi.json"):
-            scheme, _, given = request.headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
+            scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
                 raise Refused(
                     401,
                     "Send the header Authorization: Bearer TOKEN with the service's token.",
@@ -76,162 +96,166 @@ class Service:
                 )
         if request.path == "/v1/predict":
             if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise Refused(415, "Content-Encoding is not understood. Send the body as it is.")
+                raise Refused(415, "Content-Encoding is not supported. Send the body as it is.")
             self.batcher.check()
 
-    def handle(self, request):
-        """Answer a request, now or later."""
-        method = "GET" if request.method == "HEAD" else request.method
+    def handle(self, request: Request) -> None:
+        """Respond to a request, now or later."""
         try:
-            self.routes[method, request.path](request)
+            self.routes[request.route](request)
         except Refused as refused:
             request.refuse(refused)
         except Exception as error:
-            request.refuse(self.failed(request, error))
+            request.refuse(self.failed(error, request.path))
 
-    def answered(self, request, status):
-        """Count and log an answer."""
+    def record(self, request: Request, status: int) -> None:
+        """Count and log a response."""
         route = request.path if request.path in self.paths else "other"
         seconds = time.monotonic() - request.begun
         self.metrics.request(route, str(status), seconds)
-        if self.access:
-            self.log(
-                "info",
-                "request",
-                method=request.method,
-                path=request.path[:200],
-                status=status,
-                ms=round(1000 * seconds, 2),
-            )
+        details: dict[str, Any] = {"method": request.method, "path": request.path[:200], "status": status}
+        if self.log_requests:
+            log.info("request", {**details, "ms": round(1000 * seconds, 2)})
         elif status >= 400:
-            self.often(
-                "info" if status < 500 else "warning",
-                "refused" if status != 500 else "failed",
-                status=status,
-                method=request.method,
-                path=route,
-            )
+            event = "refused" if status != 500 else "failed"
+            self.failures.log(logging.INFO if status < 500 else logging.WARNING, event, {**details, "path": route})
 
-    def failed(self, request, error):
-        """Log an error that nobody foresaw, without its message, which may hold a picture; return the `Refused`."""
+    def failed(self, error: BaseException | None, path: str | None) -> Refused:
+        """Log an unexpected error, without its message, which may hold a picture, and return the `Refused`."""
         where = [
             f"{frame.name} in {frame.filename.rpartition('/')[2]}:{frame.lineno}"
-            for frame in traceback.extract_tb(error.__traceback__)
+            for frame in (traceback.extract_tb(error.__traceback__) if error else ())
         ]
-        self.log("error", "unforeseen", error=type(error).__name__, where=where, path=request.path if request else None)
-        return Refused(500, "Something went wrong here; the service's log says where.")
+        log.error("unforeseen", {"error": type(error).__name__, "where": where, "path": path})
+        return Refused(500, "The service has failed; its log has the details.")
 
-    def tick(self):
-        """What is done once a second: close connections whose time is up, renew the date."""
-        self.date = date_now()
+    def tick(self) -> None:
+        """Close connections whose time is up, and update the date; to be called once a second."""
+        self.date = http_date()
         now = time.monotonic()
         for connection in list(self.connections):
             connection.tick(now)
-        self.often.flush()
+        self.failures.flush()
 
-    def drain(self):
-        """Close the connections on which nothing is going on."""
+    def drain(self) -> None:
+        """Close the idle connections."""
         for connection in list(self.connections):
             connection.drain()
 
     # Routes.
 
-    def _predict(self, request):
-        kind = request.headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
-        top = _top(request.query) if request.query else TOP
+    def _predict(self, request: Request) -> None:
         batcher, name, labels = self.batcher, self.name, self.labels
+        top: Any = _top(request.query) if request.query else TOP
+        kind = request.headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
+        pictures, in_body = encoded(kind, request.body, self.limits)
+        top = top if in_body is None else in_body
+        if type(top) is not int or not 1 <= top <= 1000:
+            raise Refused(400, "top must be a whole number from 1 to 1000.")
 
-        def done(outcome):
+        def finish(outcome: Outcome) -> None:
             if isinstance(outcome, Refused):
                 request.refuse(outcome)
             else:
-                request.answer(200, answers.predictions(name, labels, outcome, top))
+                request.respond(200, _predictions(name, labels, outcome, top))
 
-        def bring(ticket, images):
-            if isinstance(images, Refused):
-                batcher.abandon(ticket, images)
-            else:
-                batcher.submit(ticket, images)
-
-        blobs, asked = encoded(kind, request.body, self.limits)
-        top = top if asked is None else asked
-        if type(top) is not int or not 1 <= top <= 1000:
-            raise Refused(400, "top must be a whole number from 1 to 1000.")
-        if len(blobs) == 1 and len(blobs[0]) <= SMALL[0] and pixels(blobs[0]) <= SMALL[1]:
-            ticket = batcher.admit(1, done)
-            return bring(ticket, self._decoded(request, blobs, batcher, ticket))
+        if len(pictures) == 1 and len(pictures[0]) <= SMALL[0] and count_pixels(pictures[0]) <= SMALL[1]:
+            ticket = batcher.admit(1, finish)
+            return _submit(batcher, ticket, self._decode(pictures, batcher, ticket))
         expected = self.decoding * self.decoding_pace
         if expected > self.limits.seconds / 2:
             raise busy(expected)
-        ticket = batcher.admit(len(blobs), done)
+        ticket = batcher.admit(len(pictures), finish)
         request.release()
-        return self._decode_aside(request, blobs, batcher, ticket, bring)
+        return self._decode_in_thread(pictures, batcher, ticket)
 
-    def _decode_aside(self, request, blobs, batcher, ticket, bring):
-        count, size = len(blobs), sum(map(len, blobs))
+    def _decode_in_thread(self, pictures: Sequence[bytes], batcher: Batcher, ticket: Ticket) -> None:
+        count, size = len(pictures), sum(map(len, pictures))
         self.decoding += count
-        self.held += size  # even if the client is gone before its turn comes
+        self.held += size  # also if the client is gone before its turn comes
 
-        def work():
+        def work() -> tuple[list[np.ndarray] | Refused, float]:
             begun = time.monotonic()
-            return self._decoded(request, blobs, batcher, ticket), time.monotonic() - begun
+            return self._decode(pictures, batcher, ticket), time.monotonic() - begun
 
-        def decoded(future):
+        def decoded(future: asyncio.Future[tuple[list[np.ndarray] | Refused, float]]) -> None:
             images, seconds = future.result()
             self.decoding -= count
             self.held -= size
-            if not ticket.over:
+            if not ticket.finished:
                 self.decoding_pace += 0.2 * (seconds / count / DECODERS - self.decoding_pace)
-            bring(ticket, images)
+            _submit(batcher, ticket, images)
 
-        self.loop.run_in_executor(self.decoders, work).add_done_callback(decoded)
+        asyncio.get_running_loop().run_in_executor(self.decoders, work).add_done_callback(decoded)
 
-    def _decoded(self, request, blobs, batcher, ticket):
+    def _decode(self, pictures: Sequence[bytes], batcher: Batcher, ticket: Ticket) -> list[np.ndarray] | Refused:
         try:
-            return decode(blobs, batcher.preprocess, self.limits, lambda: ticket.over)
+            return decode(pictures, batcher.preprocess, self.limits, lambda: ticket.finished)
         except Refused as refused:
             return refused
         except Exception as error:
-            return self.failed(request, error)
+            return self.failed(error, "/v1/predict")
 
-    def _models(self, request):
-        content = self.batcher.content
-        side = content["preprocess"]["crop"]
-        model = {
-            "name": content["name"],
-            "form": content["form"],
-            "classes": content["classes"],
-            "input": {"height": side, "width": side, **content["preprocess"]},
-            "accuracy": content["accuracy"],
-            "files": content["files"],
-            "made_from": content["made_from"],
-            "since": round(self.since, 3),
-        }
-        request.answer(200, answers.as_json({"models": [model]}))
+    def _models(self, request: Request) -> None:
+        manifest = self.batcher.manifest
+        side = manifest["preprocess"]["crop"]
+        model = {key: manifest[key] for key in ("name", "form", "classes", "accuracy", "files", "made_from")}
+        model["input"] = {"height": side, "width": side, **manifest["preprocess"]}
+        model["since"] = round(self.since, 3)
+        request.respond(200, _json({"models": [model]}))
 
-    def _reload(self, request):
+    def _reload(self, request: Request) -> None:
         if not self.token:
             raise Refused(403, "The service has no token, so it is reloaded with the signal HUP only.")
-        future = self.reload()
-        future.add_done_callback(lambda future: request.answer(future.result()[0], answers.as_json(future.result()[1])))
 
-    def _health(self, request):
+        def reloaded(future: asyncio.Future[tuple[int, dict[str, Any]]]) -> None:
+            status, content = future.result()
+            request.respond(status, _json(content))
+
+        self.reload().add_done_callback(reloaded)
+
+    def _health(self, request: Request) -> None:
         if self.closing:
             raise busy(5, "The service is being stopped.")
         if not self.batcher.engines:
-            raise busy(5, "The model is being started anew.")
-        request.answer(200, answers.as_json({"status": "ok", "model": self.batcher.content["name"]}))
+            raise busy(5, "The model is being restarted.")
+        request.respond(200, _json({"status": "ok", "model": self.batcher.manifest["name"]}))
 
-    def _metrics(self, request):
-        request.answer(200, self.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+    def _metrics(self, request: Request) -> None:
+        request.respond(200, self.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
 
-    def _openapi(self, request):
-        request.answer(200, answers.as_json(openapi.document(self.limits, FORMS, bool(self.token))))
+    def _openapi(self, request: Request) -> None:
+        request.respond(200, _json(openapi.document(self.limits, MEDIA_TYPES, bool(self.token))))
 
 
-def _top(query):
-    given = parse_qs(query, max_num_fields=8, keep_blank_values=True) if query.count("&") < 8 else {}
-    text = given.pop("top", [""])[-1]
-    if given or not text.isdigit() or len(text) > 4:
+def _submit(batcher: Batcher, ticket: Ticket, images: list[np.ndarray] | Refused) -> None:
+    if isinstance(images, Refused):
+        batcher.abandon(ticket, images)
+    else:
+        batcher.submit(ticket, images)
+
+
+def _top(query: str) -> int:
+    parameters = parse_qs(query, max_num_fields=8, keep_blank_values=True) if query.count("&") < 8 else {}
+    text = parameters.pop("top", [""])[-1]
+    if parameters or not text.isdigit() or len(text) > 4:
         raise Refused(400, "The only parameter is top, a whole number from 1 to 1000.")
     return int(text)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, allow_nan=False).encode()
+
+
+def _predictions(name: str, labels: Sequence[str], results: Sequence[Ranked], top: int) -> bytes:
+    """Write the body of a response; `name` and `labels` are JSON already, as this is done for every request."""
+    pictures = []
+    for order, probabilities in results:
+        classes = ", ".join(
+            [
+                f'{{"class": {labels[index]}, "probability": {probability:.6g}}}'
+                for index, probability in zip(order[:top].tolist(), probabilities[:top].tolist())
+            ]
+        )
+        pictures.append(f"[{classes}]")
+    return f'{{"model": {name}, "predictions": [{", ".join(pictures)}]}}'.encode()

@@ -1,36 +1,44 @@
-"""The process that computes: it loads one model, says what it is, and answers batches until its socket is closed.
+"""The worker process: it loads one model, sends its manifest, and computes batches until its socket is closed.
 
-MXNet lives here and not in the service, so that neither has to wait for the other's Python, a crash of the one does
-not take the other along, and a reload is a new process beside the old one, whose memory goes back whole.
+MXNet is loaded here and not in the service, so that neither waits for the other's interpreter, a crash of one does
+not end the other, and a reload is a new process beside the old one, whose memory is freed completely.
 Run as: python -m d2lcls.deploy.serve.worker FOLDER SOCKET BATCH_SIZE
 """
 
+from __future__ import annotations
+
+import io
 import json
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from d2lcls.deploy.serve import frames
 from d2lcls.explain.scores import softmax
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from d2lcls.deploy.predictor import Predictor
 
-def batch_sizes(largest):
+
+def batch_sizes(largest: int) -> list[int]:
     """Return the sizes of batches: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... `largest`."""
     powers = [2**power for power in range(largest.bit_length() + 1)]
     return sorted({min(size, largest) for power in powers for size in (power, power + power // 2)})
 
 
-def rank(logits):
-    """Sort each picture's classes, the likeliest first.
+def rank(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort the classes of each picture, the most probable first.
 
     Args:
         logits: float32 (N, K).
 
     Returns:
-        (order, probabilities): int32 and float32 (N, K); equal classes keep their order.
+        (order, probabilities): int32 and float32 (N, K); classes of equal probability keep their order.
 
     Raises:
         ArithmeticError: a logit is not finite.
@@ -42,9 +50,9 @@ def rank(logits):
     return order.astype(np.int32), np.take_along_axis(probabilities, order, axis=1).astype(np.float32)
 
 
-def compute(predictor, images, sizes):
-    """Return `rank` of uint8 images (N, H, W, 3), computed in batches of one of the sizes."""
-    if predictor.manifest.batch:  # the graph takes one size only
+def compute(predictor: Predictor, images: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `rank` of uint8 images (N, H, W, 3), computed in batches of these sizes."""
+    if predictor.manifest.batch:  # the graph accepts one size only
         sizes = [predictor.manifest.batch]
     logits, largest = [], max(sizes)
     for first in range(0, len(images), largest):
@@ -56,18 +64,19 @@ def compute(predictor, images, sizes):
     return rank(np.concatenate(logits))
 
 
-def main(folder, descriptor, batch_size):
-    """Load, tell, and answer."""
+def main(folder: str, descriptor: str, batch_size: str) -> int:
+    """Load the model, send its manifest and compute batches; returns the exit code."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
         signal.signal(stop, signal.SIG_IGN)
     connection = socket.socket(fileno=int(descriptor))
     connection.setblocking(True)
-    stream, sizes = connection.makefile("rb", buffering=1 << 20), batch_sizes(int(batch_size))
+    stream = io.BufferedReader(socket.SocketIO(connection, "r"), 1 << 20)
+    sizes = batch_sizes(int(batch_size))
 
-    def tell(*frame):
+    def send(kind: bytes, *contents: bytes | memoryview) -> None:
         try:
-            connection.sendall(frames.pack(*frame))
-        except OSError:  # the service is gone; the next read says so
+            connection.sendall(frames.pack(kind, *contents))
+        except OSError:  # the service is gone, which the next read notices
             pass
 
     try:
@@ -77,21 +86,19 @@ def main(folder, descriptor, batch_size):
         side = predictor.manifest.preprocess.crop
         for size in sizes:
             compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)
-    except Exception as error:  # whatever it is, the service has to hear of it
-        tell(frames.ERROR, f"{error}".encode() or repr(error).encode())
+    except Exception as error:  # of any kind: the service reports it
+        send(frames.ERROR, f"{error}".encode() or repr(error).encode())
         return 1
-    tell(frames.READY, json.dumps(asdict(predictor.manifest)).encode())
-    while True:
-        frame = frames.read(stream)
-        if frame is None:
-            return 0
+    send(frames.READY, json.dumps(asdict(predictor.manifest)).encode())
+    while frame := frames.read(stream):
         try:
             images = np.frombuffer(frame[1], dtype=np.uint8).reshape(-1, side, side, 3)
             order, probabilities = compute(predictor, images, sizes)
         except Exception as error:  # of this batch; the next one may be computed
-            tell(frames.FAILED, repr(error).encode())
+            send(frames.FAILED, repr(error).encode())
         else:
-            tell(frames.ANSWERS, order, probabilities)
+            send(frames.RESULTS, order.data, probabilities.data)
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ in another environment: GluonCV cannot be imported beside it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 CODE, WEIGHTS, EXAMPLES, CHECK = "model.py", "weights.safetensors", "examples.safetensors", "check.py"
 
 
-def export_torch(folder: str | os.PathLike, target: str | os.PathLike, x: np.ndarray | None = None) -> Manifest:
+def export_torch(folder: str | Path, target: str | Path, x: np.ndarray | None = None) -> Manifest:
     """Write a model as a folder for PyTorch: model.py, weights, examples, and check.py, which runs the model on them.
 
     A model of form "mxnet" keeps all layers, including batch normalisation, so that it can be trained further.
@@ -45,7 +44,7 @@ def export_torch(folder: str | os.PathLike, target: str | os.PathLike, x: np.nda
     """
     manifest = read_manifest(folder)
     if manifest.form not in ("mxnet", "onnx"):
-        raise ModelError(f"{folder}: a model of form {manifest.form}; PyTorch is made of one of form mxnet or onnx.")
+        raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet or onnx.")
     check_new_folder(target)
     onnx = import_onnx()
     if manifest.form == "onnx":
@@ -66,11 +65,7 @@ def export_torch(folder: str | os.PathLike, target: str | os.PathLike, x: np.nda
 
 
 def write_torch(
-    model: ModelProto,
-    target: str | os.PathLike,
-    title: str,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Sequence[np.ndarray],
+    model: ModelProto, target: str | Path, title: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]
 ) -> None:
     """Write an ONNX model as a folder for PyTorch, without a manifest.
 

@@ -177,7 +177,7 @@ def _linear(step: Step, weight: np.ndarray, bias: np.ndarray | None) -> str:
 @written_as("BatchNormalization")
 def batch_norm(step: Step) -> str:
     """`nn.BatchNorm2d`; PyTorch's momentum is the share of the new value, ONNX's and MXNet's that of the old one."""
-    scale, shift, mean, variance = (step.value(place) for place in range(1, 5))
+    scale, shift, mean, variance = (step.value(index) for index in range(1, 5))
     rank = _rank(step)
     layer = step.layer(
         f"BatchNorm{max(1, rank - 2)}d",
@@ -347,7 +347,7 @@ def rectifier(step: Step) -> str:
 @written_as("Clip")
 def clip(step: Step) -> str:
     """`torch.clamp`."""
-    ends = [None if step.value(place, None) is None else float(step.value(place)) for place in (1, 2)]
+    ends = [None if step.value(index, None) is None else float(step.value(index)) for index in (1, 2)]
     return f"torch.clamp({step.operand(0)}, {arguments(min=ends[0], max=ends[1])})"
 
 

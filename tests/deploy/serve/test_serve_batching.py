@@ -1,4 +1,4 @@
-"""What the waiting room counts and whom it answers, with processes that answer when a test says so.
+"""What the batcher counts and how it answers, with workers that answer when a test makes them.
 
 test_serve_life.py has the same with real processes.
 """
@@ -41,14 +41,7 @@ class Process:
 
 class Room(Batcher):
     def __init__(self, engines=1, **limits):
-        super().__init__(
-            None,
-            Limits(**{"batch_wait": 0, "pictures": 1, **limits}),
-            engines,
-            1,
-            Metrics(),
-            lambda *event, **details: None,
-        )
+        super().__init__(None, Limits(**{"batch_wait": 0, "pictures": 1, **limits}), engines, 1, Metrics())
         self.engines = [Process() for _ in range(engines)]
         self.outcomes = {}  # of each ticket, in the order of their numbers
 
@@ -61,10 +54,10 @@ class Room(Batcher):
         one = self.engines[engine]
         batch = one.batches.popleft()
         numbers = np.array([[item[2]] for item in batch])
-        self._answered(one, batch, numbers.astype(np.int32).tobytes() + numbers.astype(np.float32).tobytes())
+        self._receive(one, batch, numbers.astype(np.int32).tobytes() + numbers.astype(np.float32).tobytes())
 
-    def told(self, ticket):
-        """What a ticket was told: the pictures that it got answers to, or the status."""
+    def outcome(self, ticket):
+        """The outcomes of a ticket: its pictures, or the status."""
         return [
             outcome.status if isinstance(outcome, Refused) else [int(order[0]) for order, _ in outcome]
             for outcome in self.outcomes[ticket]
@@ -105,12 +98,12 @@ async def test_every_ticket_gets_the_answers_to_its_own_pictures():
     room.ask(2, 3, 4)
     room.ask(5, 6)
     room.answer()
-    assert room.told(0) == [[1]] and room.waiting == 5
+    assert room.outcome(0) == [[1]] and room.waiting == 5
     assert room.engines[0].sizes() == [4]  # the largest size up to 5: that of the last ticket's second comes later
     room.answer()
-    assert room.told(1) == [[2, 3, 4]] and room.told(2) == []
+    assert room.outcome(1) == [[2, 3, 4]] and room.outcome(2) == []
     room.answer()
-    assert room.told(2) == [[5, 6]] and room.waiting == 0
+    assert room.outcome(2) == [[5, 6]] and room.waiting == 0
 
 
 @in_loop
@@ -149,15 +142,17 @@ async def test_whose_time_is_up_is_told_once_and_not_computed():
     for ticket in list(room.tickets)[:3]:
         ticket.deadline = 0
     room.expire()
-    assert [room.told(number) for number in range(6)] == [[504]] * 3 + [[]] * 3
+    assert [room.outcome(number) for number in range(6)] == [[504]] * 3 + [[]] * 3
     assert room.waiting == 10  # without those of the third; the process has those of the first two
     room.tickets[1].finish(Refused(504, "gone"))  # the fifth, in the middle of the queue
     room.answer()
     room.answer()
-    assert room.told(0) == [504] and room.engines[0].sizes() == [2, 2] and room.waiting == 4
+    assert room.outcome(0) == [504] and room.engines[0].sizes() == [2, 2] and room.waiting == 4
     room.answer()
     room.answer()
-    assert room.told(3) == [[6, 7]] and room.told(4) == [504] and room.told(5) == [[10, 11]] and room.waiting == 0
+    assert (
+        room.outcome(3) == [[6, 7]] and room.outcome(4) == [504] and room.outcome(5) == [[10, 11]] and room.waiting == 0
+    )
 
 
 @in_loop
@@ -180,8 +175,8 @@ async def test_a_batch_that_fails_is_500_and_the_next_is_computed():
     room.ask(1)
     room.ask(2)
     one = room.engines[0]
-    room._answered(one, one.batches.popleft(), ArithmeticError("nan"))
-    assert room.told(0) == [500] and one.sizes() == [1] and room.waiting == 1
+    room._receive(one, one.batches.popleft(), ArithmeticError("nan"))
+    assert room.outcome(0) == [500] and one.sizes() == [1] and room.waiting == 1
 
 
 @in_loop
@@ -205,7 +200,7 @@ async def test_a_process_that_ends_is_replaced_and_one_that_hangs_is_ended():
     room.expire()
     assert one.killed
     room._ended(one, list(one.batches))
-    assert [room.told(number) for number in range(3)] == [[500], [500], []] and room.waiting == 1
+    assert [room.outcome(number) for number in range(3)] == [[500], [500], []] and room.waiting == 1
     assert room.engines == [] and refused(room.check) == 503
     assert "d2lcls_engine_ends_total 1.0" in room.metrics.text().decode()
     await room.replacing
@@ -223,7 +218,7 @@ async def test_closing_computes_what_was_admitted():
     room.answer()
     room.waiting -= 1  # the other one was abandoned
     await asyncio.wait_for(closing, 10)
-    assert room.told(0) == [[2]]
+    assert room.outcome(0) == [[2]]
 
 
 @in_loop
@@ -234,5 +229,5 @@ async def test_closing_without_a_process_tells_everybody():
     room.closing = True
     room._ended(room.engines[0], list(room.engines[0].batches))
     await asyncio.wait_for(room.close(), 10)
-    assert [room.told(number) for number in range(3)] == [[500]] * 3
+    assert [room.outcome(number) for number in range(3)] == [[500]] * 3
     assert "d2lcls_engine_ends_total 0.0" in room.metrics.text().decode()

@@ -1,4 +1,4 @@
-"""The command: what it takes, what it says, and how it ends."""
+"""The command: its options, its messages, and how it ends."""
 
 import socket
 import subprocess
@@ -39,7 +39,7 @@ def test_command_serves_until_it_is_told_to_stop(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "options, message",
     [
         (["--port", "x"], "whole number"),
         (["--port", "70000"], "65535"),
@@ -52,9 +52,9 @@ def test_command_serves_until_it_is_told_to_stop(model, tmp_path):
         (["--body", "1e9"], "invalid int"),
     ],
 )
-def test_wrong_options(model, capfd, options, says):
+def test_wrong_options(model, capfd, options, message):
     code, errors = call(capfd, model, *options)
-    assert code == 2 and says in errors, errors
+    assert code == 2 and message in errors, errors
 
 
 def test_no_model_named(capfd):
@@ -66,16 +66,16 @@ def test_what_cannot_be_served(model, tmp_path, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        for arguments, says in (
+        for arguments, message in (
             ([tmp_path], "manifest.json"),
             ([model, "--token-file", tmp_path / "token"], "must hold a token"),
-            ([model, "--port", taken.getsockname()[1]], "cannot be listened at"),
+            ([model, "--port", taken.getsockname()[1]], "cannot listen at"),
             ([model, "--port", 0, "--host", "no.such.host.invalid"], "no.such.host.invalid"),
             ([model, "--port", 0, "--load", 0.01], "Allow it more time: --load"),
         ):
             code, errors = call(capfd, *arguments)
             last = errors.splitlines()[-1]
-            assert code == 1 and last.startswith("d2lcls: ") and says in last, errors
+            assert code == 1 and last.startswith("d2lcls: ") and message in last, errors
 
 
 def test_token_from_a_file(model, tmp_path):
@@ -94,6 +94,22 @@ def test_help_names_every_limit():
     printed = subprocess.run(
         [sys.executable, "-m", "d2lcls", "serve", "--help"], capture_output=True, text=True, check=True
     )
-    left_out = {"held", "header", "connections", "idle"}
-    for entry in fields(Limits):
-        assert (f"--{entry.name.replace('_', '-')} " in printed.stdout) == (entry.name not in left_out), entry.name
+    without_option = {"held", "header", "connections", "idle"}
+    text = " ".join(printed.stdout.split())
+    for limit in fields(Limits):
+        has_option = f"--{limit.name.replace('_', '-')} N {limit.metadata['help']} (default: {limit.default})" in text
+        assert has_option == (limit.name not in without_option), limit.name
+
+
+def test_of_several_forms_one_is_chosen_and_served(tmp_path):
+    for form in ("one", "two"):
+        write_model(tmp_path / "forms" / form)
+    serving = Serving(tmp_path / "forms", tmp_path / "log", "--form", "mxnet")
+    assert serving.predict(png())[0] == 200 and serving.stop() == 0
+    event = next(line for line in serving.lines() if line["event"] == "form chosen")
+    assert event["form"] == "mxnet" and set(event["ms"]) == {"one", "two"}
+
+
+def test_a_form_that_is_not_there_is_named(model, capfd):
+    code, err = call(capfd, model, "--port", 0, "--form", "onnx")
+    assert code == 1 and "onnx" in err

@@ -212,7 +212,7 @@ def test_model_that_cannot_be_loaded(tmp_path):
     from d2lcls.deploy.serve.server import run
 
     with pytest.raises(FileNotFoundError, match="holds no manifest.json"):
-        run(tmp_path, None, Limits(), port=0)
+        run(tmp_path, Limits(), port=0)
 
 
 def test_access_log_has_no_contents(shared):

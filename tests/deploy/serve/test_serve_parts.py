@@ -1,90 +1,20 @@
 import io
-import struct
+import json
+import logging
+import subprocess
+import sys
 import types
-import zlib
+from datetime import datetime
 
-from d2lcls.data.decode import BrokenImage
-from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.predictor import likeliest
-from d2lcls.deploy.serve import frames, plain_png
+from d2lcls.deploy.serve import frames
 from d2lcls.deploy.serve.batching import Batcher
 from d2lcls.deploy.serve.limits import Limits
-from d2lcls.deploy.serve.logs import Often
+from d2lcls.deploy.serve.logs import Repeated
 from d2lcls.deploy.serve.worker import batch_sizes, rank
 
 import numpy as np
 import pytest
-from PIL import Image
-
-SIDE = 12
-PREPROCESS = Preprocess(SIDE, SIDE, (0.5,) * 3, (0.5,) * 3, "bilinear")
-NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def as_png(data):
-    """A PNG with this zlib stream and right checksums around it."""
-    return plain_png.head(SIDE) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def quick(picture):
-    return plain_png.read(picture, plain_png.head(SIDE))
-
-
-def test_plain_png_is_read_as_pillow_reads_it():
-    picture = encode(Image.fromarray(NOISE))
-    np.testing.assert_array_equal(quick(picture), PREPROCESS.image(picture))
-
-
-def test_only_plain_pngs_are_read_the_quick_way():
-    image = Image.fromarray(NOISE)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned
-    others = [encode(image.convert(mode)) for mode in ("L", "RGBA", "P", "1", "I;16")]
-    others += [
-        encode(image, exif=exif),
-        encode(image, dpi=(72, 72)),
-        encode(image, transparency=(1, 2, 3)),
-        encode(image, "JPEG"),
-        encode(image.resize((SIDE, SIDE + 1))),
-        encode(image)[:-1],
-        b"",
-    ]
-    assert [quick(other) for other in others] == [None] * len(others)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_damaged_pngs_are_judged_as_pillow_does(seed):
-    rng = np.random.default_rng(seed)
-    raw = bytearray(b"".join(b"\x00" + row.tobytes() for row in NOISE))
-    raw[rng.integers(SIDE) * (3 * SIDE + 1)] = rng.integers(256)  # a filter that there may be or not
-    stream = bytearray(zlib.compress(bytes(raw)))
-    damaged = [
-        stream[: -rng.integers(1, len(stream))],
-        stream[: -rng.integers(1, 6)],
-        stream + bytes(rng.integers(1, 9)),
-        zlib.compress(bytes(raw[: -rng.integers(1, 99)])),
-        zlib.compress(bytes(raw) + bytes(9)),
-        stream,
-    ]
-    stream = stream.copy()
-    stream[rng.integers(len(stream))] ^= 1 << rng.integers(8)
-    for data in [*damaged, stream]:
-        picture = as_png(bytes(data))
-        found = quick(picture)
-        if found is not None:  # where it is None, Pillow decides
-            np.testing.assert_array_equal(found, PREPROCESS.image(picture))
-    with pytest.raises(BrokenImage):
-        PREPROCESS.image(as_png(b""))
 
 
 def test_rank_names_the_likeliest_as_the_predictor_does():
@@ -106,14 +36,14 @@ def test_batch_sizes():
 
 
 def test_frames_arrive_in_any_pieces():
-    sent = frames.pack(b"A", b"one", np.arange(3, dtype=np.int32)) + frames.pack(b"B")
-    buffer, found = bytearray(), []
-    for place in range(len(sent)):
-        buffer += sent[place : place + 1]
+    sent = frames.pack(b"A", b"one", np.arange(3, dtype=np.int32).data) + frames.pack(b"B")
+    buffer, received = bytearray(), []
+    for index in range(len(sent)):
+        buffer += sent[index : index + 1]
         frame = frames.unpack(buffer)
         if frame:
-            found.append(frame)
-    assert found == [(b"A", b"one" + np.arange(3, dtype=np.int32).tobytes()), (b"B", b"")] and not buffer
+            received.append(frame)
+    assert received == [(b"A", b"one" + np.arange(3, dtype=np.int32).tobytes()), (b"B", b"")] and not buffer
     stream = io.BytesIO(sent + b"A")
     assert [frames.read(stream)[0], frames.read(stream)[0], frames.read(stream)] == [b"A", b"B", None]
 
@@ -132,18 +62,39 @@ def test_limits_that_make_no_sense(options, message):
         Limits(**options)
 
 
-def test_log_of_what_happens_often():
-    lines = []
-    often = Often(lambda level, event, **details: lines.append((event, details)))
+def test_log_of_what_happens_often(caplog):
+    caplog.set_level("INFO")
+    failures = Repeated(logging.getLogger("d2lcls.test"))
     for _ in range(1000):
-        often("warning", "refused", status=503, path="/v1/predict")
-    often.flush()
-    often.flush()
-    assert [(event, details.get("times")) for event, details in lines] == [("refused", None), ("refused, again", 999)]
+        failures.log(logging.WARNING, "refused", {"status": 503, "path": "/v1/predict"})
+    failures.flush()
+    failures.flush()
+    assert [(record.msg, record.args.get("times")) for record in caplog.records] == [
+        ("refused", None),
+        ("refused, again", 999),
+    ]
+
+
+def test_log_holds_events_and_what_is_printed():
+    script = (
+        "import logging, os\n"
+        "from d2lcls.deploy.serve.logs import json_log\n"
+        "with json_log('info'):\n"
+        "    logging.getLogger('d2lcls.test').info('reloaded', {'model': 'small', 'path': os.path})\n"
+        "    logging.getLogger('d2lcls.test').debug('left out')\n"
+        "    os.write(2, b'MXNet start using engine: NaiveEngine\\n' + 30 * b'a library: failed\\n')\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr
+    first, *others = [json.loads(line) for line in printed.splitlines()]
+    assert list(first) == ["time", "level", "event", "model", "path"]
+    assert (first["level"], first["event"], first["model"]) == ("info", "reloaded", "small")
+    assert datetime.fromisoformat(first["time"]).tzinfo
+    assert {(line["event"], line["text"]) for line in others} == {("printed", "a library: failed")}
+    assert 20 <= len(others) <= 30  # in one second, or where the next one begins
 
 
 def test_no_batch_has_to_be_filled_up():
-    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None, None), []
+    batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None), []
     engine = types.SimpleNamespace(batches=[])
     engine.send = lambda batch, pictures: (engine.batches.append(batch), sizes.append(len(batch)))
     batcher.engines = [engine]
