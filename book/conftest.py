@@ -1,4 +1,4 @@
-"""How nbval runs the notebooks: small, quiet, and lenient where the sample stands in for CIFAR-10."""
+"""nbval runs the notebooks at smoke scale, without progress lines."""
 
 import os
 
@@ -7,7 +7,7 @@ os.environ.setdefault("D2LCLS_PROGRESS", "off")
 
 
 def pytest_collection_modifyitems(items):
-    """Do not compare what is only the same with real CIFAR-10 where that cannot be had."""
+    """Do not compare outputs that need CIFAR-10 where the sample is used."""
     from d2lcls.data import is_sample, load
 
     cells = [

@@ -51,7 +51,9 @@ def add(command: Command) -> None:
     for limit in _limits():
         serve.add_argument(
             "--" + limit.name.replace("_", "-"),
-            type=float if limit.name == "batch_wait" else positive(type(limit.default)),  # which may be 0
+            type=float
+            if limit.name == "batch_wait"
+            else positive(float if isinstance(limit.default, float) else int),  # which may be 0
             default=limit.default,
             metavar="N",
             help=limit.metadata["help"],
