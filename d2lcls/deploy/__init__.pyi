@@ -17,9 +17,10 @@ from . import torch as torch
 from .forms import Choice as Choice
 from .forms import fastest_form as fastest_form
 from .forms import find_forms as find_forms
+from .forms import load_model as load_model
 from .manifest import Accuracy as Accuracy
 from .manifest import Manifest as Manifest
 from .manifest import ModelError as ModelError
 from .manifest import read_manifest as read_manifest
 from .predictor import Predictor as Predictor
-from .predictor import load_model as load_model
+from .predictor import open_model as open_model

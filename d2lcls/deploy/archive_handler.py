@@ -22,10 +22,10 @@ def handle(requests: list[dict[str, bytes]] | None, context: Any) -> list[Any] |
     """
     global _predictor
     from d2lcls.data.decode import BrokenImage
-    from d2lcls.deploy.predictor import likeliest, load_model
+    from d2lcls.deploy.predictor import likeliest, open_model
 
     if _predictor is None:
-        _predictor = load_model(context.system_properties["model_dir"])
+        _predictor = open_model(context.system_properties["model_dir"])
     if requests is None:
         return None
     classes, preprocess = _predictor.manifest.classes, _predictor.manifest.preprocess

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from d2lcls.data.images import Images
 from d2lcls.deploy.manifest import Accuracy, read_manifest, write_manifest
-from d2lcls.deploy.predictor import load_model
+from d2lcls.deploy.predictor import open_model
 from d2lcls.deploy.timing import command_of, in_turn
 
 import numpy as np
@@ -53,7 +53,7 @@ def measure_accuracy(folder: str | Path, data: Images, limit: int | None = None)
             f"{folder}: the model has the classes {', '.join(manifest.classes)}; this set has "
             f"{', '.join(data.classes)}. Choose another set."
         )
-    model = load_model(folder)
+    model = open_model(folder)
     if limit and limit < len(data):
         data = data.subset(np.linspace(0, len(data) - 1, limit).astype(int))
     hits = 0
@@ -89,7 +89,7 @@ def compare(
     """
     manifests = [read_manifest(folder, verify=False) for folder in folders]
     logits = []
-    for model in map(load_model, folders):
+    for model in map(open_model, folders):
         logits.append(np.concatenate([model.compute(x[begin : begin + 64]) for begin in range(0, len(x), 64)]))
     with tempfile.TemporaryDirectory() as work:
         np.save(Path(work, "x.npy"), x[: max(batch_sizes)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2lcls.deploy.manifest import FILE, FORMS, Manifest, ModelError, read_manifest
+from d2lcls.deploy.predictor import Predictor, open_model
 from d2lcls.deploy.timing import Sleeper, command_of, take_turns
 from d2lcls.machine.cores import int8_saturates
 
@@ -41,7 +42,7 @@ class Choice:
 def find_forms(folder: str | Path) -> dict[Path, Manifest]:
     """Return the model folders that a folder holds, in the order of `FORMS`; a model folder holds itself.
 
-    Checksums are not verified: `load_model` does that.
+    Checksums are not verified: `open_model` does that.
 
     Args:
         folder: a model folder, or one whose subfolders are model folders.
@@ -122,3 +123,16 @@ def _time(folders: list[Path], shape: tuple[int, ...], threads: int | None) -> t
                 sleeper.close()
     medians = {folder: statistics.median(times[folder] for times in rounds) for folder in sleepers}
     return dict(sorted(medians.items(), key=lambda item: item[1])), failed
+
+
+def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
+    """Load a model folder, or the fastest form on this machine of a folder that holds several forms of one model.
+
+    Args:
+        folder: a model folder, as `export` and its later steps write it, or a folder of such folders.
+        form: "auto", or the form to load; see `fastest_form`.
+
+    Raises:
+        FileNotFoundError, ModelError, ImportError: as `open_model`; ModelError also if there is no such form.
+    """
+    return open_model(fastest_form(folder, form).folder)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2lcls.deploy.forms import AUTO, fastest_form
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
 from d2lcls.explain.scores import softmax
 from d2lcls.machine.cores import int8_saturates
@@ -56,21 +55,20 @@ def likeliest(logits: np.ndarray, classes: Sequence[str], top: int = 5) -> list[
     return [(classes[index], float(probabilities[index])) for index in order]
 
 
-def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
-    """Load a model folder, whatever its form; of a folder that holds several, the fastest form on this machine.
+def open_model(folder: str | Path) -> Predictor:
+    """Load a model folder, whatever its form; `d2lcls.deploy.load_model` also takes a folder with several forms.
 
     Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
 
     Args:
-        folder: a model folder, as `export` and its later steps write it, or a folder of such forms of one model.
-        form: "auto", or the form to load; see `fastest_form`.
+        folder: a model folder, as `export` and its later steps write it.
 
     Raises:
         FileNotFoundError: it holds no model.
-        ModelError: it is damaged or holds no such form, or its graph does not fit its manifest.
+        ModelError: it is damaged, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
-    folder = fastest_form(folder, form).folder
+    folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest.needs_vnni() and int8_saturates():
         warnings.warn(

@@ -151,10 +151,10 @@ def _state(path: Path) -> str:
 
 def main(folder: str, inputs: str) -> None:
     """Be the process of `command_of`; where the model cannot be loaded, exit with the reason."""
-    from d2lcls.deploy.predictor import load_model
+    from d2lcls.deploy.predictor import open_model
 
     try:
-        model = load_model(folder)
+        model = open_model(folder)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(str(error))
     answer(model.compute, np.load(inputs))

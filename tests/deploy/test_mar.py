@@ -13,7 +13,7 @@ import zipfile
 
 from d2lcls import cli
 from d2lcls.deploy.archive import write_archive
-from d2lcls.deploy.predictor import load_model
+from d2lcls.deploy.predictor import open_model
 
 import psutil
 import pytest
@@ -73,7 +73,7 @@ def test_handler_answers_each_picture(archive, model, tmp_path):
     answers = space["handle"]([{"body": bytearray(png(0))}, {"body": b"no"}, {"data": png(1)}, {}], context)
     assert wrong == [(400, 1), (400, 3)]
     for answer, picture in ((answers[0], png(0)), (answers[2], png(1))):
-        expected = load_model(model).predict(picture)
+        expected = open_model(model).predict(picture)
         assert [entry["class"] for entry in answer] == [name for name, _ in expected]
         assert [entry["probability"] for entry in answer] == pytest.approx([value for _, value in expected], rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_model_server_serves_the_archive(archive, model, tmp_path):
                 break
             assert time.monotonic() < until and server.poll() is None, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.3)
-        assert json.loads(content)[0]["class"] == load_model(model).predict(png())[0][0]
+        assert json.loads(content)[0]["class"] == open_model(model).predict(png())[0][0]
     finally:
         children = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
         os.killpg(server.pid, signal.SIGTERM)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2lcls.deploy.edge.graph import import_tvm, read_relax
 from d2lcls.deploy.edge.schedule import schedule
-from d2lcls.deploy.edge.target import check_needs, host_target, host_tile, needs
+from d2lcls.deploy.edge.target import Records, check_needs, host_target, host_tile, needs
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_model
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.machine.child import ChildFailed, in_child
@@ -18,8 +18,6 @@ from d2lcls.machine.cores import usable_cores
 import numpy as np
 
 if TYPE_CHECKING:
-    from d2lcls.deploy.edge.tuning import Records
-
     import tvm
 
 FILE = "model.so"

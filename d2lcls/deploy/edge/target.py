@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2lcls.deploy.edge.graph import import_tvm
-from d2lcls.deploy.edge.schedule import TILE
+from d2lcls.deploy.edge.schedule import DEPTH, TILE, schedule_function
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.machine.cores import cpu_flags, usable_cores
 
@@ -96,4 +97,34 @@ def check_needs(folder: str | Path, made_from: Mapping[str, Any] | None) -> None
         raise ModelError(
             f"{folder}: was compiled for a processor with {', '.join(missing)}, which this one does not "
             "have, or which its host hides. Compile it here with: d2lcls compile"
+        )
+
+
+@dataclass(frozen=True)
+class Records:
+    """The fastest tiles found.
+
+    Args:
+        choices: from the text of a loop to its (tile, depth).
+        seconds: from the same to (by rule, tuned), the seconds of one run.
+        trials: number of schedules timed.
+    """
+
+    choices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    trials: int = 0
+
+    def apply(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Schedule a module with the tiles found; a loop that was not tuned is scheduled by rule."""
+        from tvm.tirx import PrimFunc
+
+        by_rule = (host_tile(), DEPTH)
+        return type(module)(
+            {
+                name: schedule_function(function, *self.choices.get(function.script(), by_rule))
+                if isinstance(function, PrimFunc)
+                else function
+                for name, function in module.functions.items()
+            },
+            attrs=module.attrs,
         )

@@ -10,14 +10,13 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.edge.graph import import_tvm, read_relax
+from d2lcls.deploy.edge.host import build
 from d2lcls.deploy.edge.schedule import DEPTH, schedule, schedule_function
-from d2lcls.deploy.edge.target import host_target, host_tile
+from d2lcls.deploy.edge.target import Records, host_target, host_tile
 from d2lcls.deploy.manifest import read_manifest
 from d2lcls.machine.child import in_child
 
@@ -27,36 +26,6 @@ if TYPE_CHECKING:
     import tvm
 
 TILES, DEPTHS = (1, 2, 4, 7, 8, 14, 16), (8, 16, 32, 64)
-
-
-@dataclass(frozen=True)
-class Records:
-    """The fastest tiles found.
-
-    Args:
-        choices: from the text of a loop to its (tile, depth).
-        seconds: from the same to (by rule, tuned), the seconds of one run.
-        trials: number of schedules timed.
-    """
-
-    choices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    trials: int = 0
-
-    def apply(self, module: tvm.IRModule) -> tvm.IRModule:
-        """Schedule a module with the tiles found; a loop that was not tuned is scheduled by rule."""
-        from tvm.tirx import PrimFunc
-
-        by_rule = (host_tile(), DEPTH)
-        return type(module)(
-            {
-                name: schedule_function(function, *self.choices.get(function.script(), by_rule))
-                if isinstance(function, PrimFunc)
-                else function
-                for name, function in module.functions.items()
-            },
-            attrs=module.attrs,
-        )
 
 
 def gain(folder: str | Path, records: Records, batch: int = 1, rounds: int = 50) -> list[float]:
@@ -77,7 +46,6 @@ def gain(folder: str | Path, records: Records, batch: int = 1, rounds: int = 50)
 
 
 def _gain(folder: str | Path, records: Records, batch: int, rounds: int) -> list[float]:
-    from d2lcls.deploy.edge.host import build
 
     tvm, manifest = import_tvm(), read_manifest(folder, forms=("onnx",))
     module = read_relax(folder, manifest, batch)

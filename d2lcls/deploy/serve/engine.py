@@ -19,10 +19,9 @@ from d2lcls.deploy.serve import frames
 import numpy as np
 
 if TYPE_CHECKING:
-    from d2lcls.deploy.serve.batching import Item
     from d2lcls.deploy.serve.limits import Limits
 
-Batch = list["Item"]
+Batch = list[Any]  # of whatever the sender needs to assign the results; it comes back as it was sent
 OnResults = Callable[["Engine", Batch, bytes | Exception], None]
 OnEnd = Callable[["Engine", list[Batch]], None]
 

@@ -24,14 +24,11 @@ import time
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from d2lcls.deploy.serve.limits import Refused, busy
+from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
 import httptools
-
-if TYPE_CHECKING:
-    from d2lcls.deploy.serve.service import Service
 
 PIPELINED = 16  # requests of one connection that may wait for the one before them
 HEADERS = 64  # lines of one request
@@ -77,13 +74,35 @@ class Request:
         self.body = b""
 
 
+class Front(Protocol):
+    """What a connection needs of the service behind it."""
+
+    limits: Limits
+    connections: set[Connection]
+    held: int  # bytes of all bodies in memory
+    closing: bool
+    date: bytes
+
+    def check(self, request: Request) -> None:
+        """Raise `Refused` if a request is refused by its headers alone."""
+
+    def handle(self, request: Request) -> None:
+        """Answer a complete request, now or later."""
+
+    def record(self, request: Request, status: int) -> None:
+        """Count a response that is being sent."""
+
+    def failed(self, error: BaseException | None, path: str | None) -> Refused:
+        """Log an error of the program and return the response to it."""
+
+
 class Connection(asyncio.Protocol):
-    """One client of a `Service`."""
+    """One client of a service."""
 
     transport: asyncio.Transport
     request: Request  # the last one that began to arrive
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Front) -> None:
         self.service, self.limits = service, service.limits
         self.parser = httptools.HttpRequestParser(self)
         self.in_headers, self.header_lines, self.url, self.size = True, 0, b"", 0

@@ -80,9 +80,9 @@ def main(folder: str, descriptor: str, batch_size: str) -> int:
             pass
 
     try:
-        from d2lcls.deploy.predictor import load_model
+        from d2lcls.deploy.predictor import open_model
 
-        predictor = load_model(folder)
+        predictor = open_model(folder)
         side = predictor.manifest.preprocess.crop
         for size in sizes:
             compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)

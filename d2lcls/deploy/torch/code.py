@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import d2lcls.deploy.torch.shapes  # noqa: F401  registers its operators
 from d2lcls.deploy.graph.names import common_prefix
 from d2lcls.deploy.manifest import ModelError
-from d2lcls.deploy.torch.graph import Facts, Step
-from d2lcls.deploy.torch.operators import EXPRESSIONS, TUPLES, NoForm, number
+from d2lcls.deploy.torch.graph import Facts, NoForm, Step
+from d2lcls.deploy.torch.operators import EXPRESSIONS, TUPLES, number
 
 import numpy as np
 

@@ -14,7 +14,7 @@ from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE, graph_to_onnx
 from d2lcls.deploy.onnx_runtime import import_onnx
-from d2lcls.deploy.predictor import load_model
+from d2lcls.deploy.predictor import open_model
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.machine.files import check_new_folder, new_folder
 
@@ -58,7 +58,7 @@ def export_torch(folder: str | Path, target: str | Path, x: np.ndarray | None = 
         f"{manifest.name}: pictures (N, 3, {manifest.preprocess.crop}, {manifest.preprocess.crop}) to logits of "
         f"{len(manifest.classes)} classes; manifest.json has their names and the preprocessing."
     )
-    contents = _contents(model, title, {manifest.input_name: x}, [load_model(folder).compute(x)])
+    contents = _contents(model, title, {manifest.input_name: x}, [open_model(folder).compute(x)])
     with new_folder(target) as out:
         _write(out, contents)
         return write_manifest(out, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])

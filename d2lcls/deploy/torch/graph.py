@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from d2lcls.deploy.onnx_runtime import import_onnx
-from d2lcls.deploy.torch.operators import NoForm
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from d2lcls.deploy.torch.code import Writer
-
     from onnx import GraphProto, ModelProto, NodeProto
 
 # Operators that are computed here if all their inputs are known.
@@ -22,6 +20,10 @@ _EVALUATED = frozenset(
     Transpose Unsqueeze Floor Ceil Equal Where Expand Pad ScatterND Tile Mod Neg Less Greater Not
     """.split()  # noqa: SIM905  one name per line would be long
 )
+
+
+class NoForm(ValueError):
+    """An operator, or its attributes, cannot be written as PyTorch; the message is the reason alone."""
 
 
 class Facts:
@@ -79,6 +81,19 @@ class Facts:
     def root(self, name: str) -> str:
         """Return the name of an array before operators that do not change it."""
         return self.alias.get(name, name)
+
+
+class Writer(Protocol):
+    """What a step needs of the writer of the code."""
+
+    facts: Facts
+    counts_images: bool
+
+    def operand(self, name: str) -> str:
+        """Return the expression for a value of the graph."""
+
+    def layer(self, step: Step, kind: str, arguments: str, weights: Mapping[str, np.ndarray | None]) -> str:
+        """Add a layer with weights and return the expression that calls it."""
 
 
 class Step:

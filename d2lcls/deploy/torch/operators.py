@@ -11,22 +11,17 @@ an expression:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from d2lcls.deploy.torch.graph import NoForm, Step
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from d2lcls.deploy.torch.graph import Step
-
-    Expression = Callable[[Step], str]
+Expression = Callable[[Step], str]
 
 EXPRESSIONS: dict[str, Expression] = {}
 TUPLES: set[str] = set()  # operators whose expression is a tuple of their outputs
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
-
-
-class NoForm(ValueError):
-    """An operator, or its attributes, cannot be written as PyTorch; the message is the reason alone."""
 
 
 def written_as(*operators: str, several: bool = False) -> Callable[[Expression], Expression]:

@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from d2lcls.deploy.torch.operators import NoForm, arguments, written_as
-
-if TYPE_CHECKING:
-    from d2lcls.deploy.torch.graph import Step
+from d2lcls.deploy.torch.graph import NoForm, Step
+from d2lcls.deploy.torch.operators import arguments, written_as
 
 
 @written_as("Flatten")

@@ -51,9 +51,9 @@ def server(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    from d2lcls.deploy.predictor import load_model
+    from d2lcls.deploy.predictor import open_model
 
-    return load_model(model).predict_many([png(0), png(1, 20, "JPEG")], top=3)
+    return open_model(model).predict_many([png(0), png(1, 20, "JPEG")], top=3)
 
 
 def same(prediction, expected):
