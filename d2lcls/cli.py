@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 
@@ -19,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: list of texts; None takes them from the command line.
     """
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse(unknown, options, parser)
     if options.command is None:
         parser.print_help()
         return 0
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the whole command line."""
     parser = Parser(
         prog="d2lcls",
@@ -56,6 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
     for module in (doctor, data, weights, train, tune, evaluate, predict, export, compile_, serve, archive, rescue):
         module.add(command)
     return parser
+
+
+def _refuse(unknown: list[str], options: argparse.Namespace, parser: Parser) -> None:
+    """Exit with 2, naming the arguments that are not known and the option that the first of them resembles."""
+    command: Parser = getattr(options, "parser", parser)
+    nearest = difflib.get_close_matches(unknown[0].partition("=")[0], command.option_strings(), n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 class _PrintCompletion(argparse.Action):

@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
                 action, error.message + (f"; did you mean {nearest[0]!r}?" if nearest else "")
             ) from None
 
+    def option_strings(self) -> list[str]:
+        """Return the names of all options."""
+        return [name for action in self._actions for name in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message}\nTry: {self.prog} --help\n")
@@ -59,14 +63,22 @@ def commands_of(parser: argparse.ArgumentParser, required: bool = True) -> Comma
             name, help=summary, description=summary, epilog=f"Example: {example}", formatter_class=_HelpFormatter
         )
         # `wrong` prints the message and exits with 2, for what argparse cannot tell: options that exclude each other.
-        added.set_defaults(run=run, wrong=added.error)
+        added.set_defaults(run=run, wrong=added.error, parser=added)
         return added
 
     return command
 
 
-def add_recipe_options(parser: argparse.ArgumentParser, without: Iterable[str] = ()) -> None:
-    """Add an option for each field of `Recipe` but those named; options that are not given leave no trace."""
+def add_recipe_options(
+    parser: argparse.ArgumentParser, base: Recipe | None = None, without: Iterable[str] = ()
+) -> None:
+    """Add an option for each field of `Recipe`; options that are not given leave no trace.
+
+    Args:
+        parser: the command's parser.
+        base: the recipe whose values are shown as defaults; None is the default recipe.
+        without: fields that get no option.
+    """
     from d2lcls.training import recipe
 
     groups: dict[str, Any] = {"most used": parser}
@@ -75,11 +87,12 @@ def add_recipe_options(parser: argparse.ArgumentParser, without: Iterable[str] =
             group = field.metadata["group"]
             if group not in groups:
                 groups[group] = parser.add_argument_group(group)
-            _add_field(groups[group], field, recipe.option_name(field))
+            default = getattr(base or recipe.Recipe(), field.name)
+            _add_field(groups[group], field, recipe.option_name(field), default)
 
 
-def _add_field(parser: Any, field: dataclasses.Field[Any], option: str) -> None:
-    text, default = field.metadata["text"], field.default
+def _add_field(parser: Any, field: dataclasses.Field[Any], option: str, default: Any) -> None:
+    text = field.metadata["text"]
     arguments: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
     if default is False:
         parser.add_argument(option, action="store_true", help=text, **arguments)
@@ -128,7 +141,7 @@ def _recipe_class() -> type[Recipe]:
 
 def _side_and_epochs(text: str) -> tuple[int, int]:
     side, _, epochs = text.partition(":")
-    if not (side.isdigit() and epochs.isdigit()):
+    if not ((side + epochs).isascii() and side.isdigit() and epochs.isdigit()):
         raise argparse.ArgumentTypeError(f"must be pixels, a colon and epochs, as in 28:10, not {text}")
     return int(side), int(epochs)
 
@@ -141,9 +154,16 @@ def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) ->
         base: the recipe to start from.
         scale: whether its warm-up and small windows keep their shares of another number of epochs.
     """
+    from d2lcls.training.losses import takes
+
     given = {name: value for name, value in vars(options).items() if name in _recipe_class().__dataclass_fields__}
     if "augment" in given:
         given["augment"] = tuple(name for name in given["augment"] if name != "none")
+    # What belongs to the base's optimizer or loss does not belong to another one.
+    if given.get("optimizer", "sgd") not in ("sgd", "nag"):
+        given.setdefault("momentum", None)
+    if "loss" in given and not takes(given["loss"], "label_smoothing"):
+        given.setdefault("label_smoothing", 0.0)
     if scale and "num_epochs" in given:
         base = base.scaled(given["num_epochs"])
     try:

@@ -41,6 +41,10 @@ def _train(options: argparse.Namespace) -> None:
     from d2lcls.training.recipe import RECIPES, Recipe
 
     base = RECIPES[options.recipe] if options.recipe else Recipe()
+    if options.resume and options.out and not options.recipe and Path(options.out, "run.json").exists():
+        from d2lcls.training.runs import read_run
+
+        base = read_run(options.out).recipe  # of which only what is given again can differ, and is then refused
     recipe = recipe_of(options, base, scale=bool(options.recipe))
     if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
         options.wrong("--train-last and --unfreeze keep layers as they are at first: that needs --pretrained")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,19 +35,23 @@ def add(command: Command) -> None:
     add("--trials", type=positive(int), default=20, metavar="N", help="finished trials, including earlier ones")
     add("--share", type=share, default=1.0, help="share of the training images to search with")
     add("--storage", default="sqlite:///tune.db", metavar="URL", help="the database; for several machines, a server's")
-    add("--study", metavar="NAME", help="its name there (default: made of dataset, model, share and epochs)")
+    add("--study", metavar="NAME", help="its name there (default: made of the share and the recipe)")
     add("--timeout", type=positive(float), metavar="SECONDS", help="start no trial after this time")
     add("--pictures", metavar="FOLDER", help="write history.png and importance.png there")
     add("--ctx", default="auto", help="device: as for train")
-    add_recipe_options(tune, without=(*SEARCHED, "checkpoint_steps"))
+    add_recipe_options(tune, _base(), without=(*SEARCHED, "checkpoint_steps"))
+
+
+def _base() -> Recipe:
+    from d2lcls.training.recipe import Recipe
+
+    return Recipe(num_epochs=3, validation=0.2)
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from d2lcls.training.recipe import Recipe
-
     if not options.share:
         options.wrong("argument --share: must be above 0, or nothing is left to search with")
-    recipe = recipe_of(options, Recipe(num_epochs=3, validation=0.2))
+    recipe = recipe_of(options, _base())
     if "warmup_epochs" not in options:
         recipe = dataclasses.replace(recipe, warmup_epochs=min(1.0, recipe.num_epochs / 2))
     from d2lcls.machine import devices  # MXNet is imported here, after the options have been checked
@@ -81,19 +87,21 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _study_name(recipe: Recipe, share: float) -> str:
-    """Accuracies of other shares and epochs cannot be compared, so that these have studies of their own."""
+    """Accuracies of other recipes cannot be compared, so that each recipe and share has a study of its own."""
     from d2lcls.training.pipeline import resolve
 
     recipe = resolve(recipe)
     assert recipe.dataset
-    return f"{Path(recipe.dataset).stem}-{recipe.model}-share{share:g}-epochs{recipe.num_epochs}"
+    text = json.dumps({name: value for name, value in recipe.to_json().items() if name not in SEARCHED})
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{Path(recipe.dataset).stem}-{recipe.model}-share{share:g}-epochs{recipe.num_epochs}-{digest}"
 
 
 def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
     """Return the command line that trains the best trial: the options that were given, and what was found."""
     from d2lcls.training import recipe
 
-    words = ["d2lcls", "train"]
+    words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", options.ctx])]
     for field in recipe.options():
         value = getattr(options, field.name, None)
         if value is not None and field.name not in ("num_epochs", "validation"):

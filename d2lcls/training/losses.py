@@ -6,7 +6,8 @@ shares. The sum is not divided by the weights, so weights whose mean over the tr
 learning rate as it is.
 
 To add a loss, write a function that makes it and decorate it with `@loss_named("its_name")`: `Recipe(loss="its_name")`
-and `d2lcls train --loss its_name` then use it.
+and `d2lcls train --loss its_name` then use it, with the defaults of its other arguments; for other values pass
+the function itself, as in `Recipe(loss=focal(gamma=1.0))`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def train(
     *,
     ctx: str | mx.Context | list[mx.Context] = "auto",
     resume: bool = False,
-    on_epoch: Callable[[Epoch], Any] | None = None,
+    on_epoch: Callable[[Epoch], Any] | None = print_epoch,
     on_begin: Callable[[Images, Images | None, Path], Any] | None = None,
 ) -> Trained:
     """Carry out a recipe: load its data, make its network, train it, and write the run's folder.
@@ -54,7 +54,7 @@ def train(
         folder: the run's folder; None is `runs/DATASET-MODEL`.
         ctx: "auto", "cpu", "cpu*2", "gpu" or "gpu:0,1"; or as for `fit`.
         resume: continue the run in the folder, if there is one.
-        on_epoch: as for `fit`; None prints a line per epoch.
+        on_epoch: as for `fit`.
         on_begin: function called with the training images, the validation images (or None) and the folder before the
             first step.
 
@@ -75,16 +75,7 @@ def train(
     net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
     if on_begin:
         on_begin(images, validation, folder)
-    epochs = fit(
-        net,
-        batches,
-        valid,
-        recipe,
-        ctx=contexts,
-        checkpoint_dir=folder,
-        resume=resume,
-        on_epoch=on_epoch or print_epoch,
-    )
+    epochs = fit(net, batches, valid, recipe, ctx=contexts, checkpoint_dir=folder, resume=resume, on_epoch=on_epoch)
     return Trained(net, epochs, read_run(folder), folder)
 
 
@@ -108,7 +99,9 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
     assert recipe.dataset and recipe.model
     check_precision(recipe.precision, ctx)
     if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
-        raise ValueError("train_last and unfreeze keep layers as they are at first, which needs pretrained=True.")
+        raise ValueError("train_last and unfreeze leave layers as they were, which needs pretrained weights.")
+    if recipe.patience and not recipe.validation:
+        raise ValueError("patience needs a validation set: validation must be above 0.")
     net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
     if shape and ctx[0].device_type == "cpu":
         count, height, width, channels = shape

@@ -86,20 +86,20 @@ class Recipe:
     )
     batch_size: int = _field(128, "images per step", group="most used", metavar="N", above=0)
     lr: float | None = _field(
-        None, "peak learning rate (default: 0.1, or 0.01 with --pretrained)", group="most used", above=0
+        None, "peak learning rate (default: 0.1, or 0.01 with --pretrained)", group="most used", metavar="RATE", above=0
     )
     size: int | None = _field(
         None,
-        "side in pixels to which pictures of folders and .rec files are cropped and images of named data sets are "
-        "scaled (default: 32, and unscaled; with --pretrained, the size the weights were trained for)",
+        "side of the images in pixels: pictures of folders and .rec files are cropped to it (default: 32), images of "
+        "named data sets are scaled to it (default: as they are); with --pretrained, to the size of the weights",
         group="most used",
         metavar="PIXELS",
         above=0,
     )
     augment: tuple[str, ...] = _field(
         ("pad_crop", "flip"),
-        f"transforms of the training images, in this order: {', '.join(TRANSFORMS)}, alternating_flip, or none; "
-        "pad_crop:2 shifts by up to 2 pixels",
+        "transforms of the training images, applied in the order given; choose from "
+        f"{', '.join(TRANSFORMS)}, alternating_flip; or none; pad_crop:2 shifts by up to 2 pixels",
         group="most used",
         metavar="NAME",
     )
@@ -126,17 +126,19 @@ class Recipe:
     balanced: bool = _field(False, "draw every class equally often", group="data")
 
     schedule: str | Callable[[int], float] = _field(
-        "cosine", "how the learning rate falls after warm-up", group="optimisation", choices=SCHEDULES
+        "cosine", "learning-rate schedule after warm-up", group="optimisation", choices=SCHEDULES
     )
     warmup_epochs: float = _field(1.0, "epochs of linear warm-up", group="optimisation", metavar="N", at_least=0)
     optimizer: str = _field("sgd", "MXNet's name of the optimizer", group="optimisation", metavar="NAME")
     momentum: float | None = _field(
-        None, "momentum of sgd and nag (default: 0.9)", group="optimisation", at_least=0, at_most=1
+        None, "momentum of sgd and nag (default: 0.9)", group="optimisation", metavar="FACTOR", at_least=0, at_most=1
     )
     optimizer_params: Mapping[str, Any] | None = _field(
         None, "further arguments of MXNet's optimizer", group="optimisation", option=""
     )
-    wd: float = _field(5e-4, "weight decay, of weights only", group="optimisation", at_least=0)
+    wd: float = _field(
+        5e-4, "weight decay; biases and normalisation are spared", group="optimisation", metavar="FACTOR", at_least=0
+    )
     decay_biases: bool = _field(False, "apply weight decay to biases and normalisation too", group="optimisation")
     bias_lr: float = _field(
         1.0, "factor on the learning rate of biases", group="optimisation", metavar="FACTOR", above=0
@@ -179,7 +181,7 @@ class Recipe:
     unfreeze: str | Mapping[int, int] | None = _field(
         None, "gradual: train deeper groups of layers as the epochs go by", group="fine-tuning", choices=("gradual",)
     )
-    lr_decay: float = _field(
+    layer_lr_decay: float = _field(
         1.0,
         "factor on the learning rate from one group of layers to the one before it",
         group="fine-tuning",
@@ -215,12 +217,17 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", self.optimizer.lower())  # as MXNet takes it
         for field in dataclasses.fields(self):
             check_value(field, getattr(self, field.name))
         for text in self.transforms:
             make_transform(text)
         if self.small_first and not (len(self.small_first) == 2 and min(self.small_first) >= 1):
             raise ValueError(f"small_first must be a side in pixels and a number of epochs, not {self.small_first}.")
+        if not self.validation < 1:
+            raise ValueError("validation must be below 1: some images must be left to train on.")
+        if not self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be below 1, not {self.label_smoothing}.")
         if self.momentum is not None and self.optimizer not in ("sgd", "nag"):
             raise ValueError(f"momentum goes with the optimizers sgd and nag only, not {self.optimizer}.")
         if self.label_smoothing and not takes(self.loss, "label_smoothing"):
@@ -271,7 +278,7 @@ class Recipe:
     def scaled(self, num_epochs: int) -> Recipe:
         """Return the recipe with another number of epochs, of which warm-up and small windows keep their shares.
 
-        Epochs on windows are whole ones, rounded down, so that the last epoch always uses whole images.
+        The number of epochs on windows is rounded down, so that the last epoch always uses whole images.
         """
         factor = num_epochs / self.num_epochs
         small_first = self.small_first and (self.small_first[0], int(self.small_first[1] * factor))
@@ -330,6 +337,8 @@ def option_name(field: dataclasses.Field[Any]) -> str:
 def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise ValueError if a value is not allowed for a field of `Recipe`."""
     limits = field.metadata
+    if "int" in str(field.type).split(" | ") and isinstance(value, (float, np.floating)):
+        raise ValueError(f"{field.name} must be a whole number, not {value}.")
     if value is None or callable(value) or isinstance(value, Mapping):
         return
     if limits["choices"] and value not in limits["choices"] and not str(value).startswith(CUSTOM):

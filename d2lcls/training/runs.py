@@ -82,7 +82,7 @@ class Run:
         if height != width or self.image_shape[2] != 3:
             raise ValueError(
                 f"The run's network takes images of shape {(height, width, self.image_shape[2])}; a model folder "
-                "needs square ones in colour. Train with a single number as --size."
+                "needs square ones in colour. Train on such images, or choose another network."
             )
         (mean_r, mean_g, mean_b), (std_r, std_g, std_b) = self.mean, self.std
         interpolation = "bicubic" if self.size else "bilinear"

@@ -41,6 +41,8 @@ from d2lcls.training.steps import (
 import mxnet as mx
 import numpy as np
 
+OF_BATCHES = {"batch_size", "mixup", "balanced", "small_first"}  # decided by the batches, see `_fingerprint`
+
 
 class TrainingDiverged(ArithmeticError):
     """The loss or a parameter became NaN or infinite."""
@@ -102,9 +104,11 @@ class Session:
         self.lookahead = Lookahead(net, self.total_steps, recipe.lookahead) if recipe.lookahead else None
         self.state = State(_fingerprint(net, train, recipe, len(ctx)))
         self.best: dict[str, np.ndarray] | None = None
+        self.described = False  # whether the folder holds run.json and network.json of this run
         self.run = Run.of(recipe, train, valid, net) if isinstance(train, Batches) else None
         if self.last and self.last.exists():
             self._restore(self.last)
+            self.described = (self.last.with_name(NETWORK)).exists()
         else:
             self.state.precision = recipe.precision
             if recipe.precision == "auto":
@@ -212,6 +216,9 @@ class Session:
             )
         if self.last:
             check_writable(self.last)
+        if self.last and self.last.exists():
+            fields = {name: value for name, value in recipe.to_json().items() if name in COMPARED - OF_BATCHES}
+            self._check_same(self.last, fields)
 
     def _settle(self, train: Any) -> None:
         """Put the network on its devices, with all shapes known."""
@@ -240,13 +247,13 @@ class Session:
 
     def _set_multipliers(self) -> None:
         """Set the learning-rate multipliers that the recipe asks for; those set by hand stay if it asks for none."""
-        if self.recipe.lr_decay == self.recipe.bias_lr == 1:
+        if self.recipe.layer_lr_decay == self.recipe.bias_lr == 1:
             return
         for parameter in self.net.collect_params().values():
             if parameter.lr_mult:  # 0 is frozen
                 parameter.lr_mult = 1.0
-        if self.recipe.lr_decay != 1:
-            set_lr_multipliers(self.net, self.recipe.lr_decay)
+        if self.recipe.layer_lr_decay != 1:
+            set_lr_multipliers(self.net, self.recipe.layer_lr_decay)
         set_bias_multiplier(self.net, self.recipe.bias_lr)
 
     def _train_groups(self, epoch: int) -> None:
@@ -256,13 +263,7 @@ class Session:
 
     def _restore(self, last: Path) -> None:
         """Read the last checkpoint, if it belongs to the same recipe, and the parameters of the best epoch."""
-        before = read_progress(last).get("recipe", {})
-        for name in {**before, **self.state.recipe}:
-            if before.get(name) != self.state.recipe.get(name):
-                raise CheckpointError(
-                    f"{last}: belongs to another recipe: {name} is {before.get(name)!r} there and "
-                    f"{self.state.recipe.get(name)!r} here."
-                )
+        self._check_same(last, self.state.recipe)
         if self.run:
             self.run.check_same(last.parent)
         slow = self.lookahead.slow if self.lookahead else None
@@ -273,9 +274,19 @@ class Session:
             self.best = parameters_to_arrays(self.net)
             parameters_from_arrays(self.net, current)
 
+    def _check_same(self, last: Path, recipe: dict[str, Any]) -> None:
+        """Raise CheckpointError if a checkpoint has another recipe; where it lacks a field, that had its default."""
+        before = {**Recipe().to_json(), **read_progress(last).get("recipe", {})}
+        for name, value in recipe.items():
+            if before.get(name) != value:
+                raise CheckpointError(
+                    f"{last}: belongs to another recipe: {name} is {before.get(name)!r} there and {value!r} here."
+                )
+
     def _save_run(self, folder: Path) -> None:
         """Describe the run in its folder, before its first checkpoint."""
-        if self.run and not (folder / NETWORK).exists():
+        if self.run and not self.described:
+            self.described = True
             set_image_size(self.net, *(self.run.size or self.run.image_shape[:2]))
             save_run(self.run, folder, self.net)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import d2lcls
 from d2lcls import cli
+from d2lcls.commands.parsers import recipe_of
 from d2lcls.training import recipe
 
 import numpy as np
@@ -510,6 +511,7 @@ def test_version(capsys):
         (["data", "lst"], "list"),
         (["train", "--loss", "focl"], "focal"),
         (["train", "--recipe", "fats94"], "fast94"),
+        (["train", "--precison", "auto"], "--precision"),
     ],
 )
 def test_the_nearest_name_is_suggested(capsys, words, nearest):
@@ -536,3 +538,21 @@ def test_every_field_of_the_recipe_is_an_option_of_train(capsys):
         assert f" {recipe.option_name(field)} " in text
     first = [text.index(f" {option} ", text.index("options:")) for option in ("--dataset", "--lr", "--seed")]
     assert max(first) < text.index("optimisation:")  # the most used ones come first
+
+
+def test_resume_needs_nothing_but_the_folder(capsys, photos, tmp_path):
+    run = tmp_path / "run"
+    assert call(capsys, "train", "--dataset", photos, "--epochs", 1, "--out", run, *TINY, "--loss", "focal")[0] == 0
+    code, out, _ = call(capsys, "train", "--resume", "--out", run)
+    assert code == 0 and "Done." in out
+    assert "loss is 'focal' there and 'cross_entropy'" in fails(
+        capsys, "train", "--resume", "--out", run, "--loss", "cross_entropy"
+    )
+
+
+def test_what_belongs_to_a_recipe_s_optimizer_and_loss_goes_with_them():
+    options = cli.make_parser().parse_args(
+        ["train", "--recipe", "fast94", "--optimizer", "adam", "--loss", "focal", "--epochs", "26"]
+    )
+    chosen = recipe_of(options, recipe.RECIPES["fast94"], scale=True)
+    assert (chosen.momentum, chosen.label_smoothing, chosen.warmup_epochs) == (None, 0.0, 6.0)

@@ -116,7 +116,7 @@ def test_how_layers_thaw_and_learn_is_in_the_recipe(capsys, photos, tmp_path):
         "gradual",
         "--train-last",
         2,
-        "--lr-decay",
+        "--layer-lr-decay",
         0.5,
         "--epochs",
         3,
@@ -155,7 +155,7 @@ CNN = ["--size", "16", "--batch-size", "8", "--augment", "none", "--epochs", "1"
         ["--balanced"],
         ["--l1", "0.01"],
         ["--augment", "randaugment"],
-        ["--lr-decay", "0.5"],
+        ["--layer-lr-decay", "0.5"],
     ],
     ids=" ".join,
 )
@@ -193,7 +193,7 @@ def test_an_interrupted_fine_tuning_goes_on_exactly(capsys, photos, tmp_path, we
         2,
         "--unfreeze",
         "gradual",
-        "--lr-decay",
+        "--layer-lr-decay",
         0.8,
         "--label-smoothing",
         0.1,
@@ -229,8 +229,8 @@ def test_an_interrupted_fine_tuning_goes_on_exactly(capsys, photos, tmp_path, we
             "--label-smoothing goes with the loss cross_entropy only, not focal",
         ),
         (["--unfreeze", "slowly"], "invalid choice: 'slowly'"),
-        (["--lr-decay", "0"], "must be above 0"),
-        (["--lr-decay", "1.5"], "argument --lr-decay: must be at most 1, not 1.5"),
+        (["--layer-lr-decay", "0"], "must be above 0"),
+        (["--layer-lr-decay", "1.5"], "argument --layer-lr-decay: must be at most 1, not 1.5"),
     ],
 )
 def test_options_that_do_not_go_together_exit_with_2(capsys, arguments, message):

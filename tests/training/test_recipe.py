@@ -1,7 +1,7 @@
 import dataclasses
 import json
 
-from d2lcls.training import RECIPES, Recipe, focal
+from d2lcls.training import LOSSES, RECIPES, Recipe, focal
 
 import pytest
 
@@ -31,11 +31,14 @@ def test_functions_are_kept_as_descriptions():
         ({"lr": float("nan")}, "lr must be above 0, not nan"),
         ({"validation": 2.0}, "validation must be at most 1, not 2.0"),
         ({"schedule": "cosin"}, "schedule must be one of constant, cosine, .*, not 'cosin'"),
-        ({"loss": "focl"}, "loss must be one of cross_entropy, focal, not 'focl'"),
+        ({"loss": "focl"}, f"loss must be one of {', '.join(LOSSES)}, not 'focl'"),
         ({"augment": ("flop",)}, "Unknown transform 'flop'"),
         ({"optimizer": "adam", "momentum": 0.9}, "momentum goes with the optimizers sgd and nag only, not adam"),
         ({"loss": "focal", "label_smoothing": 0.1}, "label_smoothing goes with the loss cross_entropy only, not focal"),
         ({"loss": focal(), "class_weights": True}, "class_weights goes with a loss by name only"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be below 1, not 1.0"),
+        ({"validation": 1.0}, "validation must be below 1"),
+        ({"num_epochs": 1.5}, "num_epochs must be a whole number, not 1.5"),
         ({"small_first": (0, 3)}, "small_first must be a side in pixels and a number of epochs"),
     ],
 )
@@ -64,3 +67,7 @@ def test_phases_keep_their_shares_and_the_last_epoch_is_whole(epochs):
     assert side == whole.small_first[0] and first < epochs
     assert first == pytest.approx(epochs * whole.small_first[1] / whole.num_epochs, abs=1)
     assert RECIPES["fast94"].scaled(1).small_first is None
+
+
+def test_names_of_optimizers_are_those_of_mxnet_in_lower_case():
+    assert Recipe(optimizer="SGD").optimizer_arguments()["momentum"] == 0.9

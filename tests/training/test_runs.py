@@ -104,3 +104,32 @@ def test_a_network_that_depends_on_the_data_sees_them(shapes):
     batches, _ = cut_batches(recipe, large, None)
     filters = make_network(recipe, batches).whitening.weight.data().asnumpy()
     assert np.abs(filters[:16] + filters[16:32]).max() < 1e-6  # whitening's filters come in pairs of both signs
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_is_described_anew(trained, shapes):
+    folder, *_ = trained
+    (folder / "last.npz").unlink()
+    net = SmallCNN(3, widths=(8,))
+    net.initialize()
+    batches = Batches(shapes, 32, (0.5,) * 3, (0.25,) * 3)
+    fit(net, batches, batches, Recipe(num_epochs=1, loss="focal"), checkpoint_dir=folder, on_epoch=None)
+    run, loaded = load_run(folder)
+    assert run.recipe.loss == "focal" and run.mean == (0.5,) * 3
+    assert evaluate(loaded, batches) == evaluate(net, batches)
+
+
+def test_a_checkpoint_without_a_field_had_its_default(trained, shapes):
+    folder, net, _ = trained
+    with np.load(folder / "last.npz") as file:
+        arrays = dict(file)
+    state = json.loads(str(arrays["progress"]))
+    del state["recipe"]["lookahead"]
+    np.savez(folder / "last.npz", **{**arrays, "progress": np.array(json.dumps(state))})
+    mean, std = channel_statistics(shapes.images)
+    train, valid = Batches(shapes, 32, mean, std, shuffle=True), Batches(shapes, 256, mean, std)
+    recipe = Recipe(num_epochs=3, lr=0.05)
+    assert len(fit(net, train, valid, recipe, checkpoint_dir=folder, resume=True, on_epoch=None)) == 3
+    with pytest.raises(CheckpointError, match="lookahead is 0 there and 5 here"):
+        recipe = Recipe(num_epochs=3, lr=0.05, lookahead=5, bias_lr=8.0)
+        fit(net, train, valid, recipe, checkpoint_dir=folder, resume=True, on_epoch=None)
+    assert {parameter.lr_mult for parameter in net.collect_params().values()} == {1.0}  # refused before it was changed
