@@ -129,7 +129,8 @@ def test_a_checkpoint_without_a_field_had_its_default(trained, shapes):
     train, valid = Batches(shapes, 32, mean, std, shuffle=True), Batches(shapes, 256, mean, std)
     recipe = Recipe(num_epochs=3, lr=0.05)
     assert len(fit(net, train, valid, recipe, checkpoint_dir=folder, resume=True, on_epoch=None)) == 3
-    with pytest.raises(CheckpointError, match="lookahead is 0 there and 5 here"):
-        recipe = Recipe(num_epochs=3, lr=0.05, lookahead=5, bias_lr=8.0)
-        fit(net, train, valid, recipe, checkpoint_dir=folder, resume=True, on_epoch=None)
+    for field, value, stored in (("lookahead", 5, 0), ("bias_lr", 8.0, 1.0)):
+        other = Recipe(num_epochs=3, lr=0.05, **{field: value})
+        with pytest.raises(CheckpointError, match=f"{field} is {stored} there and {value} here"):
+            fit(net, train, valid, other, checkpoint_dir=folder, resume=True, on_epoch=None)
     assert {parameter.lr_mult for parameter in net.collect_params().values()} == {1.0}  # refused before it was changed
