@@ -21,11 +21,12 @@ ROUNDS = 3
 class Choice:
     """The form that was chosen, and why; as text, one line.
 
-    folder: its model folder.
-    form: as in its manifest.
-    ms: dict from the names of the folders that were timed to the median time of one picture in milliseconds, the
-        fastest first; empty where there was nothing to choose from.
-    left_out: dict from the names of the folders that cannot be used on this machine to the reasons.
+    Args:
+        folder: its model folder.
+        form: as in its manifest.
+        ms: dict from the names of the folders that were timed to the median time of one picture in milliseconds, the
+            fastest first; empty where there was nothing to choose from.
+        left_out: dict from the names of the folders that cannot be used on this machine to the reasons.
     """
 
     folder: Path

@@ -1,7 +1,7 @@
 """The registry of converters to ONNX, and what a converter gets: one layer of a network.
 
 To convert one more of MXNet's operators, write a function in `d2lcls.deploy.onnx.converters`, decorated with the
-operator's name, that takes a `Layer` and returns the ONNX nodes (opset 13) which compute it:
+operator's name, that takes a `Layer` and returns the ONNX nodes (opset 13) which compute it::
 
     @converts("rsqrt")
     def reciprocal_root(layer: Layer) -> Converted:

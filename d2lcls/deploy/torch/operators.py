@@ -1,7 +1,7 @@
 """PyTorch for ONNX's operators (opset 13): for each a layer with weights, or an expression.
 
 To write one more operator, write a function here, decorated with its name, that takes a `Step` and returns the text of
-an expression:
+an expression::
 
     @written_as("Acos")
     def arccosine(step: Step) -> str:
