@@ -69,7 +69,6 @@ def wrong(root, capsys, monkeypatch, line):
         ),
         ("--precision float16", "cannot train in float16 on a CPU"),
         ("--precision bfloat16", "cannot train in bfloat16 here"),
-        ("--label-smoothing 2", "label_smoothing must be 0 (off) or above and below 1"),
         ("--validation 0.01", "both sets need at least one"),
         ("--validation 0 --patience 2", "patience needs a validation set"),
         ("--small-first 40:1", "windows of 40 pixels"),
