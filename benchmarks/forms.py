@@ -40,7 +40,7 @@ PLAIN = """
 import sys, numpy
 from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.timing import answer
-from d2lcls.models.fusion import assemble
+from d2lcls.models.fusion.fused import assemble
 from d2lcls.training.precision import lower
 from mxnet import nd
 net = assemble(*load_graph(sys.argv[1]))

@@ -36,7 +36,7 @@ MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PHOTOS = """
 import pathlib
 from PIL import Image
-from d2lcls.data.sample import read_sample
+from d2lcls.data.download.sample import read_sample
 for split, count in (("train", 24), ("test", 8)):
     images, labels = read_sample(split)
     for index in range(10 * count):
