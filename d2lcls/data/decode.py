@@ -57,7 +57,8 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
             if draft is not None:
                 picture.draft(None, (draft, draft))  # affects only JPEG, whose blocks are decoded to fewer pixels
             picture.load()
-            return _as_rgb(ImageOps.exif_transpose(picture))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _as_rgb(picture)
     except (FileNotFoundError, PermissionError, BrokenImage):
         raise
     except Exception as error:  # for damaged input Pillow raises a dozen kinds, struct.error among them
@@ -72,8 +73,8 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         page = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(page, picture).convert("RGB")
-    return picture.convert("RGB")
+        picture = Image.alpha_composite(page, picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert copies even where nothing changes
 
 
 def read_image(

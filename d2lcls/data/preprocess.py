@@ -99,9 +99,10 @@ class Preprocess:
                 f"{self.resize} pixels, it would have {size[0]} x {size[1]}. Crop it first."
             )
         # Not ImageOps.fit or `box=`: cropping before scaling gives other pixels than the published protocol.
-        picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = (round((side - self.crop) / 2) for side in size)
-        return np.array(picture.crop((left, top, left + self.crop, top + self.crop)), dtype=np.uint8)
+        return np.array(picture, dtype=np.uint8)[top : top + self.crop, left : left + self.crop]
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """Return the (width, height) of a picture after its shorter side is scaled to `resize`."""
