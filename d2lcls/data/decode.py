@@ -5,9 +5,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
-PictureSource = str | Path | bytes | bytearray | np.ndarray  # a path, encoded bytes, or uint8 (H, W, 3), RGB
+# A path, encoded bytes, uint8 (H, W, 3) in RGB, or a picture that Pillow has opened.
+PictureSource = str | Path | bytes | bytearray | np.ndarray | Image.Image
 Size = int | tuple[int, int]  # side, or (height, width), pixels
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is considered a decompression bomb
@@ -28,7 +29,7 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
     pixels become white, and greyscale, palette, 16-bit and CMYK pictures are converted to RGB.
 
     Args:
-        source: a path, the encoded bytes of an image file, or a uint8 array (H, W, 3), RGB.
+        source: a path, the encoded bytes of an image file, a uint8 array (H, W, 3), RGB, or a `PIL.Image.Image`.
         draft: None, or a side in pixels: a JPEG is then shrunk by 2, 4 or 8 during decoding, as long as neither
             of its sides becomes shorter than that.
 
@@ -46,24 +47,27 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
                 f"A picture as an array must be uint8 of shape (H, W, 3), not {source.dtype} of {source.shape}."
             )
         return Image.fromarray(source)
-    name = "<bytes>" if isinstance(source, (bytes, bytearray)) else str(source)
-    stream = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+    name = str(source) if isinstance(source, (str, Path)) else "<bytes>"
     try:
-        with Image.open(stream) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise BrokenImage(
-                    f"{name}: {picture.width} x {picture.height} pixels, more than the limit of {MAX_PIXELS:,}."
-                )
-            if draft is not None:
-                picture.draft(None, (draft, draft))  # affects only JPEG, whose blocks are decoded to fewer pixels
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-            return _as_rgb(picture)
+        if isinstance(source, Image.Image):
+            return _decode(source, name, draft)
+        with Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source) as picture:
+            return _decode(picture, name, draft)
     except (FileNotFoundError, PermissionError, BrokenImage):
         raise
     except Exception as error:  # for damaged input Pillow raises a dozen kinds, struct.error among them
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise BrokenImage(f"{name}: cannot be read as an image ({reason}). Repair, replace or remove it.") from error
+
+
+def _decode(picture: Image.Image, name: str, draft: int | None) -> Image.Image:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels, more than the limit of {MAX_PIXELS:,}.")
+    if draft is not None and isinstance(picture, ImageFile.ImageFile):
+        picture.draft(None, (draft, draft))  # affects only JPEG, whose blocks are decoded to fewer pixels
+    picture.load()
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return _as_rgb(ImageOps.exif_transpose(picture) if turned else picture)
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

@@ -125,9 +125,18 @@ class Serving:
                 pass
             return answer
 
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes."""
+        return self.children("d2lcls.deploy.serve.worker")
+
+    def children(self, module: str) -> list[psutil.Process]:
+        """The service's processes that run this module."""
+        children = psutil.Process(self.process.pid).children()
+        return [one for one in children if module in one.cmdline()]
+
     def engine(self) -> psutil.Process:
-        """The worker process."""
-        return psutil.Process(self.process.pid).children()[0]
+        """The only worker process."""
+        return self.workers()[0]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the service and return its exit code."""

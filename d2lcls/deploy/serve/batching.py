@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.serve import engine
 from d2lcls.deploy.serve.engine import Batch, Engine
+from d2lcls.deploy.serve.fair import Client, FairQueue, ahead
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 from d2lcls.deploy.serve.metrics import Metrics
 from d2lcls.deploy.serve.worker import batch_sizes
@@ -31,16 +32,19 @@ class Ticket:
     """A request's place in the queue.
 
     Args:
+        client: who sent it.
         count: number of pictures.
         deadline: `time.monotonic` at which the request has taken too long.
         on_finish: called once, with the list of (order, probabilities) or with a `Refused`.
     """
 
-    __slots__ = ("results", "missing", "deadline", "on_finish", "finished")
+    __slots__ = ("client", "results", "missing", "held", "sent", "deadline", "on_finish", "finished")
 
-    def __init__(self, count: int, deadline: float, on_finish: Callable[[Outcome], None]) -> None:
-        self.results: list[Any] = [None] * count
-        self.missing, self.deadline, self.on_finish, self.finished = count, deadline, on_finish, False
+    def __init__(self, client: Client, count: int, deadline: float, on_finish: Callable[[Outcome], None]) -> None:
+        self.client, self.results = client, [None] * count
+        self.missing = self.held = count  # pictures without a result, and those that take up room
+        self.sent = 0  # pictures that went to a worker
+        self.deadline, self.on_finish, self.finished = deadline, on_finish, False
 
     def finish(self, outcome: Outcome) -> None:
         """Pass the outcome on, unless there was one before."""
@@ -54,7 +58,7 @@ class Item(NamedTuple):
 
     ticket: Ticket
     position: int
-    picture: np.ndarray
+    picture: bytes
     since: float
 
 
@@ -76,7 +80,7 @@ class Batcher:
         self.folder, self.limits, self.metrics = folder, limits, metrics
         self.engine_count, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
         self.engines: list[Engine] = []
-        self.queue: deque[Item] = deque()
+        self.queue: FairQueue[Item] = FairQueue()
         self.tickets: deque[Ticket] = deque()
         self.waiting = 0  # pictures admitted and not finished
         self.pace = 0.0  # seconds per picture, averaged over the last batches
@@ -108,41 +112,85 @@ class Batcher:
         self.engines.append(one)
         return self._dispatch()
 
-    def check(self) -> None:
+    def check(self, client: Client) -> None:
         """Raise the `Refused` that a request of one picture would get now."""
         if not self.engines:
             raise busy(5, "The model is being restarted.")
         expected = self.waiting * self.pace
-        if self.waiting >= self.limits.waiting or expected > self.limits.seconds / 2:
+        if expected > self.limits.seconds / 2:
+            expected = ahead(self._held(), client) * self.pace
+        if expected > self.limits.seconds / 2 or self.waiting >= self.limits.waiting and not self._largest(client, 1):
             raise busy(expected)
 
-    def admit(self, count: int, on_finish: Callable[[Outcome], None]) -> Ticket:
+    def _held(self) -> Counter[Client]:
+        """Return how many pictures each client has here."""
+        held: Counter[Client] = Counter()
+        for ticket in self.tickets:
+            held[ticket.client] += ticket.held
+        return held
+
+    def admit(self, client: Client, count: int, on_finish: Callable[[Outcome], None]) -> Ticket:
         """Give a request a place in the queue; its time begins now.
 
+        Where there is no room, the last request of the client that has most of it is refused instead, if that one
+        has more than this one would have.
+
         Args:
+            client: who sent it.
             count: number of pictures.
             on_finish: receives the outcome, see `Ticket`.
 
         Raises:
             Refused: there is no room for so many, or what is in the queue already takes too long.
         """
-        self.check()
-        if self.waiting + count > self.limits.waiting:
-            raise busy(self.waiting * self.pace)
+        self.check(client)
+        while self.waiting + count > self.limits.waiting:
+            largest = self._largest(client, count)
+            if not largest:
+                raise busy(self.waiting * self.pace)
+            self._evict(largest)
         self.waiting += count
-        ticket = Ticket(count, time.monotonic() + self.limits.seconds, on_finish)
+        ticket = Ticket(client, count, time.monotonic() + self.limits.seconds, on_finish)
         self.tickets.append(ticket)
         return ticket
 
-    def submit(self, ticket: Ticket, pictures: Sequence[np.ndarray]) -> None:
-        """Queue a ticket's uint8 pictures (crop, crop, 3), as many as were admitted."""
+    def _largest(self, client: Client, count: int) -> Ticket | None:
+        """Return the last ticket of the client that has most, if it has more than this one with so many more."""
+        held = self._held()
+        addresses: Counter[str] = Counter()
+        for one, number in held.items():
+            addresses[one.address] += number
+        tickets = [ticket for ticket in self.tickets if not ticket.finished and ticket.sent < len(ticket.results)]
+        if not tickets:
+            return None
+        largest = max(reversed(tickets), key=lambda ticket: (addresses[ticket.client.address], held[ticket.client]))
+        other = largest.client
+        if other.address == client.address:
+            return largest if held[other] > held[client] + count else None
+        return largest if addresses[other.address] > addresses[client.address] + count else None
+
+    def _evict(self, ticket: Ticket) -> None:
+        self._release(ticket, len(self.queue.remove(lambda item: item.ticket is ticket)))
+        if not ticket.sent:  # and so it does if its pictures are still being decoded
+            self._release(ticket, ticket.held)
+        ticket.finish(busy(self.waiting * self.pace))
+
+    def _release(self, ticket: Ticket, count: int) -> None:
+        ticket.held -= count
+        self.waiting -= count
+
+    def submit(self, ticket: Ticket, pictures: Sequence[bytes]) -> None:
+        """Queue a ticket's pictures, uint8 (crop, crop, 3) each, as many as were admitted."""
+        if ticket.finished:
+            return self._release(ticket, ticket.held)
         now = time.monotonic()
-        self.queue.extend(Item(ticket, index, picture, now) for index, picture in enumerate(pictures))
-        self._dispatch()
+        for index, picture in enumerate(pictures):
+            self.queue.put(ticket.client, Item(ticket, index, picture, now))
+        return self._dispatch()
 
     def abandon(self, ticket: Ticket, refused: Refused) -> None:
         """Give up a ticket whose pictures cannot be submitted."""
-        self.waiting -= len(ticket.results)
+        self._release(ticket, ticket.held)
         ticket.finish(refused)
 
     def _dispatch(self) -> None:
@@ -154,17 +202,18 @@ class Batcher:
             share = -(-self.waiting // len(self.engines))
             size = max(one for one in self.sizes if one <= share)  # no size that would have to be filled up
             if len(self.queue) < size and not self.closing:
-                wait = self.queue[0].since + self.limits.batch_wait - time.monotonic()
+                wait = self.queue.peek().since + self.limits.batch_wait - time.monotonic()
                 if wait > 0 or free.batches:  # no worker would begin with it now, so others may join
                     if self.timer is None and not free.batches:
                         self.timer = asyncio.get_running_loop().call_later(wait, self._waited)
                     return
             batch: Batch = []
             while self.queue and len(batch) < size:
-                item = self.queue.popleft()
+                item = self.queue.pop()
                 if item.ticket.finished:
-                    self.waiting -= 1
+                    self._release(item.ticket, 1)
                 else:
+                    item.ticket.sent += 1
                     batch.append(item)
             if batch:
                 free.send(batch, [item.picture for item in batch])
@@ -176,7 +225,8 @@ class Batcher:
     def _receive(self, one: Engine, batch: Batch, content: bytes | Exception) -> None:
         now = asyncio.get_running_loop().time()
         seconds, one.since = now - one.since, now
-        self.waiting -= len(batch)
+        for item in batch:
+            self._release(item.ticket, 1)
         self._dispatch()  # first, so that the worker has something to do
         if isinstance(content, Exception):
             log.error("batch failed", {"pictures": len(batch), "error": str(content)})
@@ -202,8 +252,8 @@ class Batcher:
         if not self.closing:  # logged before anybody gets the 500
             log.error("engine ended", {"pictures": sum(map(len, batches)), "code": one.process.poll()})
         for batch in batches:
-            self.waiting -= len(batch)
             for item in batch:
+                self._release(item.ticket, 1)
                 item.ticket.finish(Refused(500, "The process that computed this picture ended."))
         if not self.closing:
             self.metrics.restarts.inc()
@@ -226,9 +276,8 @@ class Batcher:
         now = time.monotonic()
         while self.tickets and (self.tickets[0].finished or self.tickets[0].deadline < now):
             self.tickets.popleft().finish(Refused(504, f"Not done within {self.limits.seconds:g} s."))
-        while self.queue and self.queue[0].ticket.finished:
-            self.queue.popleft()
-            self.waiting -= 1
+        for item in self.queue.remove(lambda item: item.ticket.finished):
+            self._release(item.ticket, 1)
         longest = max(30, 4 * self.limits.seconds)
         for one in self.engines:
             if one.batches and asyncio.get_running_loop().time() - one.since > longest:

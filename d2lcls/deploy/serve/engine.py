@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from d2lcls.deploy.manifest import ModelError
 from d2lcls.deploy.serve import frames
 
-import numpy as np
-
 if TYPE_CHECKING:
     from d2lcls.deploy.serve.limits import Limits
 
@@ -75,12 +73,12 @@ class Engine(asyncio.Protocol):
         batches, self.batches = list(self.batches), deque()
         self.on_end(self, batches)
 
-    def send(self, batch: Batch, pictures: Sequence[np.ndarray]) -> None:
-        """Send a batch: what `on_results` gets back with the results, and its uint8 pictures (H, W, 3)."""
+    def send(self, batch: Batch, pictures: Sequence[bytes]) -> None:
+        """Send a batch: what `on_results` gets back with the results, and its pictures, uint8 (H, W, 3)."""
         if not self.batches:
             self.since = asyncio.get_running_loop().time()
         self.batches.append(batch)
-        self.transport.write(frames.pack(frames.PICTURES, *(picture.data for picture in pictures)))
+        self.transport.write(frames.pack(frames.PICTURES, *pictures))
 
     async def stop(self, seconds: float = 5) -> None:
         """Close the socket, which ends the process, and make sure that it is gone."""

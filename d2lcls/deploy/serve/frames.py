@@ -1,4 +1,4 @@
-"""Messages between the service and a worker over a socket: a kind, a length, a content."""
+"""Messages between the service and its processes over a socket: a kind, a length, a content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import struct
 from typing import BinaryIO
 
 HEAD = struct.Struct("<cQ")
-READY, ERROR, PICTURES, RESULTS, FAILED = b"R", b"E", b"P", b"A", b"F"
+READY, ERROR, PICTURES, RESULTS, FAILED = b"R", b"E", b"P", b"A", b"F"  # of a worker
+PICTURE, DECODED, TOO_LARGE, BROKEN = b"p", b"d", b"l", b"b"  # of a decoder
 
 
 def pack(kind: bytes, *contents: bytes | memoryview) -> bytes:

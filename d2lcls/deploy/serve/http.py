@@ -26,6 +26,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
+from d2lcls.deploy.serve.fair import Client
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
 import httptools
@@ -104,6 +105,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, service: Front) -> None:
         self.service, self.limits = service, service.limits
+        self.client = Client("", id(self))
         self.parser = httptools.HttpRequestParser(self)
         self.in_headers, self.header_lines, self.url, self.size = True, 0, b"", 0
         self.overhead = 0  # bytes since the last complete headers or piece of a body
@@ -118,6 +120,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's, always
         """Count the connection, and refuse it if there are too many."""
         self.transport = transport
+        self.client = Client(transport.get_extra_info("peername")[0], id(self))
         self.service.connections.add(self)
         self.deadline = time.monotonic() + self.limits.receive
         if len(self.service.connections) > self.limits.connections:

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,6 @@ def run(
     server = Server(Path(folder), limits, token, engines, threads, log_requests)
     listening = _listen(host, port)
     _allow_files(2 * limits.connections + 100)
-    sys.setswitchinterval(0.0005)  # so that the event loop does not wait for the threads that decode
     try:
         uvloop.run(server.serve(listening))
     finally:
@@ -80,7 +78,7 @@ class Server:
             loop.add_signal_handler(number, stopped.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         ticking = asyncio.ensure_future(self._tick())
-        opening = self.loading = asyncio.ensure_future(self._open())
+        opening = self.loading = asyncio.ensure_future(self._begin())
         stopping = asyncio.ensure_future(stopped.wait())
         try:
             await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -104,8 +102,14 @@ class Server:
             for connection in list(self.service.connections):
                 connection.transport.abort()
             await asyncio.gather(*(asyncio.wait_for(one.close(), 5) for one in self.batchers), return_exceptions=True)
-            self.service.decoders.shutdown(wait=False)
+            self.service.decoding.close()
         log.info("stopped")
+
+    async def _begin(self) -> Batcher:
+        self.service.decoding.start()
+        batcher = await self._open()
+        await self.service.decoding.open()
+        return batcher
 
     async def _open(self) -> Batcher:
         # Find a damaged model at once; in a thread, as it takes a while to check large files.
@@ -123,6 +127,7 @@ class Server:
         ticks = 0
         while True:
             await asyncio.sleep(0.05)
+            self.service.decoding.expire()
             for batcher in self.batchers:
                 batcher.expire()
             ticks += 1

@@ -9,29 +9,25 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs
 
 from d2lcls.deploy.serve import openapi
-from d2lcls.deploy.serve.batching import Batcher, Outcome, Ranked, Ticket
+from d2lcls.deploy.serve.batching import Batcher, Outcome, Ranked
+from d2lcls.deploy.serve.decoding import Decoded, Decoding, Pictures
 from d2lcls.deploy.serve.http import Connection, Request, http_date
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 from d2lcls.deploy.serve.logs import Repeated
 from d2lcls.deploy.serve.metrics import Metrics
-from d2lcls.deploy.serve.pictures import MEDIA_TYPES, count_pixels, decode, encoded
+from d2lcls.deploy.serve.pictures import MEDIA_TYPES, encoded
 
-import numpy as np
-
-DECODERS = 2
-SMALL = 16_384, 65_536  # bytes and pixels of a picture that is decoded in less time than another thread would take it
 TOP = 5
 
 log = logging.getLogger(__name__)
 
 
 class Service:
-    """The routes, the token and the state. All but the decoding of large pictures happens in one thread.
+    """The routes, the token and the state, in the event loop's thread.
 
     Args:
         limits: `Limits`.
@@ -56,8 +52,7 @@ class Service:
         self.reload = reload
         self.connections: set[Connection] = set()
         self.held, self.closing, self.date = 0, False, http_date()
-        self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self.decoding, self.decoding_pace = 0, 0.0  # pictures that the decoders have, and seconds per picture
+        self.decoding = Decoding(limits)
         self.routes: dict[tuple[str, str], Callable[[Request], None]] = {
             ("POST", "/v1/predict"): self._predict,
             ("GET", "/v1/models"): self._models,
@@ -97,7 +92,7 @@ class Service:
         if request.path == "/v1/predict":
             if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise Refused(415, "Content-Encoding is not supported. Send the body as it is.")
-            self.batcher.check()
+            self.batcher.check(request.connection.client)
 
     def handle(self, request: Request) -> None:
         """Respond to a request, now or later."""
@@ -159,42 +154,22 @@ class Service:
             else:
                 request.respond(200, _predictions(name, labels, outcome, top))
 
-        if len(pictures) == 1 and len(pictures[0]) <= SMALL[0] and count_pixels(pictures[0]) <= SMALL[1]:
-            ticket = batcher.admit(1, finish)
-            return _submit(batcher, ticket, self._decode(pictures, batcher, ticket))
-        expected = self.decoding * self.decoding_pace
-        if expected > self.limits.seconds / 2:
-            raise busy(expected)
-        ticket = batcher.admit(len(pictures), finish)
-        request.release()
-        return self._decode_in_thread(pictures, batcher, ticket)
+        client, size = request.connection.client, sum(map(len, pictures))
+        ticket = batcher.admit(client, len(pictures), finish)
 
-    def _decode_in_thread(self, pictures: Sequence[bytes], batcher: Batcher, ticket: Ticket) -> None:
-        count, size = len(pictures), sum(map(len, pictures))
-        self.decoding += count
-        self.held += size  # also if the client is gone before its turn comes
-
-        def work() -> tuple[list[np.ndarray] | Refused, float]:
-            begun = time.monotonic()
-            return self._decode(pictures, batcher, ticket), time.monotonic() - begun
-
-        def decoded(future: asyncio.Future[tuple[list[np.ndarray] | Refused, float]]) -> None:
-            images, seconds = future.result()
-            self.decoding -= count
+        def decoded(images: Decoded) -> None:
             self.held -= size
-            if not ticket.finished:
-                self.decoding_pace += 0.2 * (seconds / count / DECODERS - self.decoding_pace)
-            _submit(batcher, ticket, images)
+            if isinstance(images, Refused):
+                batcher.abandon(ticket, images)
+            else:
+                batcher.submit(ticket, images)
 
-        asyncio.get_running_loop().run_in_executor(self.decoders, work).add_done_callback(decoded)
-
-    def _decode(self, pictures: Sequence[bytes], batcher: Batcher, ticket: Ticket) -> list[np.ndarray] | Refused:
+        request.release()
+        self.held += size  # also if the client is gone before its turn comes
         try:
-            return decode(pictures, batcher.preprocess, self.limits, lambda: ticket.finished)
+            self.decoding.submit(Pictures(pictures, batcher.preprocess, client, lambda: ticket.finished, decoded))
         except Refused as refused:
-            return refused
-        except Exception as error:
-            return self.failed(error, "/v1/predict")
+            decoded(refused)
 
     def _models(self, request: Request) -> None:
         manifest = self.batcher.manifest
@@ -228,17 +203,10 @@ class Service:
         request.respond(200, _json(openapi.document(self.limits, MEDIA_TYPES, bool(self.token))))
 
 
-def _submit(batcher: Batcher, ticket: Ticket, images: list[np.ndarray] | Refused) -> None:
-    if isinstance(images, Refused):
-        batcher.abandon(ticket, images)
-    else:
-        batcher.submit(ticket, images)
-
-
 def _top(query: str) -> int:
     parameters = parse_qs(query, max_num_fields=8, keep_blank_values=True) if query.count("&") < 8 else {}
     text = parameters.pop("top", [""])[-1]
-    if parameters or not text.isdigit() or len(text) > 4:
+    if parameters or not (text.isascii() and text.isdigit()) or len(text) > 4:
         raise Refused(400, "The only parameter is top, a whole number from 1 to 1000.")
     return int(text)
 

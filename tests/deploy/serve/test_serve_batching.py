@@ -14,8 +14,11 @@ import pytest
 pytest.importorskip("prometheus_client")
 
 from d2lcls.deploy.serve.batching import Batcher
+from d2lcls.deploy.serve.fair import Client
 from d2lcls.deploy.serve.limits import Limits, Refused
 from d2lcls.deploy.serve.metrics import Metrics
+
+ME, OTHER = Client("192.0.2.1", 1), Client("192.0.2.2", 1)
 
 
 class Process:
@@ -45,8 +48,8 @@ class Room(Batcher):
         self.engines = [Process() for _ in range(engines)]
         self.outcomes = {}  # of each ticket, in the order of their numbers
 
-    def ask(self, *pictures):
-        ticket = self.admit(len(pictures), self.outcomes.setdefault(len(self.outcomes), []).append)
+    def ask(self, *pictures, client=ME):
+        ticket = self.admit(client, len(pictures), self.outcomes.setdefault(len(self.outcomes), []).append)
         self.submit(ticket, pictures)
         return ticket
 
@@ -81,14 +84,14 @@ def refused(call, *arguments):
 @in_loop
 async def test_places_are_given_up_to_the_last_and_come_back():
     room = Room(waiting=4)
-    ticket = room.admit(3, lambda outcome: None)
-    assert refused(room.admit, 2, None) == 503
-    room.check()
-    room.admit(1, lambda outcome: None)
-    assert refused(room.check) == 503 and refused(room.admit, 1, None) == 503
+    ticket = room.admit(ME, 3, lambda outcome: None)
+    assert refused(room.admit, ME, 2, None) == 503
+    room.check(ME)
+    room.admit(ME, 1, lambda outcome: None)
+    assert refused(room.check, ME) == 503 and refused(room.admit, ME, 1, None) == 503
     room.abandon(ticket, None)
     assert room.waiting == 1
-    room.admit(3, None)
+    room.admit(ME, 3, None)
 
 
 @in_loop
@@ -116,7 +119,7 @@ async def test_others_may_join_while_the_process_is_busy_and_for_a_moment_while_
     room.answer()
     assert room.engines[0].sizes() == [2]
     room = Room(batch_wait=0.01)
-    room.admit(1, None)  # its picture is being decoded
+    room.admit(ME, 1, None)  # its picture is being decoded
     room.ask(2)
     assert room.engines[0].sizes() == []
     await asyncio.sleep(0.1)
@@ -163,10 +166,33 @@ async def test_the_pace_is_an_average_and_refuses_what_would_take_too_long():
         room.engines[0].since = asyncio.get_running_loop().time() - seconds
         room.answer()
         assert room.pace == pytest.approx(expected, rel=0.01)
-    room.pace, room.waiting = 1.0, 2
-    room.check()
-    room.waiting = 3
-    assert refused(room.check) == 503
+    room.pace = 1.0
+    room.admit(ME, 2, None)
+    room.check(ME)
+    room.admit(ME, 1, None)
+    assert refused(room.check, ME) == 503
+    room.check(OTHER)  # whose picture would be the second one
+
+
+@in_loop
+async def test_who_has_most_makes_room():
+    room = Room(waiting=8, pictures=2, batch_size=1)
+    busy_ones = [Client("192.0.2.9", number) for number in range(4)]
+    for number, client in enumerate(busy_ones):
+        room.ask(2 * number, 2 * number + 1, client=client)
+    assert room.waiting == 8 and room.engines[0].sizes() == [1, 1]
+    room.ask(20, client=ME)  # another address: the last ticket of the busy one goes
+    assert [room.outcome(number) for number in range(5)] == [[], [], [], [503], []] and room.waiting == 7
+    room.ask(21, client=OTHER)
+    assert room.waiting == 8
+    assert refused(room.admit, busy_ones[3], 2, None) == 503  # nobody else has more
+    answers = []
+    for _ in range(20):
+        if room.engines[0].batches:
+            answers.append(room.engines[0].batches[0][0][2])
+            room.answer()
+    assert answers.index(20) <= 4 and answers.index(21) <= 5, answers  # not behind all of the busy address
+    assert room.waiting == 0
 
 
 @in_loop
@@ -201,7 +227,7 @@ async def test_a_process_that_ends_is_replaced_and_one_that_hangs_is_ended():
     assert one.killed
     room._ended(one, list(one.batches))
     assert [room.outcome(number) for number in range(3)] == [[500], [500], []] and room.waiting == 1
-    assert room.engines == [] and refused(room.check) == 503
+    assert room.engines == [] and refused(room.check, ME) == 503
     assert "d2lcls_engine_ends_total 1.0" in room.metrics.text().decode()
     await room.replacing
     assert len(started) == 1 and started[0].sizes() == [1]
@@ -210,7 +236,7 @@ async def test_a_process_that_ends_is_replaced_and_one_that_hangs_is_ended():
 @in_loop
 async def test_closing_computes_what_was_admitted():
     room = Room(batch_wait=1000)
-    room.admit(1, lambda outcome: None)
+    room.admit(ME, 1, lambda outcome: None)
     room.ask(2)
     closing = asyncio.ensure_future(room.close())
     await asyncio.sleep(0.05)

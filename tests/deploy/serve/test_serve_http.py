@@ -183,7 +183,7 @@ def as_png(*parts):
 def drawn_over(times):
     """A JPEG whose last scan comes so many times."""
     stream = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(stream, "JPEG", progressive=True)
+    Image.new("RGB", (300, 300)).save(stream, "JPEG", progressive=True)
     picture = stream.getvalue()
     scan = picture[picture.rindex(b"\xff\xda") : -2]
     return picture[:-2] + times * scan + picture[-2:]
@@ -214,9 +214,9 @@ def in_parts(number):
         (png(), "text/plain", 415, "Content-Type"),
         (bomb(301), "image/png", 413, "pixels"),
         (bomb(60_000), "image/png", 413, "pixels"),
-        (drawn_over(3000), "image/jpeg", 413, "scans"),
-        (in_parts(6000)[0], "image/png", 413, "parts"),
-        (in_parts(6000)[1], "image/jpeg", 413, "parts"),
+        (drawn_over(3000), "image/jpeg", 413, "too much time"),
+        (in_parts(16_000)[0], "image/png", 413, "too much time"),
+        (in_parts(49_000)[1], "image/jpeg", 413, "too much time"),
         (b"[" + b"1," * 50_000 + b"1]", "application/json", 413, "4 pictures"),
         (bytes(200_001), "image/png", 413, "200000 bytes"),
         (b"{", "application/json", 400, "not JSON"),
@@ -227,7 +227,7 @@ def in_parts(number):
         (b'{"images": []}', "application/json", 400, "empty"),
         (b'{"image": "?"}', "application/json", 400, "base64"),
         (b'{"image": "AA=="}', "application/json", 415, "none of"),
-        (b'{"image": "AA==", "top": 1.5}', "application/json", 400, "top must be"),
+        (b'{"image": "%s", "top": 1.5}' % base64.b64encode(png()), "application/json", 400, "top must be"),
         (b'{"image": "AA==", "url": "x"}', "application/json", 400, "must be"),
         (b'{"images": ["AA==", "AA==", "AA==", "AA==", "AA=="]}', "application/json", 413, "4 are accepted"),
         (b"x", "multipart/form-data", 400, "multipart"),

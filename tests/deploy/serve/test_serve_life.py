@@ -193,7 +193,7 @@ def test_reload_under_load_loses_no_request(start, models):
         for thread in threads:
             thread.join(20)
     assert not failed and names[0] == "small0" and "small1" in names[reloaded:]
-    until(lambda: len(psutil.Process(serving.process.pid).children()) == 1)  # the old processes are gone
+    until(lambda: len(serving.workers()) == 1)  # the old processes are gone
 
 
 def swap(folder, model):

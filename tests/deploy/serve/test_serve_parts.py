@@ -9,6 +9,7 @@ from datetime import datetime
 from d2lcls.deploy.predictor import likeliest
 from d2lcls.deploy.serve import frames
 from d2lcls.deploy.serve.batching import Batcher
+from d2lcls.deploy.serve.fair import Client
 from d2lcls.deploy.serve.limits import Limits
 from d2lcls.deploy.serve.logs import Repeated
 from d2lcls.deploy.serve.worker import batch_sizes, rank
@@ -93,13 +94,16 @@ def test_log_holds_events_and_what_is_printed():
     assert 20 <= len(others) <= 30  # in one second, or where the next one begins
 
 
+ME = Client("192.0.2.1", 1)
+
+
 def test_no_batch_has_to_be_filled_up():
     batcher, sizes = Batcher(None, Limits(batch_wait=0), 1, 1, None), []
     engine = types.SimpleNamespace(batches=[])
     engine.send = lambda batch, pictures: (engine.batches.append(batch), sizes.append(len(batch)))
     batcher.engines = [engine]
-    batcher.submit(batcher.admit(7, None), [None] * 7)
+    batcher.submit(batcher.admit(ME, 7, None), [b""] * 7)
     assert sizes == [6]  # of 6 or 8, and of the other one later, when the process is free
     batcher.waiting -= len(engine.batches.pop())
-    batcher.submit(batcher.admit(30, None), [None] * 30)
+    batcher.submit(batcher.admit(ME, 30, None), [b""] * 30)
     assert sizes == [6, 24]

@@ -1,0 +1,140 @@
+"""The processes that decode clients' pictures, where a picture can do no harm.
+
+A picture of 158 bytes can keep a decoder busy for seconds, one of 200 kB can demand gigabytes, and decoders have had
+bugs that run code. So each decoder is a process that can open no file and no socket, has a limit of memory and, for
+each picture, of processor time, and is killed by the kernel when it exceeds the latter. A new one is forked within
+milliseconds by a parent that has imported Pillow.
+
+The parent receives sockets over its own socket, and forks a decoder for each. A decoder receives `frames.PICTURE`:
+the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
+encoded picture. It answers each with one frame: `DECODED` and the pixels, `TOO_LARGE` and of what it has too much, or `BROKEN`.
+Run as: python -m d2lcls.deploy.serve.decoder SOCKET
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+from d2lcls.data.decode import BrokenImage
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.deploy.serve import frames
+
+from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  what Image.open and Image.load would import later, from files they could not open
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # each further decoder is one more to attack
+LENGTH = struct.Struct("<H")
+# Processor seconds for one picture. Pillow needs 0.1 ms for a thumbnail, and 10 to 40 ns for a pixel of a photograph.
+SECONDS, SECONDS_PER_BYTE, SECONDS_PER_PIXEL = 0.05, 20e-9, 100e-9
+# Bytes beyond those of the parent. Turning a transparent picture upright and making it RGB takes five copies.
+MEMORY, MEMORY_PER_PIXEL = 128 << 20, 24
+
+
+def decode(content: bytes) -> tuple[bytes, bytes]:
+    """Decode a picture.
+
+    Args:
+        content: of a frame `PICTURE`.
+
+    Returns:
+        (kind, content) of the frame that answers it.
+    """
+    (length,) = LENGTH.unpack_from(content)
+    picture = content[LENGTH.size + length :]
+    preprocess, most = _order(content[LENGTH.size : LENGTH.size + length])
+    seconds = SECONDS + SECONDS_PER_BYTE * len(picture)
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, also inside a decoder written in C
+    try:
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > most:
+                return frames.TOO_LARGE, b"pixels"
+            signal.setitimer(signal.ITIMER_PROF, seconds + SECONDS_PER_PIXEL * width * height)
+            opened.load()
+            if opened.size != (width, height):  # a second header, behind the first
+                return frames.BROKEN, b""
+            return frames.DECODED, preprocess.image(opened).tobytes()
+    except Image.DecompressionBombError:
+        return frames.TOO_LARGE, b"pixels"
+    except MemoryError:
+        return frames.TOO_LARGE, b"memory"
+    except BrokenImage as error:
+        return (frames.TOO_LARGE, b"memory") if isinstance(error.__cause__, MemoryError) else (frames.BROKEN, b"")
+    except Exception:  # for damaged input Pillow raises a dozen kinds
+        return frames.BROKEN, b""
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _order(text: bytes) -> tuple[Preprocess, int]:
+    fields: dict[str, Any] = json.loads(text)
+    most = fields.pop("pixels")
+    return Preprocess(**fields), most
+
+
+def _confine(pixels: int) -> None:
+    """Give up what decoding does not need: files, memory and core dumps."""
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+    memory = size + MEMORY + MEMORY_PER_PIXEL * pixels
+    for limit, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+def _work(connection: socket.socket, pixels: int) -> None:
+    stream = io.BufferedReader(socket.SocketIO(connection, "r"), 1 << 16)
+    _confine(pixels)
+    connection.sendall(frames.pack(frames.READY, str(os.getpid()).encode()))
+    while frame := frames.read(stream):
+        # One at a time: when this process is killed, the first picture without an answer is the one to blame.
+        connection.sendall(frames.pack(*decode(frame[1])))
+
+
+def main(descriptor: str) -> int:
+    """Fork a decoder for each socket that arrives; returns the exit code."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
+        signal.signal(stop, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes decoders that have ended
+    _warm_up()
+    control = socket.socket(fileno=int(descriptor))
+    control.setblocking(True)
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(control, 8, 1)
+        if not descriptors:
+            return 0
+        with socket.socket(fileno=descriptors[0]) as connection:
+            if os.fork() == 0:
+                control.close()
+                try:
+                    _work(connection, int.from_bytes(content, "little"))
+                except OSError:  # the service is gone
+                    pass
+                finally:
+                    os._exit(0)
+
+
+def _warm_up() -> None:
+    """Decode one picture of each format, so that decoders have nothing left to import."""
+    preprocess = Preprocess(8, 8, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    for kind in FORMATS:
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(stream, kind)
+        preprocess.image(stream.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
