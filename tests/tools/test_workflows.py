@@ -30,9 +30,9 @@ def faults(text):
         elif "write" in permissions.values() and any("run" in step or "checkout" in step["uses"] for step in steps):
             found.append(f"{name}: a job that runs the repository's code must not have write permissions")
         for step in steps:
-            if step.get("uses", "").startswith("actions/checkout@"):
-                if step.get("with", {}).get("persist-credentials") is not False:
-                    found.append(f"{name}: checkout needs persist-credentials: false")
+            checkout = step.get("uses", "").startswith("actions/checkout@")
+            if checkout and step.get("with", {}).get("persist-credentials") is not False:
+                found.append(f"{name}: checkout needs persist-credentials: false")
     if {"pull_request_target", "workflow_run"} & set(workflow[True]):  # YAML 1.1 reads `on` as true
         found.append("strangers' pull requests must not run with the repository's permissions")
     return found
