@@ -3,6 +3,7 @@
 #   docker run --rm -it -p 8888:8888 --shm-size=2g -v d2lcls-data:/home/reader/.cache/d2lcls d2lcls
 # starts JupyterLab, and prints the address to open. Any command of d2lcls may follow: docker run --rm d2lcls doctor
 # tools/container.py carries these steps out without Docker, and checks what they make.
+# A tag, not a digest: each build gets Debian's security updates. Python packages come from requirements.lock, with hashes.
 FROM debian:bookworm-slim
 
 # g++ links what `d2lcls compile` makes, and brings the compiler's libraries that MXNet needs.

@@ -31,6 +31,14 @@ def add(command: Command) -> None:
         help="which form in MODEL to serve: auto times them, one picture at a time; or as for predict",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of this machine's")
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that requests may have in their header Host, for a service at a loopback address, "
+        "which otherwise answers to localhost only; may be repeated",
+    )
     serve.add_argument("--port", type=_port, default=8080, help="port to listen at; 0 chooses a free one")
     serve.add_argument(
         "--token-file",
@@ -92,6 +100,7 @@ def _serve(options: argparse.Namespace) -> None:
             engines=options.engines or usable_cores(),
             threads=options.threads,
             log_requests=options.access_log,
+            allow_hosts=options.allow_host,
         )
 
 

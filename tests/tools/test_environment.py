@@ -91,6 +91,22 @@ def test_conda_installs_the_lock_and_nothing_else():
     assert python.removeprefix("python=") in PYTHONS
 
 
+# Commands of pip that install from a network without hashes, and why: the files say the same.
+UNHASHED = {
+    "Makefile": ["-r benchmarks/rivals/requirements.txt"],  # PyTorch has different files of one version
+    "environment.yml": ["mxnet-cu117", "nvidia-"],  # the GPU extra is not in the lock file
+}
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", "environment.yml", "README.md", "tools/venv.sh", ".ci/run"])
+def test_packages_are_installed_with_hashes(name):
+    for line in (ROOT / name).read_text().splitlines():
+        command = re.search(r"\bpip\"? (install|download)\b(.*)", line)
+        local = command and ("--no-index" in line or line.rstrip("`").endswith("-e ."))
+        if command and not local and not any(allowed in line for allowed in UNHASHED.get(name, [])):
+            assert "--require-hashes" in line, line
+
+
 def test_conda_spells_out_the_gpu_extra():
     comments = " ".join(
         line.lstrip("# ") for line in (ROOT / "environment.yml").read_text().splitlines() if line.startswith("#")

@@ -7,7 +7,8 @@ milliseconds by a parent that has imported Pillow.
 
 The parent receives sockets over its own socket, and forks a decoder for each. A decoder receives `frames.PICTURE`:
 the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
-encoded picture. It answers each with one frame: `DECODED` and the pixels, `TOO_LARGE` and of what it has too much, or `BROKEN`.
+encoded picture. It answers each with one frame: `DECODED` and the pixels, `TOO_LARGE` and what there is too much of,
+or `BROKEN`.
 Run as: python -m d2lcls.deploy.serve.decoder SOCKET
 """
 
@@ -32,6 +33,7 @@ from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa:
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # each further decoder is one more to attack
 LENGTH = struct.Struct("<H")
+START = struct.Struct("<Q?")  # of a new decoder: the largest number of pixels, and whether others come first
 # Processor seconds for one picture. Pillow needs 0.1 ms for a thumbnail, and 10 to 40 ns for a pixel of a photograph.
 SECONDS, SECONDS_PER_BYTE, SECONDS_PER_PIXEL = 0.05, 20e-9, 100e-9
 # Bytes beyond those of the parent. Turning a transparent picture upright and making it RGB takes five copies.
@@ -95,7 +97,9 @@ def _confine(pixels: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _work(connection: socket.socket, pixels: int) -> None:
+def _work(connection: socket.socket, pixels: int, others_first: bool) -> None:
+    if others_first:
+        os.nice(10)
     stream = io.BufferedReader(socket.SocketIO(connection, "r"), 1 << 16)
     _confine(pixels)
     connection.sendall(frames.pack(frames.READY, str(os.getpid()).encode()))
@@ -113,14 +117,14 @@ def main(descriptor: str) -> int:
     control = socket.socket(fileno=int(descriptor))
     control.setblocking(True)
     while True:
-        content, descriptors, _, _ = socket.recv_fds(control, 8, 1)
+        content, descriptors, _, _ = socket.recv_fds(control, START.size, 1)
         if not descriptors:
             return 0
         with socket.socket(fileno=descriptors[0]) as connection:
             if os.fork() == 0:
                 control.close()
                 try:
-                    _work(connection, int.from_bytes(content, "little"))
+                    _work(connection, *START.unpack(content))
                 except OSError:  # the service is gone
                     pass
                 finally:

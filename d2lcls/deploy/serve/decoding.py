@@ -17,12 +17,12 @@ from dataclasses import asdict
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.serve import frames
-from d2lcls.deploy.serve.decoder import LENGTH, SECONDS
+from d2lcls.deploy.serve.decoder import LENGTH, SECONDS, START
 from d2lcls.deploy.serve.fair import Client, FairQueue
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
-SMALL = 16_384, 65_536  # bytes and pixels of a picture that never waits for a large one
-_LANES = ((1, 8), (2, 1))  # of small and of large pictures: decoders, and pictures sent to each in advance
+SMALL = 131_072, 1_000_000  # bytes and pixels of a picture that never waits for a large one
+_LANES = ((2, 4), (2, 1))  # of small and of large pictures: decoders, and pictures sent to each in advance
 _START = 60.0  # seconds until a decoder must be ready
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,7 @@ class Decoding:
         assert self.control is not None
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self.control, [lane.pixels.to_bytes(8, "little")], [theirs.fileno()])
+            socket.send_fds(self.control, [START.pack(lane.pixels, lane is self.large)], [theirs.fileno()])
         _, decoder = await asyncio.get_running_loop().create_connection(lambda: Decoder(lane), sock=ours)
         try:
             await asyncio.wait_for(asyncio.shield(decoder.ready), _START)

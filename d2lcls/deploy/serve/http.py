@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from collections import deque
+from collections import Counter, deque
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
@@ -31,10 +32,11 @@ from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
 import httptools
 
-PIPELINED = 16  # requests of one connection that may wait for the one before them
+SLICE = 4096  # bytes that are parsed at once: a hundred small requests, after which others have their turn
 HEADERS = 64  # lines of one request
 LINGER = 2.0  # seconds in which a client may read the last response before the connection is torn down
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _ONCE = {b"host", b"content-length", b"content-type", b"authorization", b"transfer-encoding", b"expect"}
 
 
@@ -80,6 +82,7 @@ class Front(Protocol):
 
     limits: Limits
     connections: set[Connection]
+    addresses: Counter[str]  # how many connections each address has
     held: int  # bytes of all bodies in memory
     closing: bool
     date: bytes
@@ -112,6 +115,12 @@ class Connection(asyncio.Protocol):
         self.arriving = False  # whether the request is incomplete
         self.active: Request | None = None  # the request that is being answered
         self.pipeline: deque[Request] = deque()  # complete requests that wait for the active one
+        self.unparsed = bytearray()  # what came after them
+        self.first = True  # whether the next request is the first one of this turn of the event loop
+        self.scheduled = False  # whether another turn has been asked for
+        self.upgrading = False  # whether the parser is about to end for a protocol that is not supported here
+        self.since = time.monotonic()  # since when nothing has been answered
+        self.answered = False  # whether anything has been
         self.ending = False  # nothing more is read
         self.reading_paused = False
         self.writing_paused = False  # the client does not read its responses, so it gets no more of them
@@ -121,15 +130,37 @@ class Connection(asyncio.Protocol):
         """Count the connection, and refuse it if there are too many."""
         self.transport = transport
         self.client = Client(transport.get_extra_info("peername")[0], id(self))
-        self.service.connections.add(self)
-        self.deadline = time.monotonic() + self.limits.receive
-        if len(self.service.connections) > self.limits.connections:
+        service, limits = self.service, self.limits
+        service.connections.add(self)
+        service.addresses[self.client.address] += 1
+        self.deadline = time.monotonic() + limits.receive
+        if service.addresses[self.client.address] > limits.address_connections:
+            self._make_room(self.client.address)
+        elif len(service.connections) > limits.connections:
+            self._make_room(max(service.addresses, key=service.addresses.__getitem__))
+
+    def _make_room(self, address: str) -> None:
+        """Close the idlest connection of an address, or this one if all are in use."""
+        idle = [
+            other
+            for other in self.service.connections
+            if other.client.address == address
+            and other is not self
+            and not (other.active or other.pipeline or other.transport.is_closing())
+        ]
+        if idle:
+            min(idle, key=lambda other: (other.answered, other.since)).transport.abort()
+        else:
             self._give_up(busy(1, "Too many connections."))
             self.transport.close()  # without time to read that, or the system would soon be out of files
 
     def connection_lost(self, error: Exception | None) -> None:
         """Free what the connection holds."""
-        self.service.connections.discard(self)
+        service, address = self.service, self.client.address
+        service.connections.discard(self)
+        service.addresses[address] -= 1
+        if not service.addresses[address]:
+            del service.addresses[address]
         if self.arriving:
             self.request.release()
         for request in (self.active, *self.pipeline):
@@ -137,6 +168,7 @@ class Connection(asyncio.Protocol):
                 request.release()
         self.ending, self.arriving, self.active = True, False, None
         self.pipeline.clear()
+        self.unparsed.clear()
 
     def pause_writing(self) -> None:
         """Stop reading and responding until the client has read what was sent."""
@@ -152,19 +184,35 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection open if a response is due: a client may close its half and still read."""
         self.ending = True
-        return self.active is not None
+        return self.active is not None or bool(self.pipeline or self.unparsed)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
-        if self.ending:
+        """Parse what came, up to the end of a request."""
+        if self.ending and not self.pipeline:
             return
+        self.unparsed += data
+        if self.active or self.pipeline or self.scheduled or self.writing_paused:
+            self._pause_reading()
+        else:
+            self._parse()
+
+    def _parse(self) -> None:
+        self.first = True
+        while self.unparsed and not (self.ending or self.active or self.pipeline or self.scheduled):
+            data = bytes(self.unparsed[:SLICE])
+            del self.unparsed[:SLICE]
+            self._feed(data)
+        if self.pipeline and not self.active:
+            self._schedule()
+        elif self.unparsed and not self.ending:
+            self._pause_reading()
+
+    def _feed(self, data: bytes) -> None:
         self.overhead += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # the request is valid; what follows is of a protocol not supported here
-            self.ending = True
-            if not self.active:
-                self.close()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, Refused):
@@ -175,6 +223,21 @@ class Connection(asyncio.Protocol):
         else:
             if self.overhead > self.limits.header:  # also of the last chunk, which may have headers
                 self._give_up(self._long_headers())
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its wish for another protocol, which llhttp takes for the end of HTTP."""
+        if not self.upgrading:  # CONNECT, which has been refused
+            self.ending = True
+            return
+        self.upgrading = False
+        request, version = self.request, self.parser.get_http_version()
+        headers = {name: value for name, value in request.headers.items() if name not in (b"upgrade", b"connection")}
+        head = [f"{request.method} ".encode(), self.url, f" HTTP/{version}\r\n".encode()]
+        head += [b"%s: %s\r\n" % header for header in headers.items()]
+        begun, self.parser = request.begun, httptools.HttpRequestParser(self)
+        self.unparsed[:0] = rest
+        self._feed(b"".join((*head, b"\r\n")))
+        self.request.begun = begun
 
     # Called by llhttp, in this order.
 
@@ -207,7 +270,13 @@ class Connection(asyncio.Protocol):
         request, parser = self.request, self.parser
         self.in_headers, self.overhead, self.size = False, 0, 0
         request.method, request.keep_alive = parser.get_method().decode("latin-1"), parser.should_keep_alive()
-        path, _, query = self.url.partition(b"?")
+        self.upgrading = parser.should_upgrade() and request.method != "CONNECT"
+        if self.upgrading:  # what follows is parsed again
+            return
+        authority = _AUTHORITY.match(self.url)
+        if authority:  # the form of the address that proxies get, whose authority replaces the header Host
+            request.headers[b"host"] = authority[1]
+        path, _, query = (self.url[authority.end() :] or b"/" if authority else self.url).partition(b"?")
         request.path, request.query = path.decode("latin-1"), query.decode("latin-1")
         if len(self.url) > self.limits.header:
             raise Refused(414, f"The address is longer than {self.limits.header} bytes.")
@@ -216,6 +285,8 @@ class Connection(asyncio.Protocol):
             raise Refused(505, "Only HTTP/1.1 is supported.")
         if version == "1.1" and b"host" not in request.headers:
             raise Refused(400, "The header Host is missing.")
+        if request.headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+            raise Refused(501, "Transfer-Encoding must be chunked, and nothing else.")
         length = int(request.headers.get(b"content-length", b"0"))  # llhttp has checked that it is a number
         try:
             if length > self.limits.body:
@@ -249,12 +320,16 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, or let it wait for the one before it."""
-        self.arriving, self.in_headers, self.overhead = False, True, 0
-        if self.active is None and not self.writing_paused:
-            return self._begin(self.request)
-        self.pipeline.append(self.request)
-        self.ending = self.ending or len(self.pipeline) >= PIPELINED
-        return self._pause_reading()
+        self.in_headers, self.overhead = True, 0
+        if self.upgrading:
+            return
+        self.arriving = False
+        if self.first and not (self.active or self.pipeline or self.writing_paused):
+            self.first = False
+            self._begin(self.request)
+        else:  # also if the one before it has been answered at once: other connections have their turn first
+            self.pipeline.append(self.request)
+            self._pause_reading()
 
     def _pause_reading(self) -> None:
         self.reading_paused = True
@@ -281,7 +356,9 @@ class Connection(asyncio.Protocol):
         self.service.record(request, status)
         if self.active is not request or self.transport.is_closing():
             return
-        keep_alive = request.keep_alive and (bool(self.pipeline) or not (self.ending or self.service.closing))
+        keep_alive = request.keep_alive and (
+            bool(self.pipeline) or not self.ending and (bool(self.unparsed) or not self.service.closing)
+        )
         head = [
             STATUS_LINES[status],
             b"Content-Type: ",
@@ -295,20 +372,39 @@ class Connection(asyncio.Protocol):
         if request.method != "HEAD":
             head.append(body)
         self.transport.write(b"".join(head))
-        self.active = None
+        self.active, self.answered = None, True
         if not keep_alive:
             self.close()
         elif not self.writing_paused:
             self._continue()
 
     def _continue(self) -> None:
-        if self.pipeline:
-            self._begin(self.pipeline.popleft())
+        self.since = time.monotonic()
+        if self.pipeline or self.unparsed:
+            self._schedule()
+        elif self.service.closing:
+            self.close()
         else:
             self.deadline = time.monotonic() + self.limits.idle
             if self.reading_paused:
                 self.reading_paused = False
                 self.transport.resume_reading()
+
+    def _schedule(self) -> None:
+        if not self.scheduled:
+            self.scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.scheduled = False
+        if self.active or self.writing_paused or self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._begin(self.pipeline.popleft())
+        elif not self.ending:
+            self._parse()
+            if not (self.active or self.scheduled or self.unparsed):
+                self._continue()
 
     def _give_up(self, refused: Refused) -> None:
         """Refuse what is no request or too large a one, and close."""
@@ -335,6 +431,10 @@ class Connection(asyncio.Protocol):
             self._give_up(Refused(408, f"The request did not arrive within {self.limits.receive:g} s."))
         else:
             self.transport.abort()
+
+    def waited_for(self) -> bool:
+        """Return whether a stop should wait for this connection: not if the client does not read its responses."""
+        return (self.active is not None or self.arriving) and not self.writing_paused
 
     def drain(self) -> None:
         """Take no further request; one that is arriving or being answered is still finished."""

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def run(
     engines: int = 1,
     threads: int = 1,
     log_requests: bool = False,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve a model folder until SIGTERM or SIGINT; SIGHUP loads it again.
 
@@ -44,13 +46,20 @@ def run(
         engines: number of worker processes.
         threads: number of threads of each of them.
         log_requests: log every request.
+        allow_hosts: names, besides those of this machine's own address, that requests may have in the header Host
+            where `host` is a loopback address. A web page of a foreign site can reach such a service through the
+            visitor's browser (DNS rebinding), but not under one of these names.
 
     Raises:
         FileNotFoundError, ModelError: the model cannot be used.
         OSError: the service cannot listen at the address.
     """
     limits = limits or Limits()
-    server = Server(Path(folder), limits, token, engines, threads, log_requests)
+    hosts = frozenset({"localhost", "127.0.0.1", "[::1]", host, *(name.lower() for name in allow_hosts)})
+    loopback = host == "localhost" or host == "::1" or host.startswith("127.")
+    server = Server(
+        Path(folder), limits, token, engines, threads, log_requests, hosts if loopback or allow_hosts else frozenset()
+    )
     listening = _listen(host, port)
     _allow_files(2 * limits.connections + 100)
     try:
@@ -63,11 +72,18 @@ class Server:
     """What runs: one `Service`, the `Batcher` it uses, and batchers that still finish what they admitted."""
 
     def __init__(
-        self, folder: Path, limits: Limits, token: str | None, engines: int, threads: int, log_requests: bool
+        self,
+        folder: Path,
+        limits: Limits,
+        token: str | None,
+        engines: int,
+        threads: int,
+        log_requests: bool,
+        hosts: frozenset[str],
     ) -> None:
         self.folder, self.limits, self.engines, self.threads = folder, limits, engines, threads
         self.metrics = Metrics()
-        self.service = Service(limits, self.metrics, token, self.reload, log_requests)
+        self.service = Service(limits, self.metrics, token, self.reload, log_requests, hosts)
         self.batchers: list[Batcher] = []
         self.loading: asyncio.Future[Any] | None = None  # the start or a reload, of which there is one at a time
 
@@ -139,7 +155,7 @@ class Server:
         self.service.drain()
         loop = asyncio.get_running_loop()
         until = loop.time() + self.limits.grace
-        while any(one.active or one.arriving for one in self.service.connections) and loop.time() < until:
+        while any(one.waited_for() for one in self.service.connections) and loop.time() < until:
             await asyncio.sleep(0.01)
         left = sum(one.active is not None for one in self.service.connections)
         if left:

@@ -6,8 +6,10 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -35,6 +37,7 @@ class Service:
         token: that clients must send; None for a service without a token.
         reload: begins a reload and returns a future of (status, content).
         log_requests: log every request, not only those that failed.
+        hosts: names that the header Host may have; empty for any.
     """
 
     batcher: Batcher
@@ -46,11 +49,13 @@ class Service:
         token: str | None,
         reload: Callable[[], asyncio.Future[tuple[int, dict[str, Any]]]],
         log_requests: bool = False,
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
         self.limits, self.metrics, self.log_requests, self.failures = limits, metrics, log_requests, Repeated(log)
         self.token = token.encode() if token else None
-        self.reload = reload
+        self.reload, self.hosts = reload, hosts
         self.connections: set[Connection] = set()
+        self.addresses: Counter[str] = Counter()
         self.held, self.closing, self.date = 0, False, http_date()
         self.decoding = Decoding(limits)
         self.routes: dict[tuple[str, str], Callable[[Request], None]] = {
@@ -76,6 +81,9 @@ class Service:
 
     def check(self, request: Request) -> None:
         """Raise `Refused` for a request whose headers already show that it will not be carried out."""
+        host = request.headers.get(b"host")
+        if self.hosts and host is not None and _name(host) not in self.hosts:
+            raise Refused(421, "The header Host names another service. Allow that name with --allow-host.")
         if request.route not in self.routes:
             if request.path not in self.paths:
                 raise Refused(404, f"There is no such address. There are {', '.join(sorted(self.paths))}.")
@@ -201,6 +209,11 @@ class Service:
 
     def _openapi(self, request: Request) -> None:
         request.respond(200, _json(openapi.document(self.limits, MEDIA_TYPES, bool(self.token))))
+
+
+def _name(host: bytes) -> str:
+    """Return the name in a header Host, without the port."""
+    return re.sub(r":\d*$", "", host.decode("latin-1").strip().lower())
 
 
 def _top(query: str) -> int:

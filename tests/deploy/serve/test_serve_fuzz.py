@@ -27,7 +27,7 @@ def test_thousands_of_malformed_requests_do_no_harm(tmp_path):
     for number in range(5000):
         body = bytearray(chance.choice(bodies))
         data = bytearray(
-            f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: {chance.choice(kinds)}\r\n"
+            f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {chance.choice(kinds)}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode("latin-1")
         )
         target = data if chance.random() < 0.4 else body

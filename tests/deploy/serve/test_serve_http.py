@@ -98,7 +98,8 @@ def test_chunked_body_and_expect(server):
     answer = requests.post(f"http://127.0.0.1:{server.port}/v1/predict", data=parts(), headers=BEARER)
     assert answer.status_code == 200
     head = (
-        f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(png())}\r\n"
+        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Content-Length: {len(png())}\r\n"
         "Expect: 100-continue\r\nConnection: close\r\n\r\n"
     )
     assert server.raw(head.encode() + png()).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
@@ -257,7 +258,7 @@ def test_wrong_parameters(server, query):
     assert server.predict(png(), query=query, **BEARER)[0] == 400
 
 
-HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+HEAD = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
 
 
 @pytest.mark.parametrize(
@@ -265,14 +266,14 @@ HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     [
         ("nonsense\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        ("GET / HTTP/3.9\r\nHost: a\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n", 400),
+        ("GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", 400),
         ("\x16\x03\x01\x02\x00", 400),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-        (f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (f"GET / HTTP/1.1\r\nHost: a\r\nX: {'a' * 20_000}\r\n\r\n", 431),
-        ("GET / HTTP/1.1\r\nHost: a\r\n" + "X: 1\r\n" * 70 + "\r\n", 431),
-        ("GET / HTTP/1.1\r\nHost: a\r\nX: " + "a" * 17_000, 431),
+        (f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (f"GET / HTTP/1.1\r\nHost: localhost\r\nX: {'a' * 20_000}\r\n\r\n", 431),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n" + "X: 1\r\n" * 70 + "\r\n", 431),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nX: " + "a" * 17_000, 431),
         (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400),
         (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: -5\r\n\r\nhello", 400),
@@ -297,16 +298,16 @@ def test_malformed_http(server, data, status):
 
 
 def test_pipelined_requests_are_answered_in_order(server):
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     picture = f"POST /v1/predict HTTP/1.1\r\n{HEAD}Content-Length: {len(png())}\r\n\r\n".encode() + png()
-    answer = server.raw(picture + request + b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" + request)
+    answer = server.raw(picture + request + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" + request)
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404", b"200"]
     assert answer.index(b"predictions") < answer.index(b'"ok"')
     assert 1 <= server.raw(request * 500).count(b"200 OK") <= 500
 
 
 def test_silent_clients_are_closed(server):
-    for data in (b"", b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-"):
+    for data in (b"", b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-"):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(data)
             answer = connection.recv(1000)
@@ -326,7 +327,10 @@ def test_slow_client_gets_408_and_is_closed(server):
 
 
 def test_client_that_does_not_read_is_not_listened_to(server):
-    requests_, process = 1000 * b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", psutil.Process(server.process.pid)
+    requests_, process = (
+        1000 * b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        psutil.Process(server.process.pid),
+    )
     before, sent, until = process.memory_info().rss, 0, time.monotonic() + 20
     with socket.create_connection(("127.0.0.1", server.port), timeout=1) as connection:
         try:
