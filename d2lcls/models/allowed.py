@@ -18,27 +18,26 @@ MAX_TEXT = 1 << 16
 # Layers, and the losses that old files end with.
 _LAYERS = """
     Activation BatchNorm BatchNorm_v1 CuDNNBatchNorm BlockGrad Concat concat Convolution Convolution_v1 Crop
-    Deconvolution Dropout Embedding Flatten flatten FullyConnected GroupNorm InstanceNorm L2Normalization LRN LayerNorm
-    LeakyReLU LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput MakeLoss make_loss Pad pad Pooling
-    Pooling_v1 Reshape reshape SVMOutput SliceChannel split Softmax SoftmaxActivation SoftmaxOutput SoftmaxOutput_v1
-    SwapAxis swapaxes UpSampling softmax log_softmax softmin stop_gradient IdentityAttachKLSparseReg
+    Deconvolution Dropout Embedding Flatten flatten FullyConnected GroupNorm InstanceNorm L2Normalization LRN
+    LayerNorm LeakyReLU LinearRegressionOutput LogisticRegressionOutput MAERegressionOutput MakeLoss make_loss Pad pad
+    Pooling Pooling_v1 Reshape reshape SVMOutput SliceChannel split Softmax SoftmaxActivation SoftmaxOutput
+    SoftmaxOutput_v1 SwapAxis swapaxes UpSampling softmax log_softmax softmin stop_gradient IdentityAttachKLSparseReg
     _contrib_AdaptiveAvgPooling2D _contrib_BilinearResize2D _contrib_SyncBatchNorm _contrib_BatchNormWithReLU
-    _contrib_div_sqrt_dim
+    _contrib_div_sqrt_dim _random_uniform_like _random_normal_like
 """
 # Arithmetic on arrays of the same or of broadcast shapes, under all of its names since 2015.
 _ARITHMETIC = """
-    _add _plus _Plus _sub _minus _Minus _mul _Mul _div _Div _mod _Mod _power _Power _maximum _Maximum _minimum _Minimum
-    _hypot _Hypot _grad_add elemwise_add elemwise_sub elemwise_mul elemwise_div add_n ElementWiseSum
-    _equal _Equal _not_equal _Not_Equal _greater _Greater _greater_equal _Greater_Equal _lesser _Lesser _lesser_equal
-    _Lesser_Equal _logical_and _Logical_And _logical_or _Logical_Or _logical_xor _Logical_Xor
-    _plus_scalar _PlusScalar _minus_scalar _MinusScalar _rminus_scalar _RMinusScalar _mul_scalar _MulScalar _div_scalar
-    _DivScalar _rdiv_scalar _RDivScalar _mod_scalar _ModScalar _rmod_scalar _RModScalar _power_scalar _PowerScalar
-    _rpower_scalar _RPowerScalar
-    _maximum_scalar _MaximumScalar _minimum_scalar _MinimumScalar _hypot_scalar _HypotScalar
+    _add _plus _Plus _sub _minus _Minus _mul _Mul _div _Div _mod _Mod _power _Power _maximum _Maximum _minimum
+    _Minimum _hypot _Hypot _grad_add elemwise_add elemwise_sub elemwise_mul elemwise_div add_n ElementWiseSum _equal
+    _Equal _not_equal _Not_Equal _greater _Greater _greater_equal _Greater_Equal _lesser _Lesser _lesser_equal
+    _Lesser_Equal _logical_and _Logical_And _logical_or _Logical_Or _logical_xor _Logical_Xor _plus_scalar _PlusScalar
+    _minus_scalar _MinusScalar _rminus_scalar _RMinusScalar _mul_scalar _MulScalar _div_scalar _DivScalar _rdiv_scalar
+    _RDivScalar _mod_scalar _ModScalar _rmod_scalar _RModScalar _power_scalar _PowerScalar _rpower_scalar
+    _RPowerScalar _maximum_scalar _MaximumScalar _minimum_scalar _MinimumScalar _hypot_scalar _HypotScalar
     _equal_scalar _EqualScalar _not_equal_scalar _NotEqualScalar _greater_scalar _GreaterScalar _greater_equal_scalar
     _GreaterEqualScalar _lesser_scalar _LesserScalar _lesser_equal_scalar _LesserEqualScalar _logical_and_scalar
-    _LogicalAndScalar _logical_or_scalar _LogicalOrScalar _logical_xor_scalar _LogicalXorScalar
-    broadcast_add broadcast_plus broadcast_sub broadcast_minus broadcast_mul broadcast_div broadcast_mod broadcast_power
+    _LogicalAndScalar _logical_or_scalar _LogicalOrScalar _logical_xor_scalar _LogicalXorScalar broadcast_add
+    broadcast_plus broadcast_sub broadcast_minus broadcast_mul broadcast_div broadcast_mod broadcast_power
     broadcast_maximum broadcast_minimum broadcast_hypot broadcast_equal broadcast_not_equal broadcast_greater
     broadcast_greater_equal broadcast_lesser broadcast_lesser_equal broadcast_logical_and broadcast_logical_or
     broadcast_logical_xor
@@ -50,8 +49,8 @@ _FUNCTIONS = """
 """
 _SHAPES = """
     Cast cast amp_cast broadcast_axes broadcast_axis broadcast_like broadcast_to crop _crop depth_to_space
-    space_to_depth expand_dims flip reverse repeat reshape_like shape_array size_array slice slice_axis slice_like squeeze stack tile
-    transpose _split_v2 ones_like zeros_like _zeros _ones
+    space_to_depth expand_dims flip reverse repeat reshape_like shape_array size_array slice slice_axis slice_like
+    squeeze stack tile transpose _split_v2 ones_like zeros_like _zeros _ones
 """
 _REDUCTIONS = """
     argmax argmax_channel argmin max max_axis mean min min_axis moments nanprod nansum norm prod sum sum_axis argsort
@@ -67,21 +66,8 @@ _CONTRIBUTED = "AdaptiveAvgPooling2D BilinearResize2D SyncBatchNorm"  # names of
 # Layers fused for oneDNN hold a graph of their own: the one layer that they are made of, and what follows it.
 FUSED = {"_sg_mkldnn_conv": "Convolution", "_sg_mkldnn_fully_connected": "FullyConnected"}
 _IN_FUSED = frozenset(
-    [
-        "null",
-        "BatchNorm",
-        "Activation",
-        "LeakyReLU",
-        "clip",
-        "elemwise_add",
-        "_Plus",
-        "_plus",
-        "relu",
-        "abs",
-        "sqrt",
-        "square",
-        "exp",
-    ]
+    ("null", "BatchNorm", "Activation", "LeakyReLU", "clip", "elemwise_add", "_Plus", "_plus", "relu", "abs", "sqrt")
+    + ("square", "exp")
 )
 
 ALLOWED = frozenset(

@@ -90,7 +90,8 @@ class Graph(NamedTuple):
         """Return it with the variables that old files leave out, such as running statistics, and all edges checked.
 
         Raises:
-            SymbolError: MXNet cannot build an operator; or a node has too many inputs, or reads an output that does not exist.
+            SymbolError: MXNet cannot build an operator; or a node has too many inputs, or reads an output that does not
+                exist.
         """
         signatures: dict[Any, _Signature] = {}
         nodes: list[Node] = []
