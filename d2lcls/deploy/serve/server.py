@@ -33,6 +33,7 @@ def run(
     engines: int = 1,
     threads: int = 1,
     log_requests: bool = False,
+    trust: bool = False,
 ) -> None:
     """Serve a model folder until SIGTERM or SIGINT; SIGHUP loads it again.
 
@@ -45,13 +46,14 @@ def run(
         engines: number of worker processes.
         threads: number of threads of each of them.
         log_requests: log every request.
+        trust: load machine code too, as for `open_model`.
 
     Raises:
         FileNotFoundError, ModelError: the model cannot be used.
         OSError: the service cannot listen at the address.
     """
     limits = limits or Limits()
-    server = Server(Path(folder), limits, token, engines, threads, log_requests)
+    server = Server(Path(folder), limits, token, engines, threads, log_requests, trust)
     listening = _listen(host, port)
     _allow_files(2 * limits.connections + 100)
     sys.setswitchinterval(0.0005)  # so that the event loop does not wait for the threads that decode
@@ -65,9 +67,17 @@ class Server:
     """What runs: one `Service`, the `Batcher` it uses, and batchers that still finish what they admitted."""
 
     def __init__(
-        self, folder: Path, limits: Limits, token: str | None, engines: int, threads: int, log_requests: bool
+        self,
+        folder: Path,
+        limits: Limits,
+        token: str | None,
+        engines: int,
+        threads: int,
+        log_requests: bool,
+        trust: bool,
     ) -> None:
         self.folder, self.limits, self.engines, self.threads = folder, limits, engines, threads
+        self.trust = trust
         self.metrics = Metrics()
         self.service = Service(limits, self.metrics, token, self.reload, log_requests)
         self.batchers: list[Batcher] = []
@@ -110,7 +120,7 @@ class Server:
     async def _open(self) -> Batcher:
         # Find a damaged model at once; in a thread, as it takes a while to check large files.
         await asyncio.get_running_loop().run_in_executor(None, read_manifest, self.folder)
-        batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics)
+        batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics, self.trust)
         self.batchers.append(batcher)
         try:
             return await batcher.open()
