@@ -192,7 +192,7 @@ def loader(form, folder):
         from d2lcls.deploy.edge.graph import import_tvm
 
         import_tvm()
-    return lambda: load_model(folder).compute
+    return lambda: load_model(folder, trust=True).compute
 
 
 def ratio(one, other):

@@ -62,7 +62,7 @@ def _compile_host(options: argparse.Namespace) -> None:
     manifest, difference = compile_host(options.folder, options.out, options.batch, records)
     needs = manifest.made_from or {}
     begun = time.perf_counter()
-    load_model(options.out)
+    load_model(options.out, trust=True)
     load_ms = 1000 * (time.perf_counter() - begun)
     print(f"{Path(options.out, FILE)}: {_megabytes(options.out, FILE)} for {needs['machine']}, batch {manifest.batch}")
     print(f"instruction sets it uses: {', '.join(needs['instructions']) or 'those of every such machine'}")

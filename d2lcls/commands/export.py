@@ -93,6 +93,7 @@ def add(command: Command) -> None:
     add("--dataset", help="images to compare on (default: the test images of what the model was trained on)")
     add("--images", type=positive(int), default=1000, metavar="N", help="number of them")
     add("--rounds", type=positive(int), default=10, metavar="N", help="how often each model is timed")
+    add("--trust", action="store_true", help="also load machine code (tvm), from a source you trust")
 
 
 def _common(add: Callable, out: str, required: bool = False) -> None:
@@ -196,7 +197,8 @@ def _compare(options: argparse.Namespace) -> None:
     images = _images(options, manifest, "test")
     images = images.subset(np.linspace(0, len(images) - 1, min(options.images, len(images))).astype(int))
     labels = images.labels if tuple(images.classes) == tuple(manifest.classes) else None
-    print(table(compare([first, *others], manifest.preprocess.batch(images.images), labels, rounds=options.rounds)))
+    x = manifest.preprocess.batch(images.images)
+    print(table(compare([first, *others], x, labels, rounds=options.rounds, trust=options.trust)))
 
 
 def _images(options: argparse.Namespace, manifest: Manifest, split: str) -> Images:

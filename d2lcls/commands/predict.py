@@ -29,6 +29,7 @@ def add(command: Command) -> None:
         help="which form in MODEL to use: auto (times them, and takes the fastest on this machine), mxnet, mxnet-int8, "
         "onnx, onnx-int8 or tvm",
     )
+    predict.add_argument("--trust", action="store_true", help="also load machine code (tvm), from a source you trust")
     predict.add_argument("--top", type=positive(int), default=5, metavar="N", help="number of classes")
 
 
@@ -54,10 +55,10 @@ def _of_run(options: argparse.Namespace) -> list[list[tuple[str, float]]]:
 def _of_model(options: argparse.Namespace) -> list[list[tuple[str, float]]]:
     from d2lcls.deploy import fastest_form, load_model
 
-    choice = fastest_form(options.model, options.form)
+    choice = fastest_form(options.model, options.form, trust=options.trust)
     if choice.ms or choice.left_out:
         print(choice, file=sys.stderr)
-    return load_model(choice.folder).predict_many(options.images, options.top)
+    return load_model(choice.folder, trust=options.trust).predict_many(options.images, options.top)
 
 
 def _newest_run() -> Path:

@@ -30,6 +30,7 @@ def add(command: Command) -> None:
         default="auto",
         help="which form in MODEL to serve: auto times them, one picture at a time; or as for predict",
     )
+    serve.add_argument("--trust", action="store_true", help="also load machine code (tvm), from a source you trust")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 is all of this machine's")
     serve.add_argument(
         "--allow-host",
@@ -88,7 +89,7 @@ def _serve(options: argparse.Namespace) -> None:
         options.wrong(str(error))
     token = _token(options.token_file)
     with json_log(options.log):
-        choice = fastest_form(options.model, options.form, options.threads)
+        choice = fastest_form(options.model, options.form, options.threads, options.trust)
         if choice.ms or choice.left_out:
             log.info("form chosen", {"form": choice.form, "ms": choice.ms, "left_out": choice.left_out})
         serve(
@@ -99,6 +100,7 @@ def _serve(options: argparse.Namespace) -> None:
             token=token,
             engines=options.engines or usable_cores(),
             threads=options.threads,
+            trust=options.trust,
             log_requests=options.access_log,
             allow_hosts=options.allow_host,
         )

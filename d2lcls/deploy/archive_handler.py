@@ -25,7 +25,7 @@ def handle(requests: list[dict[str, bytes]] | None, context: Any) -> list[Any] |
     from d2lcls.deploy.predictor import likeliest, open_model
 
     if _predictor is None:
-        _predictor = open_model(context.system_properties["model_dir"])
+        _predictor = open_model(context.system_properties["model_dir"], trust=True)
     if requests is None:
         return None
     classes, preprocess = _predictor.manifest.classes, _predictor.manifest.preprocess

@@ -36,13 +36,14 @@ class Row:
     top1: float | None
 
 
-def measure_accuracy(folder: str | Path, data: Images, limit: int | None = None) -> Accuracy:
+def measure_accuracy(folder: str | Path, data: Images, limit: int | None = None, trust: bool = False) -> Accuracy:
     """Score a model on images, and write the accuracy into its manifest.
 
     Args:
         folder: model folder.
         data: images with the model's classes.
         limit: number of images to score, evenly spread over the set; None is all.
+        trust: load machine code too, as for `open_model`.
 
     Raises:
         ValueError: the set has other classes.
@@ -53,7 +54,7 @@ def measure_accuracy(folder: str | Path, data: Images, limit: int | None = None)
             f"{folder}: the model has the classes {', '.join(manifest.classes)}; this set has "
             f"{', '.join(data.classes)}. Choose another set."
         )
-    model = open_model(folder)
+    model = open_model(folder, trust)
     if limit and limit < len(data):
         data = data.subset(np.linspace(0, len(data) - 1, limit).astype(int))
     hits = 0
@@ -73,6 +74,7 @@ def compare(
     batch_sizes: Sequence[int] = (1, 64),
     rounds: int = 10,
     tie: float = 1e-3,
+    trust: bool = False,
 ) -> list[Row]:
     """Compare models that should give the same answers, in agreement, size and time; each is timed in its own process.
 
@@ -83,17 +85,19 @@ def compare(
         batch_sizes: to time.
         rounds: how often each is timed.
         tie: as for `agreement`.
+        trust: load machine code too, as for `open_model`.
 
     Returns:
         One row for each folder, in their order.
     """
     manifests = [read_manifest(folder, verify=False) for folder in folders]
     logits = []
-    for model in map(open_model, folders):
+    for folder in folders:
+        model = open_model(folder, trust)
         logits.append(np.concatenate([model.compute(x[begin : begin + 64]) for begin in range(0, len(x), 64)]))
     with tempfile.TemporaryDirectory() as work:
         np.save(Path(work, "x.npy"), x[: max(batch_sizes)])
-        commands = {index: command_of(folder, Path(work, "x.npy")) for index, folder in enumerate(folders)}
+        commands = {index: command_of(folder, Path(work, "x.npy"), trust) for index, folder in enumerate(folders)}
         times = in_turn(commands, batch_sizes, rounds)
     return [
         Row(

@@ -7,8 +7,9 @@ from typing import Any
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.graph.bound import bind
-from d2lcls.deploy.manifest import Manifest, read_manifest, write_model
+from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
+from d2lcls.models.allowed import NotAllowed, load_symbol
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
@@ -98,7 +99,12 @@ def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
         kind, _, short = name.partition(":")
         if kind in arrays:
             arrays[kind][short] = value.astype("float32") * scales[short] if short in scales else value
-    return mx.sym.load(str(Path(folder, SYMBOL))), arrays["arg"], arrays["aux"]
+    path = Path(folder, SYMBOL)
+    try:
+        symbol = load_symbol(path.read_bytes())
+    except NotAllowed as error:
+        raise ModelError(f"{path}: cannot be read as MXNet's graph ({error}).") from error
+    return symbol, arrays["arg"], arrays["aux"]
 
 
 def _with_prefix(prefix: str, arrays: Arrays) -> dict[str, nd.NDArray]:

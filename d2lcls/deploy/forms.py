@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2lcls.deploy.manifest import FILE, FORMS, Manifest, ModelError, read_manifest
+from d2lcls.deploy.manifest import FILE, FORMS, NATIVE, Manifest, ModelError, read_manifest
 from d2lcls.deploy.predictor import Predictor, open_model
 from d2lcls.deploy.timing import Sleeper, command_of, take_turns
 from d2lcls.machine.cores import int8_saturates
@@ -67,7 +67,7 @@ def find_forms(folder: str | Path) -> dict[Path, Manifest]:
     return dict(sorted(forms.items(), key=lambda item: FORMS.index(item[1].form)))
 
 
-def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = None) -> Choice:
+def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = None, trust: bool = False) -> Choice:
     """Choose the form of a model that is the fastest on this machine, one picture at a time.
 
     Each form is loaded in a process of its own, and all are timed in turn, which takes a few seconds. A model folder,
@@ -78,6 +78,7 @@ def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = Non
         folder: as for `find_forms`.
         form: "auto", or one of `FORMS`, the only one to be considered.
         threads: value of OMP_NUM_THREADS while a form is timed; None is that of this process.
+        trust: consider machine code too, as for `open_model`.
 
     Raises:
         FileNotFoundError, ModelError: as `find_forms`; also where there is no such form, or none that can be loaded.
@@ -94,10 +95,16 @@ def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = Non
             for path, manifest in candidates.items()
             if manifest.needs_vnni()
         }
+    if len(candidates) > 1 and not trust:
+        left_out |= {
+            path.name: "it is machine code; --trust allows it"
+            for path, manifest in candidates.items()
+            if manifest.form in NATIVE
+        }
     usable = [path for path in candidates if path.name not in left_out]
     times: dict[Path, float] = {}
     if len(usable) > 1:
-        times, failed = _time(usable, forms[usable[0]].input_shape(), threads)
+        times, failed = _time(usable, forms[usable[0]].input_shape(), threads, trust)
         usable, left_out = list(times), left_out | failed
     if not usable:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -105,7 +112,9 @@ def fastest_form(folder: str | Path, form: str = AUTO, threads: int | None = Non
     return Choice(usable[0], forms[usable[0]].form, {path.name: ms for path, ms in times.items()}, left_out)
 
 
-def _time(folders: list[Path], shape: tuple[int, ...], threads: int | None) -> tuple[dict[Path, float], dict[str, str]]:
+def _time(
+    folders: list[Path], shape: tuple[int, ...], threads: int | None, trust: bool
+) -> tuple[dict[Path, float], dict[str, str]]:
     """Return the milliseconds of one picture by folder, the fastest first, and by name why others cannot be loaded."""
     sleepers: dict[Path, Sleeper] = {}
     failed: dict[str, str] = {}
@@ -115,7 +124,7 @@ def _time(folders: list[Path], shape: tuple[int, ...], threads: int | None) -> t
         try:
             for folder in folders:
                 try:
-                    sleepers[folder] = Sleeper(command_of(folder, inputs), threads=threads)
+                    sleepers[folder] = Sleeper(command_of(folder, inputs, trust), threads=threads)
                 except RuntimeError as error:
                     failed[folder.name] = " ".join(str(error).split())
             rounds = [take_turns(sleepers, 1, turn) for turn in range(ROUNDS)]
@@ -126,14 +135,15 @@ def _time(folders: list[Path], shape: tuple[int, ...], threads: int | None) -> t
     return dict(sorted(medians.items(), key=lambda item: item[1])), failed
 
 
-def load_model(folder: str | Path, form: str = AUTO) -> Predictor:
+def load_model(folder: str | Path, form: str = AUTO, trust: bool = False) -> Predictor:
     """Load a model folder, or the fastest form on this machine of a folder that holds several forms of one model.
 
     Args:
         folder: a model folder, as `export` and its later steps write it, or a folder of such folders.
         form: "auto", or the form to load; see `fastest_form`.
+        trust: load machine code too, as for `open_model`.
 
     Raises:
         FileNotFoundError, ModelError, ImportError: as `open_model`; ModelError also if there is no such form.
     """
-    return open_model(fastest_form(folder, form).folder)
+    return open_model(fastest_form(folder, form, trust=trust).folder, trust)

@@ -29,6 +29,16 @@ _COMMANDS = {
     "torch": "torch",
 }
 FORMS = tuple(_COMMANDS)
+# The files that a form needs: one name of each group.
+_REQUIRED = {
+    "mxnet": (("model-symbol.json",), ("model-0000.params",)),
+    "mxnet-int8": (("model-symbol.json",), ("model-0000.params",)),
+    "onnx": (("model.onnx",),),
+    "onnx-int8": (("model.onnx",),),
+    "tvm": (("model.so", "classify"),),
+    "torch": (("model.py",), ("weights.safetensors",), ("check.py",)),
+}
+NATIVE = ("tvm",)  # forms that are machine code, which runs with all rights of its user
 
 
 class ModelError(ValueError):
@@ -178,8 +188,8 @@ def read_manifest(folder: str | Path, verify: bool = True, forms: Sequence[str] 
 
     Raises:
         FileNotFoundError: there is no such folder, or no manifest in it.
-        ModelError: the model has another form; the manifest is damaged or of a later version; or a file is missing or
-            not the one that was written.
+        ModelError: the model has another form; the manifest is damaged or of a later version, or does not name the
+            files of its form; or a file is missing, elsewhere or not the one that was written.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
@@ -211,8 +221,14 @@ def read_manifest(folder: str | Path, verify: bool = True, forms: Sequence[str] 
             f"{folder}: a model of form {manifest.form}; this step takes one of form {' or '.join(forms)}. "
             f"Make one with: d2lcls {_COMMANDS[forms[0]]}"
         )
+    for names in _REQUIRED[manifest.form]:
+        if files.keys().isdisjoint(names):
+            raise ModelError(
+                f"{folder / FILE}: names no {' or '.join(names)}, which a model of form {manifest.form} needs, so "
+                "there is no checksum to compare. Make the model anew."
+            )
     for name, checksum in files.items():
-        if Path(name).name != name:
+        if Path(name).name != name or (folder / name).is_symlink():
             raise ModelError(
                 f"{folder / FILE}: names the file {name!r}, which is not in this folder. Make the model anew."
             )

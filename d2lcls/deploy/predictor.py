@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest
+from d2lcls.deploy.manifest import NATIVE, Manifest, ModelError, read_manifest
 from d2lcls.explain.scores import softmax
 from d2lcls.machine.cores import int8_saturates
 
@@ -55,21 +55,27 @@ def likeliest(logits: np.ndarray, classes: Sequence[str], top: int = 5) -> list[
     return [(classes[index], float(probabilities[index])) for index in order]
 
 
-def open_model(folder: str | Path) -> Predictor:
+def open_model(folder: str | Path, trust: bool = False) -> Predictor:
     """Load a model folder, whatever its form; `d2lcls.deploy.load_model` also takes a folder with several forms.
 
     Warns of an int8 model made for processors with VNNI where there is none: its sums may saturate.
 
     Args:
         folder: a model folder, as `export` and its later steps write it.
+        trust: load a model of form "tvm" too, which is machine code that can do whatever this user can.
 
     Raises:
         FileNotFoundError: it holds no model.
-        ModelError: it is damaged, or its graph does not fit its manifest.
+        ModelError: it is damaged, it is machine code and not trusted, or its graph does not fit its manifest.
         ImportError: the package that computes this form is not installed; names the extra.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    if manifest.form in NATIVE and not trust:
+        raise ModelError(
+            f"{folder}: a model of form {manifest.form} is machine code, which can do whatever you can. If you trust "
+            "whoever made it, load it with --trust (in Python: trust=True)."
+        )
     if manifest.needs_vnni() and int8_saturates():
         warnings.warn(
             f"{folder}: an int8 model for processors with VNNI, which this one lacks, so its answers may be "

@@ -118,9 +118,9 @@ def rotated(names: Iterable[Name], turn: int) -> list[Name]:
     return names[first:] + names[:first]
 
 
-def command_of(folder: str | Path, inputs: str | Path) -> list[str | Path]:
+def command_of(folder: str | Path, inputs: str | Path, trust: bool = False) -> list[str | Path]:
     """Return the command of a `Sleeper` for a model folder and the .npy file of its inputs."""
-    return [sys.executable, "-m", "d2lcls.deploy.timing", folder, inputs]
+    return [sys.executable, "-m", "d2lcls.deploy.timing", folder, inputs, *["--trust"] * trust]
 
 
 def answer(run: Callable[[np.ndarray], Any], x: np.ndarray, ready: str = "ready") -> None:
@@ -149,12 +149,12 @@ def _state(path: Path) -> str:
         return "S"
 
 
-def main(folder: str, inputs: str) -> None:
+def main(folder: str, inputs: str, trust: str = "") -> None:
     """Be the process of `command_of`; where the model cannot be loaded, exit with the reason."""
     from d2lcls.deploy.predictor import open_model
 
     try:
-        model = open_model(folder)
+        model = open_model(folder, trust == "--trust")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(str(error))
     answer(model.compute, np.load(inputs))

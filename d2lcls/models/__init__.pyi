@@ -1,3 +1,4 @@
+from . import allowed as allowed
 from . import cnn as cnn
 from . import costs as costs
 from . import efficientnet as efficientnet
@@ -11,6 +12,8 @@ from . import slow_layers as slow_layers
 from . import summary as summary
 from . import surgery as surgery
 from . import zoo as zoo
+from .allowed import NotAllowed as NotAllowed
+from .allowed import load_symbol as load_symbol
 from .cnn import GlobalMean as GlobalMean
 from .cnn import SmallCNN as SmallCNN
 from .costs import layer_costs as layer_costs

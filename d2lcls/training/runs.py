@@ -22,6 +22,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.explain.scores import softmax
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
+from d2lcls.models.allowed import load_symbol
 from d2lcls.training.checkpoints import CheckpointError, load_parameters
 from d2lcls.training.evaluation import as_contexts, predict
 from d2lcls.training.recipe import Recipe
@@ -164,7 +165,7 @@ def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.glu
     """Return the network whose graph is in a file and whose parameters are in a checkpoint."""
     try:
         content = json.loads(file.read_text())
-        graph, names = mx.sym.load_json(json.dumps(content["graph"])), content["parameters"]
+        graph, names = load_symbol(json.dumps(content["graph"])), content["parameters"]
     except (OSError, ValueError, KeyError, TypeError, mx.MXNetError) as error:
         raise CheckpointError(f"{file}: damaged, or not a network ({error}). Train the run again.") from error
     net = mx.gluon.SymbolBlock(graph, mx.sym.var("data", dtype="float32"))

@@ -1,5 +1,6 @@
 """Forms of one model in one folder, and the choice of the fastest."""
 
+import hashlib
 import json
 import shutil
 
@@ -52,17 +53,22 @@ def test_one_form_is_chosen_without_timing_it(folder, model, monkeypatch):
 def test_forms_that_cannot_be_loaded_are_left_out(folder, model, monkeypatch):
     for name, form in (("torch", "torch"), ("tvm", "tvm")):
         shutil.copytree(model, folder / name)
-        change(folder / name, form=form, made_from={"form": "onnx"})
+        files = {"torch": ("model.py", "weights.safetensors", "check.py"), "tvm": ("model.so",)}[form]
+        for file in files:
+            (folder / name / file).write_bytes(b"")
+        empty = hashlib.sha256(b"").hexdigest()
+        change(folder / name, form=form, made_from={"form": "onnx"}, files=dict.fromkeys(files, empty))
     (folder / "int8/model-0000.params").write_bytes(b"cut")
     choice = fastest_form(folder)
     assert (
-        choice.form == "mxnet" and list(choice.ms) == ["a-mxnet"] and list(choice.left_out) == ["int8", "tvm", "torch"]
+        choice.form == "mxnet" and list(choice.ms) == ["a-mxnet"] and list(choice.left_out) == ["tvm", "int8", "torch"]
     )
-    assert "its sha256 differs" in choice.left_out["int8"] and "holds no model.so" in choice.left_out["tvm"]
+    assert "its sha256 differs" in choice.left_out["int8"] and "machine code; --trust" in choice.left_out["tvm"]
     assert choice.left_out["torch"].startswith(f"{folder}/torch: a model of form torch is run by PyTorch")
     assert "; torch left out (" in str(choice)
+    assert "machine code" not in str(fastest_form(folder, trust=True))
     shutil.rmtree(folder / "a-mxnet")
-    with pytest.raises(ModelError, match="none of its forms can be used on this machine. int8: .*; tvm: .*; torch: "):
+    with pytest.raises(ModelError, match="none of its forms can be used on this machine. tvm: .*; int8: .*; torch: "):
         fastest_form(folder)
 
 

@@ -1,7 +1,7 @@
 import json
 import shutil
 
-from d2lcls.deploy import Accuracy, Manifest, ModelError, read_manifest
+from d2lcls.deploy import Accuracy, Manifest, ModelError, load_model, read_manifest
 from d2lcls.deploy.manifest import derive, write_manifest
 
 import pytest
@@ -24,10 +24,10 @@ def test_all_of_it_comes_back(copy, preprocess):
     assert set(manifest.files) == {"model-symbol.json", "model-0000.params"}
     assert manifest.versions["mxnet"] == "1.9.1" and manifest.input_shape(7) == (7, 3, 16, 16)
     child = derive(manifest, "onnx", batch=2, opset=13)
-    (copy / "more").write_text("x")
+    (copy / "model.onnx").write_text("x")
     child = write_manifest(copy, child)
     assert child.made_from["form"] == "mxnet" and child.made_from["files"] == dict(manifest.files)
-    assert child.made_from["opset"] == 13 and child.batch == 2 and "more" in child.files
+    assert child.made_from["opset"] == 13 and child.batch == 2 and "model.onnx" in child.files
 
 
 def test_accuracy_comes_back(copy):
@@ -90,7 +90,31 @@ def test_a_later_version(copy):
         read_manifest(copy)
 
 
+@pytest.mark.parametrize("files", [{}, {"model-symbol.json": "0"}, {"model-0000.params": "0", "x": "0"}])
+def test_a_manifest_without_checksums_of_what_its_form_needs(copy, files):
+    change(copy, files=files)
+    with pytest.raises(ModelError, match="manifest.json: names no model-.*, which a model of form mxnet needs"):
+        read_manifest(copy, verify=False)
+
+
+def test_files_that_are_links(copy, tmp_path):
+    (copy / "model-0000.params").rename(tmp_path / "secret")
+    (copy / "model-0000.params").symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match="names the file 'model-0000.params', which is not in this folder"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("listed", ["model.so", "classify"])
+def test_machine_code_needs_trust(copy, listed):
+    (copy / listed).write_bytes(b"no library")
+    write_manifest(copy, derive(read_manifest(copy), "tvm"))
+    with pytest.raises(ModelError, match="form tvm is machine code.*--trust .in Python: trust=True."):
+        load_model(copy)
+    with pytest.raises((ModelError, ImportError)):
+        load_model(copy, trust=True)
+
+
 def test_files_elsewhere_are_not_touched(copy):
-    change(copy, files={"../../secret": "0"})
+    change(copy, files={"../../secret": "0", **read_manifest(copy).files})
     with pytest.raises(ModelError, match="names the file '../../secret', which is not in this folder"):
         read_manifest(copy)

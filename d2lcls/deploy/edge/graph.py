@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.manifest import Manifest, ModelError
-from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime
+from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime, read_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -81,6 +81,7 @@ def simplify(path: str | Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    read_onnx(Path(path))
     model = onnx.load(path)
     for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape):
         axis.dim_value = size

@@ -115,7 +115,7 @@ def open_library(folder: str | Path, manifest: Manifest) -> Callable[[np.ndarray
         ImportError: apache-tvm is not installed; names the extra.
     """
     path = Path(folder, FILE)
-    if not path.is_file():
+    if FILE not in manifest.files or not path.is_file():
         raise ModelError(
             f"{folder}: holds no {FILE}. If it was compiled for another machine, run it there: its "
             "program is called classify. Otherwise compile it anew with: d2lcls compile"

@@ -1,19 +1,20 @@
 """A network's graph in MXNet's JSON, of any version: checked before MXNet reads it, and brought up to date.
 
-MXNet's own reader trusts the numbers in it: an edge to an output that a layer does not have, or a convolution with 0
-groups, ends the process. Formats: `param` (2015), `param` and `attr` (2016), `attr` (2017), `attrs` (since 1.0); edges
-and heads of two or three numbers; with and without `node_row_ptr` and `backward_source_id`.
+Only the operators of image classifiers are allowed, see `d2lcls.models.allowed`.
+
+Formats: `param` (2015), `param` and `attr` (2016), `attr` (2017), `attrs` (since 1.0); edges and heads of two or three
+numbers; with and without `node_row_ptr` and `backward_source_id`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from d2lcls.deploy.graph.names import listed
 from d2lcls.deploy.graph.operators import RENAMED, upgrade_attributes
+from d2lcls.models.allowed import FUSED, MAX_NODES, check_operator, create
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -89,17 +90,9 @@ class Graph(NamedTuple):
         """Return it with the variables that old files leave out, such as running statistics, and all edges checked.
 
         Raises:
-            SymbolError: MXNet lacks an operator, or a node has too many inputs or reads an output that does not exist.
+            SymbolError: MXNet cannot build an operator; or a node has too many inputs, or reads an output that does not
+                exist.
         """
-        import mxnet as mx
-
-        operators = {"null", *mx.operator.get_all_registered_operators()}
-        unknown = [node for node in self.nodes if node.op not in operators]
-        if unknown:
-            raise SymbolError(
-                f"{_named(unknown)}: MXNet {mx.__version__} has no such operator. It was part of a "
-                "fork or a plugin: build that one, or cut the network off before it."
-            )
         signatures: dict[Any, _Signature] = {}
         nodes: list[Node] = []
         indices: list[int] = []  # of this graph's nodes in the completed one
@@ -166,6 +159,8 @@ def parse_symbol(content: str | bytes) -> Graph:
         raise _Invalid(f"it is not JSON: {error}") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("nodes"), list) or not stored["nodes"]:
         raise _Invalid("it has no list of nodes: is it a Keras, Caffe or other model?")
+    if len(stored["nodes"]) > MAX_NODES:
+        raise _Invalid(f"it has {len(stored['nodes'])} nodes, more than {MAX_NODES}")
     nodes: list[Node] = []
     changes: list[str] = []
     forms: set[str] = set()
@@ -211,7 +206,7 @@ def _node(raw: Any, index: int, changes: list[str], forms: set[str]) -> Node:
         attributes.update(
             {f"__{key}__" if hidden and not key.startswith("__") else key: value for key, value in more.items()}
         )
-    if raw.get("subgraphs"):
+    if op in FUSED or raw.get("subgraphs"):
         raise ValueError(
             f"{op} holds a graph of its own, as after fusing or quantising for one kind of processor. "
             "Use the network as it was before that"
@@ -221,6 +216,7 @@ def _node(raw: Any, index: int, changes: list[str], forms: set[str]) -> Node:
     if new != op:
         changes.append(f"{op} is now {new}")
     upgraded = upgrade_attributes(new, attributes)
+    check_operator(new, upgraded)
     if "target_shape" in attributes and "target_shape" not in upgraded:
         changes.append("Reshape's target_shape is now shape")
     if op == "null" and inputs:
@@ -257,24 +253,6 @@ def _version(stored: Any, forms: set[str]) -> str:
         return "of 0.9 to 0.11 (2017)" if "attr" in forms else "unknown"
 
 
-def create(op: str, attributes: Mapping[str, str], name: str) -> mx.sym.Symbol:
-    """Return the symbol of a single operator, with a variable called NAME_INPUT for each of its inputs.
-
-    It is not made from JSON, because MXNet prints two lines for each file that leaves such variables out.
-
-    Raises:
-        MXNetError: there is no such operator, or it does not take these attributes.
-    """
-    import ctypes
-
-    from mxnet.base import _LIB, OpHandle, c_str, check_call
-    from mxnet.symbol._internal import _symbol_creator
-
-    handle = OpHandle()
-    check_call(_LIB.NNGetOpHandle(c_str(op), ctypes.byref(handle)))
-    return _symbol_creator(handle.value, None, None, list(attributes), list(attributes.values()), name, False)
-
-
 _Signature = tuple[tuple[str, ...] | None, int]
 
 
@@ -289,11 +267,6 @@ def _signature(node: Node, known: dict[Any, _Signature]) -> _Signature:
         try:
             symbol = create(node.op, node.attributes, "it")
         except (mx.MXNetError, UnicodeError) as error:
-            if node.op == "Custom" and "custom operator" in str(error):
-                raise SymbolError(
-                    f"{_named([node])}: written in Python as {node.attributes.get('op_type')!r}, which is "
-                    "not in the file. Import the module that registers it first."
-                ) from error
             raise SymbolError(f"MXNet cannot build {node.name!r} ({reason_of(error)}).") from error
         inputs = symbol.list_inputs()
         outputs = len(symbol.get_internals().list_outputs()) - len(inputs)
@@ -308,10 +281,6 @@ def _documented_inputs(op: str) -> tuple[str, ...] | None:
     arguments = mx.operator.get_operator_arguments(op)
     inputs = [(name, kind) for name, kind in zip(arguments.names, arguments.types) if "Symbol" in kind]
     return None if any("[]" in kind for _, kind in inputs) else tuple(name for name, _ in inputs)
-
-
-def _named(nodes: Iterable[Node]) -> str:
-    return listed(sorted({f"{node.original} ({node.name!r})" for node in nodes}), most=4)
 
 
 def reason_of(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
-from d2lcls.deploy.onnx_runtime import import_onnx
+from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
 from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
 
 import numpy as np
@@ -34,6 +34,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
         raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form onnx.")
     onnx = import_onnx()
     check_new_folder(target)
+    read_onnx(Path(folder, FILE))
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -76,8 +76,10 @@ class Batcher:
     manifest: dict[str, Any]
     preprocess: Preprocess
 
-    def __init__(self, folder: Path, limits: Limits, engines: int, threads: int, metrics: Metrics) -> None:
-        self.folder, self.limits, self.metrics = folder, limits, metrics
+    def __init__(
+        self, folder: Path, limits: Limits, engines: int, threads: int, metrics: Metrics, trust: bool = False
+    ) -> None:
+        self.folder, self.limits, self.metrics, self.trust = folder, limits, metrics, trust
         self.engine_count, self.threads, self.sizes = engines, threads, batch_sizes(limits.batch_size)
         self.engines: list[Engine] = []
         self.queue: FairQueue[Item] = FairQueue()
@@ -101,7 +103,9 @@ class Batcher:
         return self
 
     async def _start(self) -> None:
-        one, manifest = await engine.start(self.folder, self.limits, self.threads, self._receive, self._ended)
+        one, manifest = await engine.start(
+            self.folder, self.limits, self.threads, self._receive, self._ended, self.trust
+        )
         if not hasattr(self, "manifest"):
             self.manifest, self.preprocess = manifest, Preprocess(**manifest["preprocess"])
         elif manifest["files"] != self.manifest["files"]:

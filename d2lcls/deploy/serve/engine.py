@@ -92,7 +92,7 @@ class Engine(asyncio.Protocol):
 
 
 async def start(
-    folder: Path, limits: Limits, threads: int, on_results: OnResults, on_end: OnEnd
+    folder: Path, limits: Limits, threads: int, on_results: OnResults, on_end: OnEnd, trust: bool = False
 ) -> tuple[Engine, dict[str, Any]]:
     """Start a worker process for a model folder.
 
@@ -113,6 +113,7 @@ async def start(
                 str(folder),
                 str(theirs.fileno()),
                 str(limits.batch_size),
+                *["--trust"] * trust,
             ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

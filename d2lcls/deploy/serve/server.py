@@ -34,6 +34,7 @@ def run(
     threads: int = 1,
     log_requests: bool = False,
     allow_hosts: Sequence[str] = (),
+    trust: bool = False,
 ) -> None:
     """Serve a model folder until SIGTERM or SIGINT; SIGHUP loads it again.
 
@@ -49,6 +50,7 @@ def run(
         allow_hosts: names, besides those of this machine's own address, that requests may have in the header Host
             where `host` is a loopback address. A web page of a foreign site can reach such a service through the
             visitor's browser (DNS rebinding), but not under one of these names.
+        trust: load machine code too, as for `open_model`.
 
     Raises:
         FileNotFoundError, ModelError: the model cannot be used.
@@ -57,9 +59,8 @@ def run(
     limits = limits or Limits()
     hosts = frozenset({"localhost", "127.0.0.1", "[::1]", host, *(name.lower() for name in allow_hosts)})
     loopback = host == "localhost" or host == "::1" or host.startswith("127.")
-    server = Server(
-        Path(folder), limits, token, engines, threads, log_requests, hosts if loopback or allow_hosts else frozenset()
-    )
+    hosts = hosts if loopback or allow_hosts else frozenset()
+    server = Server(Path(folder), limits, token, engines, threads, log_requests, hosts, trust)
     listening = _listen(host, port)
     _allow_files(2 * limits.connections + 100)
     try:
@@ -80,8 +81,10 @@ class Server:
         threads: int,
         log_requests: bool,
         hosts: frozenset[str],
+        trust: bool,
     ) -> None:
         self.folder, self.limits, self.engines, self.threads = folder, limits, engines, threads
+        self.trust = trust
         self.metrics = Metrics()
         self.service = Service(limits, self.metrics, token, self.reload, log_requests, hosts)
         self.batchers: list[Batcher] = []
@@ -130,7 +133,7 @@ class Server:
     async def _open(self) -> Batcher:
         # Find a damaged model at once; in a thread, as it takes a while to check large files.
         await asyncio.get_running_loop().run_in_executor(None, read_manifest, self.folder)
-        batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics)
+        batcher = Batcher(self.folder, self.limits, self.engines, self.threads, self.metrics, self.trust)
         self.batchers.append(batcher)
         try:
             return await batcher.open()

@@ -64,7 +64,7 @@ def compute(predictor: Predictor, images: np.ndarray, sizes: Sequence[int]) -> t
     return rank(np.concatenate(logits))
 
 
-def main(folder: str, descriptor: str, batch_size: str) -> int:
+def main(folder: str, descriptor: str, batch_size: str, trust: str = "") -> int:
     """Load the model, send its manifest and compute batches; returns the exit code."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
         signal.signal(stop, signal.SIG_IGN)
@@ -82,7 +82,7 @@ def main(folder: str, descriptor: str, batch_size: str) -> int:
     try:
         from d2lcls.deploy.predictor import open_model
 
-        predictor = open_model(folder)
+        predictor = open_model(folder, trust == "--trust")
         side = predictor.manifest.preprocess.crop
         for size in sizes:
             compute(predictor, np.zeros((size, side, side, 3), dtype=np.uint8), sizes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE, graph_to_onnx
-from d2lcls.deploy.onnx_runtime import import_onnx
+from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
 from d2lcls.deploy.predictor import open_model
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.machine.files import check_new_folder, new_folder
@@ -48,6 +48,7 @@ def export_torch(folder: str | Path, target: str | Path, x: np.ndarray | None = 
     check_new_folder(target)
     onnx = import_onnx()
     if manifest.form == "onnx":
+        read_onnx(Path(folder, FILE))
         model = onnx.load(str(Path(folder, FILE)))
     else:
         symbol, arguments, statistics = load_graph(folder)

@@ -52,8 +52,8 @@ def same(actual, expected):
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_any_number_of_pictures_is_answered_as_by_mxnet(model, compiled, examples, count):
-    assert load_model(compiled).manifest.batch == 4
-    same(load_model(compiled).compute(examples[:count]), load_model(model).compute(examples[:count]))
+    assert load_model(compiled, trust=True).manifest.batch == 4
+    same(load_model(compiled, trust=True).compute(examples[:count]), load_model(model).compute(examples[:count]))
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_networks_answer_as_in_mxnet(network, tmp_path, preprocess, examples, na
     export_onnx(tmp_path / "m", tmp_path / "o")
     manifest, difference = compile_host(tmp_path / "o", tmp_path / "t")
     assert manifest.form == "tvm" and manifest.batch == 1 and manifest.made_from["form"] == "onnx" and difference < 1e-4
-    same(load_model(tmp_path / "t").compute(examples[:8]), load_model(tmp_path / "m").compute(examples[:8]))
+    same(load_model(tmp_path / "t", trust=True).compute(examples[:8]), load_model(tmp_path / "m").compute(examples[:8]))
 
 
 def test_another_process_reads_it_back(model, compiled, examples, tmp_path):
     np.save(tmp_path / "x.npy", examples[:3])
     code = (
         f"import numpy; from d2lcls.deploy import load_model; x = numpy.load({str(tmp_path / 'x.npy')!r}); "
-        f"numpy.save({str(tmp_path / 'y.npy')!r}, load_model({str(compiled)!r}).compute(x)); "
+        f"numpy.save({str(tmp_path / 'y.npy')!r}, load_model({str(compiled)!r}, trust=True).compute(x)); "
         "import sys; assert 'mxnet' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -88,7 +88,8 @@ def test_another_process_reads_it_back(model, compiled, examples, tmp_path):
 
 def test_waiting_threads_fall_asleep(compiled):
     code = (
-        f"import time, numpy; from d2lcls.deploy import load_model; run = load_model({str(compiled)!r}).compute; "
+        f"import time, numpy; from d2lcls.deploy import load_model; "
+        f"run = load_model({str(compiled)!r}, trust=True).compute; "
         "run(numpy.zeros((4, 3, 16, 16))); begun = time.process_time(); time.sleep(0.3); "
         "assert time.process_time() - begun < 0.05"
     )
@@ -96,7 +97,7 @@ def test_waiting_threads_fall_asleep(compiled):
 
 
 def test_wrong_shapes_are_named(compiled, examples):
-    compute = load_model(compiled).compute
+    compute = load_model(compiled, trust=True).compute
     for wrong in (examples[0], examples[:, :, :8]):
         with pytest.raises(ValueError, match=r"shape \(N, 3, 16, 16\), for which the model was compiled, got"):
             compute(wrong)
@@ -107,7 +108,7 @@ def test_a_damaged_library_is_no_crash(compiled, tmp_path):
     shutil.copytree(compiled, tmp_path / "cut")
     (tmp_path / "cut" / "model.so").write_bytes((compiled / "model.so").read_bytes()[:5000])
     with pytest.raises(ModelError, match="model.so: not the file that was written"):
-        load_model(tmp_path / "cut")  # the loader itself would end the process with a bus error
+        load_model(tmp_path / "cut", trust=True)  # the loader itself would end the process with a bus error
     (tmp_path / "model.so").write_text("no library")
     with pytest.raises(ModelError, match="model.so: cannot be loaded.*Compile it anew"):
         open_library(tmp_path, read_manifest(compiled))
@@ -163,12 +164,12 @@ def test_a_library_that_this_processor_would_stop_at_is_refused(compiled, monkey
         match="compiled for a processor with pni, sse4_2, which this one does not have, or which "
         "its host hides. Compile it here with: d2lcls compile",
     ):
-        load_model(compiled)
+        load_model(compiled, trust=True)
     cpu_with(monkeypatch, needed | {"something_new"})
-    load_model(compiled)
+    load_model(compiled, trust=True)
     monkeypatch.setattr("d2lcls.deploy.edge.target.platform.machine", lambda: "aarch64")
     with pytest.raises(ModelError, match="compiled for x86_64, and this machine is aarch64"):
-        load_model(compiled)
+        load_model(compiled, trust=True)
     for made_from in ({"processor": "znver4"}, None):
         with pytest.raises(ModelError, match="does not list the instructions it needs.*Compile it again with"):
             open_library(compiled, replace(manifest, made_from=made_from))
@@ -223,7 +224,7 @@ def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path
     cpu_with(monkeypatch, HASWELL)
     compile_host(onnx_model, tmp_path / "small")
     with pytest.raises(ModelError, match="compiled for a processor with avx512bw, avx512dq, avx512f, avx512vl, which"):
-        load_model(tmp_path / "own")
+        load_model(tmp_path / "own", trust=True)
     np.save(tmp_path / "x.npy", examples[:1])
     code = (
         "import sys, numpy; from d2lcls.deploy.edge.host import run_library; "
@@ -248,7 +249,7 @@ def test_code_for_a_smaller_processor_runs_on_one(onnx_model, examples, tmp_path
         ).returncode
 
     assert on_haswell("small") == 0
-    same(np.load(tmp_path / "small.npy"), load_model(tmp_path / "small").compute(examples[:1]))
+    same(np.load(tmp_path / "small.npy"), load_model(tmp_path / "small", trust=True).compute(examples[:1]))
     assert on_haswell("own") in (-signal.SIGILL, 128 + signal.SIGILL)  # this is what the refusal prevents
 
 
@@ -297,7 +298,7 @@ def test_tuning_changes_the_schedule_and_not_the_answer(model, onnx_model, examp
     forced = Records(dict.fromkeys(records.choices, (2, 8)))
     manifest, _ = compile_host(onnx_model, tmp_path / "t", records=forced)
     assert manifest.made_from["tuned"] is True
-    same(load_model(tmp_path / "t").compute(examples[:2]), load_model(model).compute(examples[:2]))
+    same(load_model(tmp_path / "t", trust=True).compute(examples[:2]), load_model(model).compute(examples[:2]))
     with pytest.raises(ValueError, match="seconds must be above 0, not 0"):
         tune(onnx_model, 0)
 
@@ -328,7 +329,7 @@ def test_the_command_compiles_and_tunes(capsys, onnx_model, examples, model, tmp
     assert "9 schedules tried; tuned, the model runs 1.50 times as fast as scheduled by rule\n" in out
     assert re.search(r"model.so: [\d.]+ MB for \S+, batch 2\ninstruction sets it uses: \S", out)
     assert re.search(r"\nloaded, checked and run once in [\d,]+ ms; logits differ from ONNX Runtime's by ", out)
-    same(load_model(tmp_path / "t").compute(examples[:3]), load_model(model).compute(examples[:3]))
+    same(load_model(tmp_path / "t", trust=True).compute(examples[:3]), load_model(model).compute(examples[:3]))
     assert json.loads((tmp_path / "t/manifest.json").read_text())["versions"]["apache-tvm"]
 
 
