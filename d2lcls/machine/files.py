@@ -64,7 +64,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary folder to fill; it is renamed to `folder` when the block is finished.
 
     If the block fails or is interrupted, everything in the folder is removed, together with the folders that were made.
-    An empty folder that exists already may be a mount point, which cannot be replaced: it is locked and filled in place.
+    A folder that exists already may be a mount point, which cannot be replaced: it is locked and filled in place.
 
     Raises:
         ValueError, OSError: as for `check_new_folder`.

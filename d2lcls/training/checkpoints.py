@@ -124,7 +124,10 @@ def _read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names or file.files}
-        return {**arrays, "progress": json.loads(str(arrays["progress"]))}
+        progress = json.loads(str(arrays["progress"]))
+        if not isinstance(progress, dict) or not isinstance(progress.get("recipe", {}), dict):
+            raise ValueError("its progress is not an object")
+        return {**arrays, "progress": progress}
     except (*DAMAGED_NPZ, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # missing, not permitted, a failing disk: the file itself may be whole
