@@ -39,8 +39,8 @@ def download(address: str, checksum: str, folder: Path, limit: int) -> Path:
         path of the complete, checked file; the caller moves or deletes it.
 
     Raises:
-        SourceFailed: no connection, an HTTP error, too many bytes, a redirect to another scheme than http(s), or a wrong
-            checksum (the file is then deleted).
+        SourceFailed: no connection, an HTTP error, too many bytes, a redirect to another scheme than http(s),
+            or a wrong checksum (the file is then deleted).
         OSError: the folder cannot be written.
     """
     part = folder / f"{checksum}.part"
