@@ -26,6 +26,9 @@ DAMAGED_NPZ = (
 )
 
 
+LOCK_FILES = (".lock", ".lock.pid")
+
+
 def cache_folder() -> Path:
     """Return the path of the cache folder: `$D2LCLS_HOME`, or `~/.cache/d2lcls`."""
     return Path(os.environ.get("D2LCLS_HOME") or "~/.cache/d2lcls").expanduser().absolute()
@@ -73,6 +76,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = check_new_folder(folder)
     if folder.exists():
         with hold_folder(folder):
+            if any(path.name not in LOCK_FILES for path in folder.iterdir()):
+                raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
             try:
                 yield folder
             except BaseException:
@@ -120,8 +125,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     check_writable(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".lock.pid"  # not in the lock file, which filelock empties whenever it opens it
-    lock = FileLock(folder / ".lock", is_singleton=True)
+    holder = folder / LOCK_FILES[1]  # not in the lock file, which filelock empties whenever it opens it
+    lock = FileLock(folder / LOCK_FILES[0], is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -145,7 +150,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
 
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name not in (".lock", ".lock.pid"):
+        if path.name not in LOCK_FILES:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
