@@ -7,6 +7,7 @@ temporary name and renamed when it is complete. Parameters are named by their pa
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,9 @@ def save_checkpoint(
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
     for name, copies in (slow or {}).items():
         arrays.update({f"slow/{name}/{device}": copy.asnumpy() for device, copy in enumerate(copies)})
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    content = io.BytesIO()  # in memory first: on a full disk, an open ZipFile would print a traceback when it is deleted
+    np.savez(content, **arrays)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(
