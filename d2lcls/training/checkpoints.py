@@ -63,7 +63,7 @@ def save_checkpoint(
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
     for name, copies in (slow or {}).items():
         arrays.update({f"slow/{name}/{device}": copy.asnumpy() for device, copy in enumerate(copies)})
-    content = io.BytesIO()  # in memory first: on a full disk, an open ZipFile would print a traceback when it is deleted
+    content = io.BytesIO()  # on a full disk, an open ZipFile would print a traceback when it is deleted
     np.savez(content, **arrays)
     write_atomically(path, lambda file: file.write(content.getbuffer()))
 
