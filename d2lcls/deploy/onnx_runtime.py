@@ -41,7 +41,7 @@ def read_onnx(path: Path) -> Any:
         ImportError: onnx is not installed; names the extra.
     """
     onnx = import_onnx()
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
 
     try:
         model = onnx.load(str(path), load_external_data=False)

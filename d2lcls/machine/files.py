@@ -1,6 +1,7 @@
 """Write files and folders so that a failure leaves nothing incomplete behind."""
 
 import os
+import re
 import shutil
 import tokenize
 import zipfile
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 # The exceptions of zipfile and numpy for a damaged .npz file; Python's tokenizer reads its header.
 DAMAGED_NPZ = (
@@ -21,6 +24,9 @@ DAMAGED_NPZ = (
     KeyError,
     RuntimeError,
 )
+
+
+LOCK_FILES = (".lock", ".lock.pid")
 
 
 def cache_folder() -> Path:
@@ -41,6 +47,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     partial = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent, f"{path.name}.part")
         with open(partial, "wb") as file:
             write(file)
             file.flush()
@@ -57,25 +64,112 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Make a folder for the block of a `with` statement to fill, and yield its path.
+    """Yield the path of a temporary folder to fill; it is renamed to `folder` when the block is finished.
 
     If the block fails or is interrupted, everything in the folder is removed, together with the folders that were made.
+    A folder that exists already may be a mount point, which cannot be replaced: it is locked and filled in place.
 
     Raises:
         ValueError, OSError: as for `check_new_folder`.
+        FolderInUse: another process fills the folder, or has filled it in the meantime.
     """
     folder = check_new_folder(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    if folder.exists():
+        with hold_folder(folder):
+            if any(path.name not in LOCK_FILES for path in folder.iterdir()):
+                raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
+            try:
+                yield folder
+            except BaseException:
+                _empty(folder)
+                raise
+        return
+    made = [path for path in folder.parents if not path.exists()]
+    temporary = folder.with_name(f"{folder.name}.new{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder.parent, f"{folder.name}.new")
+        temporary.mkdir()
+        yield temporary
+        try:
+            os.rename(temporary, folder)
+        except OSError as error:
+            if not folder.exists():
+                raise
+            raise FolderInUse(
+                f"{folder}: another process has written to this folder in the meantime. Choose another folder."
+            ) from error
     except BaseException:
-        for path in [*folder.glob("*")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
         for path in made:
             with suppress(OSError):  # it was not made yet, or another program has written to it
                 path.rmdir()
         raise
+
+
+class FolderInUse(OSError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def hold_folder(folder: str | Path) -> Iterator[None]:
+    """Lock a folder for the block of a `with` statement; it is made if needed, and removed again if it stays empty.
+
+    The system releases the lock when the process ends, however it ends. The same thread may lock a folder twice.
+
+    Raises:
+        FolderInUse: another process or thread holds it; names both.
+        OSError: as for `check_writable`.
+    """
+    folder = Path(folder).absolute()
+    check_writable(folder / LOCK_FILES[0])
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / LOCK_FILES[1]  # not in the lock file, which filelock empties whenever it opens it
+    lock = FileLock(folder / LOCK_FILES[0], is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text() if holder.exists() else ""
+        raise FolderInUse(
+            f"{folder}: process {pid or '(unknown)'} is writing into this folder. Wait until it has ended, or choose "
+            "another folder."
+        ) from None
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            holder.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for path in made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name not in LOCK_FILES:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove temporary files and folders, named by a prefix and a process id, whose process no longer exists."""
+    for path in folder.iterdir():
+        match = re.fullmatch(re.escape(prefix) + r"([1-9]\d{0,8})", path.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        pass
+    return True
 
 
 def check_new_folder(folder: str | Path) -> Path:

@@ -7,6 +7,7 @@ temporary name and renamed when it is complete. Parameters are named by their pa
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,9 @@ def save_checkpoint(
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
     for name, copies in (slow or {}).items():
         arrays.update({f"slow/{name}/{device}": copy.asnumpy() for device, copy in enumerate(copies)})
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    content = io.BytesIO()  # on a full disk, an open ZipFile would print a traceback when it is deleted
+    np.savez(content, **arrays)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(
@@ -124,7 +127,10 @@ def _read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names or file.files}
-        return {**arrays, "progress": json.loads(str(arrays["progress"]))}
+        progress = json.loads(str(arrays["progress"]))
+        if not isinstance(progress, dict) or not isinstance(progress.get("recipe", {}), dict):
+            raise ValueError("its progress is not an object")
+        return {**arrays, "progress": progress}
     except (*DAMAGED_NPZ, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # missing, not permitted, a failing disk: the file itself may be whole

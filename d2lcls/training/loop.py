@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from d2lcls.data.batches import Batches
 from d2lcls.data.prefetch import prefetch
+from d2lcls.machine.files import hold_folder
 from d2lcls.machine.interrupts import StopAfterStep
 from d2lcls.machine.progress import Progress, Stopwatch
 from d2lcls.models.features import FeatureBatches
@@ -93,14 +94,25 @@ def fit(
         CheckpointError: the checkpoint is damaged, or of another network or recipe.
         ValueError: an argument does not fit; says which.
         MemoryError: a batch cannot fit into memory; says how much it needs.
+        FolderInUse: another process trains into `checkpoint_dir`.
         OSError: the folder cannot be written.
     """
-    run = Session(net, train, valid, recipe or Recipe(), as_contexts(ctx), checkpoint_dir, resume)
+    with hold_folder(checkpoint_dir) if checkpoint_dir else nullcontext():
+        run = Session(net, train, valid, recipe or Recipe(), as_contexts(ctx), checkpoint_dir, resume)
+        return _train(run, train, valid, on_epoch)
+
+
+def _train(
+    run: Session,
+    train: Batches | FeatureBatches,
+    valid: Batches | FeatureBatches | None,
+    on_epoch: Callable[[Epoch], Any] | None,
+) -> list[Epoch]:
     with Progress(run.total_steps, run.state.step, on_epoch is not None) as progress, StopAfterStep() as stop:
         while not run.finished:
             images, seconds, waiting = train_epoch(run, train, progress, stop)
-            average_running_statistics(net)
-            score = evaluate(net, valid, run.ctx) if valid is not None else None
+            average_running_statistics(run.net)
+            score = evaluate(run.net, valid, run.ctx) if valid is not None else None
             record = Epoch(
                 run.epoch,
                 float(run.rate(run.state.step - 1)),

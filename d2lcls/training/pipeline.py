@@ -12,6 +12,7 @@ from d2lcls import data
 from d2lcls.data.batches import Batches
 from d2lcls.data.images import Images
 from d2lcls.machine import devices
+from d2lcls.machine.files import hold_folder
 from d2lcls.models import get_model, hold_statistics, initialise_from_data, preprocessing, replace_head
 from d2lcls.training.evaluation import as_contexts
 from d2lcls.training.loop import Epoch, fit, print_epoch
@@ -66,11 +67,23 @@ def train(
         Others: as `fit`.
     """
     recipe = resolve(recipe)
+    folder = Path(folder or f"runs/{Path(recipe.dataset or DATASET).stem}-{recipe.model}")
+    with hold_folder(folder):
+        return _train(recipe, folder, ctx, resume, on_epoch, on_begin)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    ctx: str | mx.Context | list[mx.Context],
+    resume: bool,
+    on_epoch: Callable[[Epoch], Any] | None,
+    on_begin: Callable[[Images, Images | None, Path], Any] | None,
+) -> Trained:
     contexts = devices.parse(ctx) if isinstance(ctx, str) else as_contexts(ctx)
     check_feasible(recipe, contexts)
     images, validation = load_images(recipe)
     batches, valid = cut_batches(recipe, images, validation)
-    folder = Path(folder or f"runs/{Path(recipe.dataset or DATASET).stem}-{recipe.model}")
     mx.random.seed(recipe.seed)
     net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
     if on_begin:

@@ -128,12 +128,34 @@ def read_run(folder: str | Path) -> Run:
             f"{folder}: holds no run.json, so it is not a training run. Train one with: d2lcls train --out {folder}"
         )
     try:
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(file.read_text()).items()
-        }
+        described = json.loads(file.read_text())
+        _check_types(described)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
         return Run(**{**values, "recipe": Recipe.from_json(values["recipe"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: damaged, or of an older version ({error}). Train the run again.") from error
+
+
+def _check_types(values: Any) -> None:
+    """Raise ValueError if a value of `run.json` has another type than `Run` declares; `Recipe` checks its own."""
+    if not isinstance(values, dict) or not isinstance(values.get("recipe"), dict):
+        raise ValueError("it must hold an object with a recipe")
+    shape, size, count = values["image_shape"], values["size"], values["validation_images"]
+    if not (_is_list(values["classes"], str) and values["classes"]):
+        raise ValueError("classes must be a list of names")
+    if not (_is_list(shape, int) and len(shape) == 3 and min(shape) > 0):
+        raise ValueError("image_shape must be three positive integers")
+    if size is not None and not (_is_list(size, int) and len(size) == 2 and min(size) > 0):
+        raise ValueError("size must be null or two positive integers")
+    for name in ("mean", "std"):
+        if not (_is_list(values[name], int, float) and len(values[name]) == shape[2]):
+            raise ValueError(f"{name} must be {shape[2]} numbers, one per channel")
+    if type(count) is not int or count < 0:
+        raise ValueError("validation_images must be an integer from 0")
+
+
+def _is_list(value: Any, *types: type) -> bool:
+    return isinstance(value, list) and all(type(item) in types for item in value)  # a bool is not an int here
 
 
 def load_run(folder: str | Path, ctx: mx.Context | list[mx.Context] | None = None) -> tuple[Run, mx.gluon.HybridBlock]:

@@ -267,7 +267,12 @@ class Session:
         if self.run:
             self.run.check_same(last.parent)
         slow = self.lookahead.slow if self.lookahead else None
-        self.state = State(**load_checkpoint(last, self.net, self.trainer, slow))
+        progress = load_checkpoint(last, self.net, self.trainer, slow)
+        try:
+            self.state = State(**progress)
+            Tally(*self.state.sums)
+        except TypeError as error:
+            raise CheckpointError(f"{last}: damaged ({error}). Delete it and start the run again.") from error
         if self.state.best_epoch:
             current = parameters_to_arrays(self.net)
             load_checkpoint(last.with_name("best.npz"), self.net)

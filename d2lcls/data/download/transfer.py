@@ -16,11 +16,14 @@ ATTEMPTS = 5  # connections for one file, as long as each of them receives somet
 CHUNK = 1 << 16  # bytes; an incomplete chunk is lost when the connection breaks
 
 
+LARGEST = 1 << 30  # bytes of a file whose size is not known
+
+
 class SourceFailed(Exception):
     """A source has not delivered the data; the message is the reason, in one line."""
 
 
-def download(address: str, checksum: str, folder: Path) -> Path:
+def download(address: str, checksum: str, folder: Path, limit: int) -> Path:
     """Download a file, or what an earlier call has not received of it.
 
     The received part is kept in `folder` as `CHECKSUM.part`. With this name, parts of two different
@@ -30,12 +33,14 @@ def download(address: str, checksum: str, folder: Path) -> Path:
         address: URL.
         checksum: expected hexadecimal sha1 or sha256 of the file.
         folder: an existing folder.
+        limit: the most bytes that the file can have; a longer answer is not received.
 
     Returns:
         path of the complete, checked file; the caller moves or deletes it.
 
     Raises:
-        SourceFailed: no connection, an HTTP error, or a wrong checksum (the file is then deleted).
+        SourceFailed: no connection, an HTTP error, too many bytes, a redirect to another scheme than http(s),
+            or a wrong checksum (the file is then deleted).
         OSError: the folder cannot be written.
     """
     part = folder / f"{checksum}.part"
@@ -43,7 +48,10 @@ def download(address: str, checksum: str, folder: Path) -> Path:
     for _ in range(ATTEMPTS):
         begun = part.stat().st_size if part.exists() else 0
         try:
-            receive(address, part, begun)
+            receive(address, part, begun, limit)
+        except SourceFailed:
+            part.unlink(missing_ok=True)  # it is longer than the file, or what follows it is
+            raise
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = explain(error)
             if part.exists() and part.stat().st_size > begun:
@@ -59,8 +67,13 @@ def download(address: str, checksum: str, folder: Path) -> Path:
     raise SourceFailed(reason)
 
 
-def receive(address: str, part: Path, begun: int) -> None:
-    """Append the bytes from `begun` on to `part`; start again if the server ignores the request for a range."""
+def receive(address: str, part: Path, begun: int, limit: int = LARGEST) -> None:
+    """Append the bytes from `begun` on to `part`; start again if the server ignores the request for a range.
+
+    Raises:
+        SourceFailed: the file would have more than `limit` bytes.
+        requests.RequestException, urllib3.exceptions.HTTPError: no connection, or one that broke.
+    """
     headers = {"Accept-Encoding": "identity"}  # the checksum is that of the bytes as stored
     if begun:
         headers["Range"] = f"bytes={begun}-"
@@ -71,7 +84,10 @@ def receive(address: str, part: Path, begun: int) -> None:
         response.raise_for_status()
         if response.status_code != 206:
             begun = 0
-        length = int(response.headers.get("Content-Length", 0))
+        announced = response.headers.get("Content-Length", "")
+        length = int(announced) if announced.isdecimal() else 0
+        if begun + length > limit:
+            raise SourceFailed(f"announced {begun + length:,} bytes, at most {limit:,} were expected")
         received = 0
         with (
             open(part, "ab" if begun else "wb") as file,
@@ -87,8 +103,10 @@ def receive(address: str, part: Path, begun: int) -> None:
             ) as bar,
         ):
             for chunk in response.raw.stream(CHUNK, decode_content=False):
-                file.write(chunk)
                 received += len(chunk)
+                if begun + received > limit:
+                    raise SourceFailed(f"sent more than the {limit:,} bytes that were expected")
+                file.write(chunk)
                 bar.update(len(chunk))
         if received < length:  # urllib3 before 2.0 raises nothing
             raise urllib3.exceptions.ProtocolError("broke off")
@@ -98,6 +116,8 @@ def explain(error: Exception) -> str:
     """Return in a few words why a request failed."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason}".rstrip()
+    if isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)):
+        return "redirected to an address that is not http or https"
     if isinstance(error, requests.ConnectTimeout):
         return f"no answer within {CONNECT_TIMEOUT} s"
     if isinstance(error, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -41,6 +41,16 @@ class _Handler(logging.StreamHandler):
 
 
 @contextmanager
+def _closed_quietly(stream: TextIO) -> Iterator[TextIO]:
+    """Close a stream after a `with` block, even if its last lines cannot be written because the disk is full."""
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # the lines are lost; the file descriptor is closed all the same
+            stream.close()
+
+
+@contextmanager
 def json_log(level: str = "info") -> Iterator[None]:
     """Keep standard error to JSON: the package's log, and lines that libraries and workers print there.
 
@@ -53,7 +63,7 @@ def json_log(level: str = "info") -> Iterator[None]:
     os.set_blocking(writing, False)  # a program that prints faster than this is read loses lines, and never waits
     logger = logging.getLogger("d2lcls")
     before = logger.level, logger.propagate
-    with os.fdopen(os.dup(2), "w", encoding="utf-8") as stream:
+    with _closed_quietly(os.fdopen(os.dup(2), "w", encoding="utf-8")) as stream:
         handler = _Handler(stream)
         handler.setFormatter(JsonFormatter())
         logger.addHandler(handler)
