@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.machine.files import write_atomically
-from d2lcls.weights.pickles import DAMAGED, from_bfloat16, read_torch
+from d2lcls.weights.pickles import from_bfloat16
+from d2lcls.weights.torch_files import DAMAGED, read_torch
 
 import numpy as np
 
@@ -49,8 +50,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset in a damaged zip file
             raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise WeightsError(
-            f"{path}: cannot be read as PyTorch weights ({str(error) or type(error).__name__}). "
+            f"{path}: cannot be read as PyTorch weights ({reason}). "
             "Expected what torch.save(model.state_dict(), path) writes, or a .safetensors file."
         ) from error
 
