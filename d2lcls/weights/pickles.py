@@ -126,7 +126,7 @@ _FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
-_LEAST_ARGUMENTS = {_dict: 0, _tensor: 4, _parameter: 1}
+_LEAST_ARGUMENTS: dict[Any, int] = {_dict: 0, _tensor: 4, _parameter: 1}
 
 
 class Unpickler:
@@ -245,8 +245,8 @@ class Unpickler:
             raise ValueError("it refers to something other than a storage")
         if length * np.dtype(STORAGES[kind]).itemsize > self.size:
             raise ValueError("it is truncated, or a storage does not have its declared length")
-        storage = self.storages.setdefault(key, Storage(key, kind, length))
-        if storage != (key, kind, length):
+        storage: Storage = self.storages.setdefault(key, Storage(key, kind, length))
+        if (storage.kind, storage.length) != (kind, length):
             raise ValueError("it describes one storage in two ways")
         return storage
 

@@ -83,7 +83,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, "numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
+        raise _not_safetensors(path, error) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -92,8 +92,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         for name, value in deserialize(path.read_bytes()):
+            if value["dtype"] not in _TYPES:
+                raise ValueError(f"{name!r:.100} is of the type {value['dtype']}, for which numpy has none")
             array = np.frombuffer(value["data"], _TYPES[value["dtype"]]).reshape(value["shape"])
             arrays[name] = from_bfloat16(array) if value["dtype"] == "BF16" else array.copy()
-    except (SafetensorError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
+    except (SafetensorError, ValueError) as error:  # ValueError: a shape that numpy cannot hold, too
+        raise _not_safetensors(path, error) from error
     return arrays
+
+
+def _not_safetensors(path: str | Path, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split())[:300]
+    return WeightsError(f"{path}: cannot be read as safetensors ({reason}). Get the file anew.")
