@@ -13,6 +13,7 @@ from d2lcls.models.allowed import NotAllowed, load_symbol
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
+from d2lcls.weights.params_file import read_params
 
 import mxnet as mx
 import numpy as np
@@ -86,13 +87,14 @@ def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
 
     Raises:
         FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
+        ParamsError: the file of parameters is damaged.
     """
     read_manifest(folder, forms=("mxnet", "mxnet-int8"))
     return _read_files(folder)
 
 
 def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
-    stored = nd.load(str(Path(folder, PARAMETERS)))
+    stored = {name: nd.array(value, dtype=value.dtype) for name, value in read_params(Path(folder, PARAMETERS)).items()}
     scales = {name[len(_SCALE) :]: value for name, value in stored.items() if name.startswith(_SCALE)}
     arrays: dict[str, dict[str, nd.NDArray]] = {"arg": {}, "aux": {}}
     for name, value in stored.items():

@@ -8,4 +8,5 @@ from . import files as files
 from . import gluon as gluon
 from . import interrupts as interrupts
 from . import memory as memory
+from . import npz as npz
 from . import progress as progress

@@ -3,28 +3,12 @@
 import os
 import re
 import shutil
-import tokenize
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
-
-# The exceptions of zipfile and numpy for a damaged .npz file; Python's tokenizer reads its header.
-DAMAGED_NPZ = (
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-)
-
 
 LOCK_FILES = (".lock", ".lock.pid")
 

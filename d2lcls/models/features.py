@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2lcls.machine.files import DAMAGED_NPZ, cache_folder, write_atomically
+from d2lcls.machine.files import cache_folder, write_atomically
+from d2lcls.machine.npz import NpzError, read_npz
 
 import numpy as np
 from mxnet import nd
@@ -136,9 +137,8 @@ def extract_features(
 
 def _cached_values(path: Path, mark: str, probe: np.ndarray) -> np.ndarray:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            content = {name: file[name] for name in ("mark", "probe", "values")}
-    except DAMAGED_NPZ as error:
+        content = read_npz(path, ("mark", "probe", "values"))
+    except NpzError as error:
         raise ValueError(f"{path}: damaged, or not a file of features ({error}). Delete it.") from error
     if (
         str(content["mark"]) != mark

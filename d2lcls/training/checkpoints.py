@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2lcls.machine.files import DAMAGED_NPZ, write_atomically
+from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path, set_update_counts, trainer_parameters, update_counts, updaters
+from d2lcls.machine.npz import NpzError, read_npz
 
 import mxnet as mx
 import numpy as np
@@ -99,7 +100,7 @@ def load_checkpoint(
         for device, copy in enumerate(copies):
             if f"slow/{name}/{device}" not in arrays:
                 raise CheckpointError(f"{path}: was written without lookahead, or on fewer devices.")
-            copy[:] = arrays[f"slow/{name}/{device}"]
+            copy[:] = _of_shape(path, arrays, f"slow/{name}/{device}", copy.shape)
     return progress
 
 
@@ -125,18 +126,15 @@ def read_progress(path: str | Path) -> dict[str, Any]:
 def _read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return the arrays of a checkpoint by name, all for None, and its `progress`."""
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names or file.files}
-        progress = json.loads(str(arrays["progress"]))
+        arrays: dict[str, Any] = read_npz(path, names)
+        progress = json.loads(str(arrays.get("progress")))
         if not isinstance(progress, dict) or not isinstance(progress.get("recipe", {}), dict):
-            raise ValueError("its progress is not an object")
-        return {**arrays, "progress": progress}
-    except (*DAMAGED_NPZ, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # missing, not permitted, a failing disk: the file itself may be whole
+            raise NpzError("its progress is not an object")
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint ({error}). Delete it and start the run again."
         ) from error
+    return {**arrays, "progress": progress}
 
 
 def parameters_to_arrays(net: gluon.Block) -> dict[str, np.ndarray]:
@@ -154,13 +152,17 @@ def parameters_from_arrays(net: gluon.Block, arrays: Mapping[str, np.ndarray]) -
     """Copy what `parameters_to_arrays` returned into a network of the same structure."""
     for name, parameter in parameters_by_path(net).items():
         for device, copy in enumerate(parameter.list_data()):
-            value = arrays.get(f"param/{name}/{device}", arrays[f"param/{name}/0"])
+            value = arrays[f"param/{name}/{device}" if f"param/{name}/{device}" in arrays else f"param/{name}/0"]
             # Not copy[:] = value: that refuses a weight which oneDNN keeps in a layout of its own.
             nd.array(value, ctx=copy.context, dtype=value.dtype).copyto(copy)
 
 
 def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name.split("/")[1]: value.shape for name, value in arrays.items() if name.startswith("param/")}
+    return {
+        name.split("/")[1]: value.shape
+        for name, value in arrays.items()
+        if name.startswith("param/") and name.endswith("/0") and value.dtype.kind in "fiu"
+    }
 
 
 def _check_same_network(
@@ -177,6 +179,9 @@ def _check_same_network(
                 f"{path}: holds another network: {name!r} has the shape {saved[name]} there "
                 f"and {tuple(parameters[name].shape)} here."
             )
+    for name, value in arrays.items():
+        if name.startswith("param/"):
+            _of_shape(path, arrays, name, saved.get(name.split("/")[1], value.shape))
 
 
 def _load_trainer(
@@ -187,7 +192,7 @@ def _load_trainer(
         name = names[id(parameter)]
         if f"count/{name}" not in arrays:
             continue  # saved before its first update
-        counts[index] = int(arrays[f"count/{name}"])
+        counts[index] = int(_of_shape(path, arrays, f"count/{name}", ()))
         for updater, weight in zip(updaters(trainer), parameter.list_data()):
             state = optimizer.create_state_multi_precision(index, weight)
             slots = _flat(state)
@@ -196,11 +201,21 @@ def _load_trainer(
                     raise CheckpointError(
                         f"{path}: was written with another optimizer than {type(optimizer).__name__.lower()!r}."
                     )
-                array[:] = arrays[f"state/{name}/{slot}"]
+                array[:] = _of_shape(path, arrays, f"state/{name}/{slot}", array.shape)
             updater.states[index], updater.states_synced[index] = state, True
     set_update_counts(optimizer, counts, len(updaters(trainer)))
     if "m_schedule" in arrays:
-        optimizer.m_schedule = float(arrays["m_schedule"])
+        optimizer.m_schedule = float(_of_shape(path, arrays, "m_schedule", ()))
+
+
+def _of_shape(path: Path, arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = arrays[name]
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise CheckpointError(
+            f"{path}: damaged: {name} is {array.dtype} of shape {array.shape}, not numbers of shape {shape}. "
+            "Delete it and start the run again."
+        )
+    return array
 
 
 def _flat(state: Any) -> list[nd.NDArray]:

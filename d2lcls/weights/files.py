@@ -11,6 +11,7 @@ from d2lcls.data.download.transfer import file_checksum
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
 from d2lcls.weights.convert import from_torch, get_values, set_values, to_torch
+from d2lcls.weights.params_file import ParamsError, read_params
 from d2lcls.weights.tensors import WeightsError, read_tensors, write_safetensors
 
 import mxnet as mx
@@ -33,10 +34,10 @@ def load_weights(net: mx.gluon.Block, path: str | Path) -> None:
         raise FileNotFoundError(f"{path}: no such file of weights.")
     if path.suffix == ".params":
         try:
-            content = mx.nd.load(str(path))
-        except mx.MXNetError as error:
-            raise WeightsError(f"{path}: cannot be read as Gluon parameters. Get the file anew.") from error
-        if not isinstance(content, dict):
+            names = list(read_params(path))  # MXNet's reader, below, allocates as much as a damaged file asks for
+        except ParamsError as error:
+            raise WeightsError(str(error)) from error
+        if names == [str(number) for number in range(len(names))]:
             raise WeightsError(f"{path}: contains no named parameters. Expected what net.save_parameters(path) writes.")
         try:
             net.load_parameters(str(path), ctx=next(iter(net.collect_params().values())).list_ctx(), cast_dtype=True)

@@ -194,12 +194,16 @@ def _unpack(name: str, archive: Path, file: str) -> Path:
     path = archive.with_name(file)
     try:
         with zipfile.ZipFile(archive) as members:
-            member = next((member for member in members.namelist() if Path(member).name == file), file)
+            member = next((entry for entry in members.infolist() if Path(entry.filename).name == file), None)
+            if member is None:
+                raise SourceFailed(f"sent something else than expected (an archive without {file})")
+            if member.file_size > 10 * archive.stat().st_size:  # weights hardly shrink
+                raise SourceFailed(f"sent {file} compressed to less than a tenth, which no weights can be")
             with members.open(member) as content, open(path, "wb") as target:
                 shutil.copyfileobj(content, target)
         check_weights(name, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
-        raise SourceFailed(f"sent something else than expected ({error})") from error
     except WeightsError as error:
         raise SourceFailed("sent a damaged file, which was deleted") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise SourceFailed(f"sent something else than expected ({error})") from error
     return path.replace(weights_folder() / file)

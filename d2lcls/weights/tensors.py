@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.machine.files import write_atomically
-from d2lcls.weights.pickles import DAMAGED, from_bfloat16, read_torch
+from d2lcls.weights.pickles import from_bfloat16
+from d2lcls.weights.torch_files import DAMAGED, read_torch
 
 import numpy as np
 
@@ -49,8 +50,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     except (*DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset in a damaged zip file
             raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise WeightsError(
-            f"{path}: cannot be read as PyTorch weights ({str(error) or type(error).__name__}). "
+            f"{path}: cannot be read as PyTorch weights ({reason}). "
             "Expected what torch.save(model.state_dict(), path) writes, or a .safetensors file."
         ) from error
 
@@ -81,7 +83,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(path, "numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
+        raise _not_safetensors(path, error) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -90,8 +92,15 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         for name, value in deserialize(path.read_bytes()):
+            if value["dtype"] not in _TYPES:
+                raise ValueError(f"{name!r:.100} is of the type {value['dtype']}, for which numpy has none")
             array = np.frombuffer(value["data"], _TYPES[value["dtype"]]).reshape(value["shape"])
             arrays[name] = from_bfloat16(array) if value["dtype"] == "BF16" else array.copy()
-    except (SafetensorError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error}). Get the file anew.") from error
+    except (SafetensorError, ValueError) as error:  # ValueError: a shape that numpy cannot hold, too
+        raise _not_safetensors(path, error) from error
     return arrays
+
+
+def _not_safetensors(path: str | Path, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split())[:300]
+    return WeightsError(f"{path}: cannot be read as safetensors ({reason}). Get the file anew.")

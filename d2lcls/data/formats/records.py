@@ -6,6 +6,7 @@ in `name.classes`, one per line, which only this package writes.
 
 import os
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from d2lcls.data.lazy import Decoded, LazyImages
 import numpy as np
 
 RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
+MAX_CLASSES = 1_000_000  # without a `.classes` file: a name is made for each, up to the highest label
 
 
 def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise") -> int:
@@ -116,7 +118,7 @@ def read_records(prefix: str | Path, size: Size = 32, interpolation: str = "bili
     return Images(opened.images.load(), opened.labels, opened.classes, opened.name)
 
 
-def scan_records(rec: Path, classes: Sequence[str] | None = None) -> tuple[list[int], np.ndarray, tuple[str, ...]]:
+def scan_records(rec: Path, classes: Sequence[str] | None = None) -> tuple[Sequence[int], np.ndarray, tuple[str, ...]]:
     """Find the records of a file. Their labels are only in them, so the index would save nothing.
 
     Args:
@@ -127,11 +129,10 @@ def scan_records(rec: Path, classes: Sequence[str] | None = None) -> tuple[list[
         (offsets, labels, classes): where each of the N records begins, int64 (N,), class names.
 
     Raises:
-        BrokenImage: the file is damaged, or has another number of records than the `.idx` file beside it.
+        BrokenImage: the file is damaged, or its records are not those in the `.idx` file beside it.
         ValueError: a record has several labels, or one that is not the number of a class.
     """
-    offsets: list[int] = []
-    labels: list[float] = []
+    offsets, labels = array("q"), array("d")  # lists would take several times as much memory as short records
     end, size = 0, rec.stat().st_size
     try:
         with open(rec, "rb") as file:
@@ -146,24 +147,40 @@ def scan_records(rec: Path, classes: Sequence[str] | None = None) -> tuple[list[
         raise BrokenImage(f"{rec}: damaged after {len(labels)} records. Write the file again.") from error
     if end > size or not labels:
         raise BrokenImage(f"{rec}: " + ("cut short. Copy or write it again." if labels else "holds no record."))
-    index = rec.with_suffix(".idx")
-    if index.is_file() and (listed := len(index.read_text().splitlines())) != len(labels):
-        raise BrokenImage(f"{rec}: holds {len(labels)} records, but {index.name} lists {listed}. Write both again.")
+    _check_index(rec, offsets)
     names = rec.with_suffix(".classes")
     if names.is_file():
-        classes = names.read_text(encoding="utf-8").splitlines()
-    array = np.array(labels)
-    limit = 2**24 if classes is None else len(classes)  # whole numbers up to 2**24 are exact in float32
-    wrong = np.flatnonzero(~((array >= 0) & (array < limit) & (array == np.floor(array))))
+        try:
+            classes = names.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{names}: expected the name of a class in each line, in UTF-8 ({error}).") from error
+    numbers = np.array(labels)
+    limit = MAX_CLASSES if classes is None else len(classes)
+    wrong = np.flatnonzero(~((numbers >= 0) & (numbers < limit) & (numbers == np.floor(numbers))))
     if len(wrong):
-        expected = "" if classes is None else f"with {limit} classes "
+        expected = f"without {names.name} " if classes is None else f"with {limit} classes "
         raise ValueError(
-            f"{rec}: record {wrong[0]} has the label {array[wrong[0]]:g}; {expected}it must be a whole number from 0 "
+            f"{rec}: record {wrong[0]} has the label {numbers[wrong[0]]:g}; {expected}it must be a whole number from 0 "
             f"to {limit - 1}."
         )
     if classes is None:
-        classes = [str(label) for label in range(int(array.max()) + 1)]
-    return offsets, array.astype(np.int64), tuple(classes)
+        classes = [str(label) for label in range(int(numbers.max()) + 1)]
+    return offsets, numbers.astype(np.int64), tuple(classes)
+
+
+def _check_index(rec: Path, offsets: Sequence[int]) -> None:
+    """Raise BrokenImage if the `.idx` file beside a record file, "NUMBER<tab>OFFSET" lines in any order, differs."""
+    index = rec.with_suffix(".idx")
+    if not index.is_file():
+        return
+    lines = index.read_bytes().splitlines()
+    if len(lines) != len(offsets):
+        raise BrokenImage(
+            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(lines)}. Write both again."
+        )
+    listed = sorted(line.rpartition(b"\t")[2].strip() for line in lines)
+    if listed != sorted(b"%d" % offset for offset in offsets):
+        raise BrokenImage(f"{rec}: {index.name} lists other records. Write both again.")
 
 
 def record_decoder(
@@ -195,6 +212,7 @@ def _read_record(file: BinaryIO, offset: int, most: int | None = None) -> tuple[
     are 0 for a whole record, and 1, 2 and 3 for the first, middle and last part of a split one.
     """
     parts: list[bytes] = []
+    size = os.fstat(file.fileno()).st_size
     while True:
         file.seek(offset)
         head = file.read(8)
@@ -202,9 +220,9 @@ def _read_record(file: BinaryIO, offset: int, most: int | None = None) -> tuple[
         if head[:4] != RECORD_MAGIC or kind not in ((2, 3) if parts else (0, 1)):
             raise EOFError("no record begins here")
         wanted = length if kind or most is None else min(length, most)
-        parts.append(file.read(wanted))
-        if len(parts[-1]) < wanted:
+        if offset + 8 + wanted > size:  # read() would allocate up to 512 MB first
             raise EOFError("the file ends within a record")
+        parts.append(file.read(wanted))
         offset += 8 + (length + 3) // 4 * 4
         if kind in (0, 3):
             return RECORD_MAGIC.join(parts), offset

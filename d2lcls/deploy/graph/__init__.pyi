@@ -2,10 +2,7 @@ from . import bound as bound
 from . import input_shapes as input_shapes
 from . import names as names
 from . import operators as operators
-from . import params_file as params_file
 from . import symbol_json as symbol_json
 from .bound import bind as bind
-from .params_file import ParamsError as ParamsError
-from .params_file import read_params as read_params
 from .symbol_json import SymbolError as SymbolError
 from .symbol_json import read_symbol as read_symbol

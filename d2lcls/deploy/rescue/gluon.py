@@ -8,10 +8,10 @@ from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape
 from d2lcls.deploy.graph.names import common_prefix, listed, without_kind
-from d2lcls.deploy.graph.params_file import read_params
 from d2lcls.deploy.graph.symbol_json import parse_symbol
 from d2lcls.deploy.rescue.load import OldModel, RescueError, build_old_model
 from d2lcls.machine.gluon import parameters_by_path
+from d2lcls.weights.params_file import read_params
 
 import mxnet as mx
 import numpy as np

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
-from d2lcls.deploy.graph.params_file import read_params
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
 from d2lcls.models.fusion.unfused import run
+from d2lcls.weights.params_file import read_params
 
 import mxnet as mx
 import numpy as np

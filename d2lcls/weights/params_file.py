@@ -15,7 +15,8 @@ LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 TYPES = dict(enumerate(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8", "bfloat16")))
 MAX_DIMENSIONS = 32
-MAX_DENSE = 1 << 28  # bytes of a sparse array, made dense
+MAX_ARRAYS = 100_000  # many times what networks have; an empty array is 12 bytes of the file and 300 of memory
+MAX_DENSE = 1 << 26  # bytes of all sparse arrays of a file, made dense
 
 
 class ParamsError(ValueError):
@@ -63,10 +64,12 @@ def parse_params(content: bytes) -> dict[str, np.ndarray]:
         raise _Damaged(f"{file.left} bytes follow after its end")
     if names and len(names) != len(arrays):
         raise _Damaged(f"it has {len(arrays)} arrays and {len(names)} names")
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise _Damaged(f"the name {twice!r} appears in it twice")
-    return dict(zip(names or map(str, range(len(arrays))), arrays))
+    result: dict[str, np.ndarray] = {}
+    for name, array in zip(names or map(str, range(len(arrays))), arrays):
+        if name in result:
+            raise _Damaged(f"the name {name!r:.100} appears in it twice")
+        result[name] = array
+    return result
 
 
 class _Damaged(ValueError):
@@ -78,6 +81,7 @@ class _Bytes:
 
     def __init__(self, content: bytes) -> None:
         self.content, self.position = memoryview(content), 0
+        self.dense = MAX_DENSE  # how many bytes of sparse arrays may still be made dense
 
     @property
     def left(self) -> int:
@@ -99,6 +103,8 @@ class _Bytes:
         count = self.number("Q", f"the number of {what}")
         if count * smallest > self.left:
             raise _Damaged(f"its header counts {count} {what}, and {self.left} bytes follow")
+        if count > MAX_ARRAYS:
+            raise _Damaged(f"its header counts {count} {what}, more than {MAX_ARRAYS:,}")
         return count
 
 
@@ -162,7 +168,7 @@ def _values(file: _Bytes, shape: Sequence[int], code: int, index: int) -> np.nda
         raise _Damaged(f"array {index} has the unknown type {code}")
     kind = np.dtype("u2" if TYPES[code] == "bfloat16" else TYPES[code]).newbyteorder("<")
     content = file.take(math.prod(shape) * kind.itemsize, f"array {index} of shape {shape}")
-    if kind.kind == "b" and any(np.frombuffer(content, "u1") > 1):
+    if kind.kind == "b" and (np.frombuffer(content, "u1") > 1).any():
         raise _Damaged(f"array {index} holds booleans other than 0 and 1")
     try:
         values = np.frombuffer(content, kind).reshape(shape)
@@ -186,11 +192,15 @@ def _sparse(file: _Bytes, index: int, kind: int) -> np.ndarray:
         for _ in range(kind)
     ]
     values = _values(file, stored, code, index)
-    parts = [_values(file, size, part, index).astype(np.int64) for part, size in headers]
-    if math.prod(shape) * values.itemsize > MAX_DENSE:
+    numbers = [_values(file, size, part, index) for part, size in headers]
+    if any(part.dtype.kind not in "iu" for part in numbers):
+        raise _Damaged(f"array {index} is sparse, with indices that are not whole numbers")
+    parts = [part.astype(np.int64) for part in numbers]
+    file.dense -= math.prod(shape) * values.itemsize
+    if file.dense < 0:
         raise _Damaged(f"array {index} is sparse with the shape {shape}, too large to be made dense")
-    dense = np.zeros(shape, values.dtype)
     try:
+        dense = np.zeros(shape, values.dtype)
         if kind == 1:
             _check_indices(parts[0], shape[0])
             dense[parts[0]] = values

@@ -2,7 +2,7 @@
 
 import struct
 
-from d2lcls.deploy.graph.params_file import MAX_DENSE, TYPES, V1, V2, V3, ParamsError, read_params
+from d2lcls.weights.params_file import MAX_DENSE, TYPES, V1, V2, V3, ParamsError, read_params
 
 import mxnet as mx
 import numpy as np
