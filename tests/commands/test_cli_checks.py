@@ -39,16 +39,21 @@ def root(tmp_path_factory):
     return root
 
 
+def times(root):
+    """When each path was written; of a folder whether it exists, as a lock comes and goes in it."""
+    return {path: path.is_dir() or path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
 def wrong(root, capsys, monkeypatch, line):
     """Run a command line that must fail; return what it says, after a check that nothing was written."""
     monkeypatch.chdir(root)
     monkeypatch.setenv("D2LCLS_OFFLINE", "1")
     monkeypatch.setenv("D2LCLS_HOME", str(root / "cache"))
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    before = times(root)
     code = cli.main(line.split())
     out, err = capsys.readouterr()
     assert code == 1 and err.startswith("d2lcls: ") and err.count("\n") == 1 and len(err) < 500, (code, err)
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert times(root) == before
     return err
 
 

@@ -44,8 +44,8 @@ def test_onnx_runtime_says_what_mxnet_says(network, tmp_path, preprocess, exampl
 
 
 def test_operators_without_a_converter_are_named():
-    symbol = mx.sym.Correlation(mx.sym.var("data"), mx.sym.var("data") + 1, pad_size=1)
-    with pytest.raises(ModelError, match="No converter to ONNX is known for Correlation"):
+    symbol = mx.sym.rcbrt(mx.sym.var("data"))
+    with pytest.raises(ModelError, match="No converter to ONNX is known for rcbrt"):
         graph_to_onnx(symbol, {}, (1, 3, 4, 4))
 
 
@@ -55,7 +55,7 @@ def test_files_that_are_no_onnx(tmp_path):
         open_session(path)
     for content in (b"", b"no model", bytes(1000)):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match="model.onnx: ONNX Runtime cannot load it"):
+        with pytest.raises(ModelError, match="model.onnx: (ONNX Runtime cannot load it|not an ONNX model, or damaged)"):
             open_session(path)
 
 

@@ -216,8 +216,6 @@ def in_parts(number):
         (bomb(301), "image/png", 413, "pixels"),
         (bomb(60_000), "image/png", 413, "pixels"),
         (drawn_over(3000), "image/jpeg", 413, "too much time"),
-        (in_parts(16_000)[0], "image/png", 413, "too much time"),
-        (in_parts(49_000)[1], "image/jpeg", 413, "too much time"),
         (b"[" + b"1," * 50_000 + b"1]", "application/json", 413, "4 pictures"),
         (bytes(200_001), "image/png", 413, "200000 bytes"),
         (b"{", "application/json", 400, "not JSON"),
