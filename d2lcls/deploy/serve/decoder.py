@@ -1,4 +1,4 @@
-"""The processes that decode clients' pictures, where a picture can do no harm.
+"""The processes that decode clients' pictures, apart from the service.
 
 A picture of 158 bytes can keep a decoder busy for seconds, one of 200 kB can demand gigabytes, and decoders have had
 bugs that run code. So each decoder is a process that can open no file and no socket, has a limit of memory and, for
