@@ -131,8 +131,9 @@ class Serving:
 
     def children(self, module: str) -> list[psutil.Process]:
         """The service's processes that run this module."""
-        children = psutil.Process(self.process.pid).children()
-        return [one for one in children if module in one.cmdline()]
+        # A process that has ended meanwhile is left out; children() and cmdline() would fail for it.
+        found = psutil.process_iter(["ppid", "cmdline"])
+        return [one for one in found if one.info["ppid"] == self.process.pid and module in (one.info["cmdline"] or ())]
 
     def engine(self) -> psutil.Process:
         """The only worker process."""
