@@ -7,8 +7,8 @@ milliseconds by a parent that has imported Pillow.
 
 The parent receives sockets over its own socket, and forks a decoder for each. A decoder receives `frames.PICTURE`:
 the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
-encoded picture. It answers each with one frame, `DECODED`, `TOO_LARGE` or `BROKEN`, which holds the microseconds that it
-took and then the pixels, or what there is too much of, or nothing.
+encoded picture. It answers each with one frame, `DECODED`, `TOO_LARGE` or `BROKEN`: the microseconds that it took, and
+then the pixels, or what there is too much of, or nothing.
 Run as: python -m d2lcls.deploy.serve.decoder SOCKET
 """
 
