@@ -1,4 +1,4 @@
-"""Run notebooks and store their outputs: `python tools/execute.py book/data/loading-images.ipynb ...`
+"""Run notebooks and store their outputs: `python tools/execute.py book/foundations/images-as-numbers.ipynb ...`
 
 With `--sources`, run only the cells that display source code of the package, after a change that alters no result.
 

@@ -2,3 +2,4 @@ from . import notebook as notebook
 from . import plots as plots
 from . import results as results
 from . import roofline as roofline
+from . import scoreboard as scoreboard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from d2lcls.training.search.range_test import RangeTest
     from d2lcls.training.search.tuning import TrialRecord
 
+STYLE = Path(__file__).with_name("book.mplstyle")  # for matplotlib.pyplot.style.use
 DARK, ACCENT, LIGHT = "#1b3a5c", "#d1662b", "#9db8d2"  # luminance 21%, 52% and 70%
 
 

@@ -1,0 +1,135 @@
+"""How accurate is the classifier after each of the book's first chapters, and how long does it take to train?
+
+Trains the classifier of each chapter on CIFAR-10, from the nearest class mean to a CIFAR-ResNet-20, with three seeds, and
+scores it on the test images, which choose nothing. The last row, fast94, comes from results/fast94.json, and the augmented
+CNN from results/cnn_cifar10.json. Finished networks are kept in runs/scoreboard and not trained again. Writes
+results/scoreboard.json. About 90 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import d2lcls  # noqa: F401  before mxnet, which it makes importable
+from d2lcls import data
+from d2lcls.book import results
+from d2lcls.models import get_model, summarize
+from d2lcls.training import Recipe, evaluate, fit
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import nn
+
+RUNS = results.FOLDER.parent / "runs" / "scoreboard"
+PIXELS = 3 * 32 * 32
+
+
+def softmax_regression() -> nn.HybridBlock:
+    """Return a network of one dense layer."""
+    net = nn.HybridSequential()
+    net.add(nn.Flatten(), nn.Dense(10))
+    return net
+
+
+def dense() -> nn.HybridBlock:
+    """Return a network with one hidden layer of 256 units."""
+    net = nn.HybridSequential()
+    net.add(nn.Flatten(), nn.Dense(256, activation="relu"), nn.Dense(10))
+    return net
+
+
+TRAINED: dict[str, tuple[Callable[[], Any], Recipe, bool]] = {  # network, recipe, and whether to augment
+    "softmax_regression": (softmax_regression, Recipe(num_epochs=10, lr=0.01), False),
+    "dense": (dense, Recipe(num_epochs=10, lr=0.02), False),
+    "cnn_2_epochs": (lambda: get_model("cnn"), Recipe(num_epochs=2, lr=0.1), False),
+    "cnn_12_epochs": (lambda: get_model("cnn"), Recipe(num_epochs=12, lr=0.1), False),
+    "cnn_tuned": (lambda: get_model("cnn"), Recipe(num_epochs=24, lr=0.2, wd=5e-4, label_smoothing=0.1), True),
+    "resnet20": (lambda: get_model("cifar_resnet20_v1"), Recipe(num_epochs=20, lr=0.1, wd=5e-4), True),
+}
+
+
+def main() -> None:
+    """Train what is not trained yet and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=list(TRAINED), help="train these and write nothing")
+    options = parser.parse_args()
+    train, test = (data.load("cifar10", split, fallback=False) for split in ("train", "test"))
+    measured = {name: [trained(name, seed, train, test) for seed in options.seeds] for name in options.only}
+    if list(measured) != list(TRAINED):
+        return
+    cnn, fast94 = results.read("cnn_cifar10"), results.read("fast94")
+    rows = {
+        "guess": {"accuracy": results.spread([10.0]), "minutes": results.spread([0.0]), "parameters": 0},
+        "nearest_mean": nearest_mean(train, test),
+        **{
+            name: {
+                "accuracy": results.spread([run["accuracy"] for run in runs]),
+                "minutes": results.spread([run["minutes"] for run in runs]),
+                "parameters": runs[0]["parameters"],
+            }
+            for name, runs in measured.items()
+        },
+        "cnn_augmented": {
+            "accuracy": cnn["test_accuracy"],
+            "minutes": cnn["minutes"],
+            "parameters": measured["cnn_12_epochs"][0]["parameters"],
+        },
+        "fast94": {
+            "accuracy": fast94["accuracy"],
+            "minutes": fast94["minutes"],
+            "parameters": summarize(get_model("fast94"), (3, 32, 32)).parameters,
+        },
+    }
+    units = {
+        "accuracy": "% of the 10,000 test images; fast94 with six views of each image",
+        "minutes": "training; the fastest row was measured on another processor, see results/fast94.json",
+        "parameters": "number of trained values",
+    }
+    print(results.write("scoreboard", "python benchmarks/scoreboard.py", {**rows, "units": units}, data=["cifar10"]))
+
+
+def trained(name: str, seed: int, train: data.Images, test: data.Images) -> dict[str, Any]:
+    """Return test accuracy in %, minutes and number of parameters of a network, trained unless that was done before."""
+    done = RUNS / f"{name}-{seed}.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    make, recipe, augmented = TRAINED[name]
+    mean, std = data.channel_statistics(train.images)
+    augment = data.STANDARD if augmented else None
+    batches = data.Batches(train, 128, mean, std, shuffle=True, augment=augment, seed=seed)
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    net = make()
+    net.initialize(mx.init.MSRAPrelu(slope=0))
+    net(mx.nd.zeros((1, 3, 32, 32)))
+    begun = time.monotonic()
+    fit(net, batches, recipe=dataclasses.replace(recipe, seed=seed))
+    minutes = (time.monotonic() - begun) / 60
+    score = evaluate(net, data.Batches(test, 256, mean, std))
+    parameters = sum(p.data().size for p in net.collect_params().values() if p.grad_req != "null")
+    found = {"accuracy": 100 * score.accuracy, "minutes": minutes, "parameters": parameters}
+    print(name, seed, found, flush=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps(found))
+    return found
+
+
+def nearest_mean(train: data.Images, test: data.Images) -> dict[str, Any]:
+    """Classify each test image by the nearest mean image of a class."""
+    begun = time.monotonic()
+    means = np.stack([train.images[train.labels == k].reshape(-1, PIXELS).mean(axis=0) for k in range(10)])
+    flat = test.images.reshape(-1, PIXELS).astype(np.float32)
+    distances = (means**2).sum(axis=1) - 2 * flat @ means.T
+    accuracy = 100 * (distances.argmin(axis=1) == test.labels).mean()
+    minutes = (time.monotonic() - begun) / 60
+    return {"accuracy": results.spread([accuracy]), "minutes": results.spread([minutes]), "parameters": means.size}
+
+
+if __name__ == "__main__":
+    main()
