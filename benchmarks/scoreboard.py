@@ -1,9 +1,9 @@
 """How accurate is the classifier after each of the book's first chapters, and how long does it take to train?
 
-Trains the classifier of each chapter on CIFAR-10, from the nearest class mean to a CIFAR-ResNet-20, with three seeds, and
-scores it on the test images, which choose nothing. The last row, fast94, comes from results/fast94.json, and the augmented
-CNN from results/cnn_cifar10.json. Finished networks are kept in runs/scoreboard and not trained again. Writes
-results/scoreboard.json. About 90 minutes on two cores.
+Trains the classifier of each chapter on CIFAR-10, from the nearest class mean to a CIFAR-ResNet-20, with three seeds,
+and scores it on the test images, which choose nothing. The last row, fast94, comes from results/fast94.json, and the
+augmented CNN from results/cnn_cifar10.json. Finished networks are kept in runs/scoreboard and not trained again.
+Writes results/scoreboard.json. About 90 minutes on two cores.
 """
 
 from __future__ import annotations
