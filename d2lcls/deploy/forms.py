@@ -1,7 +1,6 @@
 """The forms of one model in one folder, such as models/cat/{mxnet,onnx,int8}; which is the fastest on this machine?"""
 
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from d2lcls.deploy.manifest import FILE, FORMS, NATIVE, Manifest, ModelError, re
 from d2lcls.deploy.predictor import Predictor, open_model
 from d2lcls.deploy.timing import Sleeper, command_of, take_turns
 from d2lcls.machine.cores import int8_saturates
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def _time(
     """Return the milliseconds of one picture by folder, the fastest first, and by name why others cannot be loaded."""
     sleepers: dict[Path, Sleeper] = {}
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         inputs = Path(work, "x.npy")
         np.save(inputs, np.random.default_rng(0).normal(size=shape).astype(np.float32))
         try:

@@ -16,6 +16,7 @@ from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_an
 from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -47,10 +48,10 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
     paths, labels, classes = list_folder(root)
     files = [Path(f"{prefix}{suffix}") for suffix in (".rec", ".idx", ".classes")]
     files[0].parent.mkdir(parents=True, exist_ok=True)
-    partial = [Path(f"{file}.part{os.getpid()}") for file in files]
     broken: list[BrokenImage] = []
     written: list[int] = []  # the label of each record
-    try:
+    with temporary_folder(f"{files[0]}.new") as folder:
+        partial = [folder / file.name for file in files]
         with closing(recordio.MXIndexedRecordIO(str(partial[1]), str(partial[0]), "w")) as writer:
             for path, label in zip(paths, labels.tolist()):
                 try:
@@ -67,9 +68,6 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, files):
             os.replace(part, file)
-    finally:
-        for part in partial:
-            part.unlink(missing_ok=True)
     if broken:
         print(f"{root}: left out {len(broken)} of {len(paths)} files; the first: {broken[0]}")
     return len(written)

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from d2lcls.deploy.edge.schedule import schedule
 from d2lcls.deploy.manifest import Manifest, derive, read_manifest, write_model
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.machine.files import check_new_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -70,12 +70,12 @@ def compile_arm(
     x = np.random.default_rng(0).normal(size=manifest.input_shape(2)).astype(np.float32)
 
     def write(path: Path) -> None:
-        with machine, tempfile.TemporaryDirectory() as work:
+        with machine, temporary_folder() as work:
             plan, loops = plan_calls(schedule(read_relax(folder, manifest)), folder)
             tvm.tirx.build(loops, target=machine).write_to_file(str(Path(work, "loops.o")), "o")
             Path(work, "weights.bin").write_bytes(bytes(plan.weights))
             Path(work, "plan.h").write_text(plan_source(plan, manifest), "ascii")
-            _link(work, path / FILE)
+            _link(str(work), path / FILE)
 
     made, difference = write_model(
         target,
@@ -135,7 +135,7 @@ def run_program(folder: str | Path, x: np.ndarray, runs: int = 1) -> Answer:
             f"{EMULATOR} is not installed, which runs programs for 64-bit Arm here. "
             "Debian and Ubuntu: sudo apt install qemu-user"
         )
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         paths = [Path(work, f"{number}.f32") for number in range(len(x))]
         for path, picture in zip(paths, np.ascontiguousarray(x, dtype=np.float32)):
             picture.tofile(path)

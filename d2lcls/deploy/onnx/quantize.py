@@ -1,12 +1,12 @@
 """An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
 
-import tempfile
 from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
 from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
 from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         prepared, quantized = Path(work, "prepared.onnx"), Path(work, FILE)
         quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(

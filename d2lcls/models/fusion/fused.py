@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.machine.cores import int8_saturates
+from d2lcls.machine.temporary import temporary_folder
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fusible import INT8, fixed_gammas, mend_int8, prepare, relu6_as_clip
 from d2lcls.models.fusion.int8 import in_seven_bits, saturating
@@ -196,7 +196,7 @@ def trace(net: gluon.HybridBlock) -> tuple[mx.sym.Symbol, dict[str, nd.NDArray],
 
 def assemble(symbol: mx.sym.Symbol, arguments: Arrays, statistics: Arrays) -> gluon.SymbolBlock:
     """Return a graph and its parameters as a hybridized network for prediction."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         symbol.save(str(Path(folder, "net.json")))
         nd.save(
             str(Path(folder, "net.params")),
