@@ -9,7 +9,8 @@ from pathlib import Path
 
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
-from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
+from d2lcls.deploy.graph.symbol_json import Graph, read_symbol
+from d2lcls.models.allowed import reason_of
 from d2lcls.models.fusion.unfused import run
 from d2lcls.weights.params_file import read_params
 
