@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from d2lcls.machine.files import cache_folder
@@ -82,7 +83,7 @@ def port(tmp_path, monkeypatch, trained):
     convert_weights(saved(trained, tmp_path), trained, tmp_path / "port.safetensors", "timm")
     content = (tmp_path / "port.safetensors").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    entry = Port("a test", "made-up-weights", "port.safetensors", sha256, "Apache-2.0", 0.5, 0.5)
+    entry = Port("a test", "made-up-weights", "port.safetensors", len(content), sha256, "Apache-2.0", 0.5, 0.5)
     monkeypatch.setitem(PORTS, NAME, entry)
     about = "made_up_weights-1.0.dist-info"
     (tmp_path / "wheels").mkdir()
@@ -101,9 +102,9 @@ def port(tmp_path, monkeypatch, trained):
     return entry
 
 
-def zipped(name, content, **others):
+def zipped(name, content, compression=zipfile.ZIP_STORED, **others):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         for member, inside in {name: content, **others}.items():
             archive.writestr(member, inside)
     return stream.getvalue()
@@ -194,6 +195,32 @@ def test_a_partial_download_of_another_version_is_not_used(store, params):
     assert get_weights(NAME).read_bytes() == params
     assert [begin for _, begin in store.log] == ["bytes=5000-", None]
     assert [path.name for path in parts.parent.iterdir()] == [f"weights-{NAME}.lock"]
+
+
+@pytest.mark.parametrize(
+    "name, compression, reason",
+    [
+        ("", zipfile.ZIP_DEFLATED, r"of 2,000,000 bytes, at most 1,000,000 were expected"),
+        ("", zipfile.ZIP_LZMA, "in an unusual compression"),
+        ("", zipfile.ZIP_BZIP2, "in an unusual compression"),
+        ("../../", zipfile.ZIP_STORED, "sent a damaged file, which was deleted"),  # with no folder above it
+        ("/etc/", zipfile.ZIP_STORED, "sent a damaged file, which was deleted"),
+    ],
+)
+def test_a_hostile_archive_of_weights_is_refused(store, monkeypatch, name, compression, reason, tmp_path):
+    monkeypatch.setattr(module, "LARGEST", 1_000_000)
+    content = bytes(2_000_000 if compression == zipfile.ZIP_DEFLATED else 1000)
+    store.pages[store.path] = zipped(f"{name}{Path(store.path).stem}.params", content, compression)
+    with pytest.raises(WeightsUnavailable, match=f"GluonCV's store: .*{reason}"):
+        get_weights(NAME)
+    assert list(weights_folder().iterdir()) == []
+    assert not list(tmp_path.rglob("*.params"))
+
+
+def test_weights_of_another_size_than_the_catalogue_has_are_not_unpacked(port, monkeypatch):
+    monkeypatch.setitem(PORTS, NAME, replace(port, size=port.size - 1))
+    with pytest.raises(WeightsUnavailable, match=f"of {port.size:,} bytes, at most {port.size - 1:,} were expected"):
+        get_weights(NAME)
 
 
 def test_offline_nothing_is_asked(store, port, monkeypatch):
