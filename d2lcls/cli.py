@@ -1,4 +1,5 @@
-"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C."""
+"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C or
+SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import d2lcls
 from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
+from d2lcls.machine.interrupts import termination_as_interrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        code = options.run(options) or 0
+        with termination_as_interrupt():
+            code = options.run(options) or 0
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except KeyboardInterrupt as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol
+from d2lcls.machine.temporary import temporary_folder
 from d2lcls.models.allowed import reason_of
 from d2lcls.models.fusion.unfused import run
 from d2lcls.weights.params_file import read_params
@@ -125,15 +127,16 @@ class OldModel:
     def save(self, prefix: str | Path) -> tuple[str, str]:
         """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
-        self.symbol.save(paths[0])
-        mx.nd.save(
-            paths[1],
-            {
-                f"{kind}:{name}": mx.nd.array(array, dtype=array.dtype)
-                for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
-                for name, array in arrays.items()
-            },
-        )
+        stored = {
+            f"{kind}:{name}": mx.nd.array(array, dtype=array.dtype)
+            for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
+            for name, array in arrays.items()
+        }
+        with temporary_folder(f"{prefix}.new") as folder:
+            self.symbol.save(str(folder / Path(paths[0]).name))
+            mx.nd.save(str(folder / Path(paths[1]).name), stored)
+            for path in paths:
+                os.replace(folder / Path(path).name, path)
         return paths
 
 
