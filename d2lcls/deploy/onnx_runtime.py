@@ -32,18 +32,26 @@ def open_session(path: Path, threads: int | None = None) -> Callable[[np.ndarray
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModelError: as `try_onnx`.
+        ModelError: as `try_onnx`; the function returned raises it too, if ONNX Runtime cannot compute a batch.
         ImportError: onnx or onnxruntime is not installed; names the extra.
     """
     import_runtime()
     try_onnx(path)
     session = _session(path, threads or usable_cores())
     name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        try:
+            return session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{path}: cannot compute an array of shape {x.shape} ({reason}).") from error
+
+    return compute
 
 
 def try_onnx(path: Path, memory: int = MEMORY, seconds: float = SECONDS) -> None:
-    """Check an ONNX file, open it and compute one picture, all in a child process with limits.
+    """Check an ONNX file, open it and compute one picture and two, all in a child process with limits.
 
     Args:
         path: the .onnx file.
@@ -67,8 +75,10 @@ def _try(path: Path) -> None:
     shape = inputs[0].shape
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
         raise ModelError(f"{path}: its input has the shape {shape}; only the number of pictures may be free.")
-    first = shape[0] if isinstance(shape[0], int) else 1
-    session.run(None, {inputs[0].name: np.zeros((first, *shape[1:]), dtype=np.float32)})
+    for count in (shape[0],) if isinstance(shape[0], int) else (1, 2):
+        result = session.run(None, {inputs[0].name: np.zeros((count, *shape[1:]), dtype=np.float32)})[0]
+        if not isinstance(result, np.ndarray) or result.dtype != np.float32:
+            raise ModelError(f"{path}: its output is a {outputs[0].type}; expected logits, tensor(float).")
 
 
 def _session(path: Path, threads: int) -> Any:

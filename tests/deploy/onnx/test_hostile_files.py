@@ -4,9 +4,14 @@ import os
 import signal
 import struct
 
-from d2lcls.deploy import ModelError
+from d2lcls.data.preprocess import Preprocess
+from d2lcls.deploy import Manifest, ModelError, load_model, read_manifest
+from d2lcls.deploy.edge.graph import read_relax
+from d2lcls.deploy.manifest import write_manifest
+from d2lcls.deploy.onnx.quantize import quantize_onnx
 from d2lcls.deploy.onnx_file import call_apart, read_onnx
 from d2lcls.deploy.onnx_runtime import open_session, try_onnx
+from d2lcls.deploy.torch.export import export_torch
 
 import numpy as np
 import pytest
@@ -176,7 +181,22 @@ def outer():
     )
 
 
-@pytest.mark.parametrize("make", [lambda: bomb(10**10), tiles, outer], ids=["constants", "tiles", "sums"])
+def second():
+    """A model that needs 40 GB for each picture but the first."""
+    numbers = (("zero", 0), ("one", 1), ("many", 10**10))
+    return model_of(
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["n"]),
+        node("Sub", ["n", "one"], ["m"]),
+        node("Mul", ["m", "many"], ["size"]),
+        node("ConstantOfShape", ["size"], ["c"]),
+        node("ReduceSum", ["c"], ["r"]),
+        node("Add", ["x", "r"], ["y"]),
+        arrays=[array(name, [size], np.int64) for name, size in numbers],
+    )
+
+
+@pytest.mark.parametrize("make", [lambda: bomb(10**10), tiles, outer, second], ids=lambda make: make.__name__)
 def test_memory_has_a_limit(tmp_path, make):
     assert "opening it with ONNX Runtime failed" in refusal(open_session, write(tmp_path, make()))
 
@@ -199,6 +219,18 @@ def test_only_the_number_of_pictures_is_free(tmp_path, shape):
     refusal(open_session, write(tmp_path, model_of(node("Relu", ["x"], ["y"]), shape=shape)))
 
 
+def test_an_output_of_another_type_is_refused(tmp_path):
+    for operator in ("SequenceConstruct", "Shape"):
+        model = model_of(node(operator, ["x"], ["y"]))
+        model.graph.output[0].ClearField("type")
+        assert "expected logits" in refusal(open_session, write(tmp_path, model))
+
+
+def test_a_batch_that_cannot_be_computed_is_one_line(tmp_path):
+    compute = open_session(write(tmp_path, with_array()))
+    assert "cannot compute an array of shape (2, 5)" in refusal(compute, np.zeros((2, 5), np.float32))
+
+
 def test_a_file_is_not_read_in_the_other_format_of_onnx_runtime(tmp_path):
     # The first field is the text "ab" + "ORTM" + ..., so that bytes 4 to 8 are the mark of that format.
     content = with_array().SerializeToString()
@@ -209,11 +241,52 @@ def test_a_file_is_not_read_in_the_other_format_of_onnx_runtime(tmp_path):
 
 
 def _crash(path):
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_crash_is_one_line(tmp_path):
     path = write(tmp_path, b"")
-    assert "model.onnx: converting it failed: killed by SIGSEGV" in refusal(
+    assert "model.onnx: converting it failed: killed by SIGKILL" in refusal(
         call_apart, _crash, path, what="converting it"
     )
+
+
+def gemm():
+    """A model at which the version converter of onnx 1.18 reads outside its memory (CVE-2026-63632)."""
+    arrays = [array("w", 1.0), array("b", 1.0)]
+    return model_of(node("Gemm", ["x", "w", "b"], ["y"]), arrays=arrays, opset=6, shape=(1, 4))
+
+
+CONVERSIONS = {
+    "quantize": lambda folder, out: quantize_onnx(folder, out, np.zeros((2, 3, 8, 8), np.float32)),
+    "torch": lambda folder, out: export_torch(folder, out),
+    "compile": lambda folder, out: read_relax(folder, read_manifest(folder)),
+    "predict": lambda folder, out: load_model(folder),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that puts a model into a model folder of a stranger."""
+
+    def put(model):
+        folder = tmp_path / "stranger"
+        folder.mkdir()
+        write(folder, model)
+        preprocess = Preprocess(8, 8, (0.5,) * 3, (0.5,) * 3, "bilinear")
+        write_manifest(folder, Manifest("m", "onnx", ("a", "b", "c"), preprocess, input_name="x"))
+        return folder
+
+    return put
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(gemm, id="a crash of onnx"), pytest.param(lambda: bomb(10**10), id="memory", marks=pytest.mark.slow)],
+)
+def test_conversions_refuse_what_would_end_them(folder, tmp_path, conversion, make):
+    if conversion == "compile":
+        pytest.importorskip("tvm")
+    refusal(CONVERSIONS[conversion], folder(make()), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
