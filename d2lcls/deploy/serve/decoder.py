@@ -119,10 +119,7 @@ def main(descriptor: str) -> int:
         signal.signal(stop, signal.SIG_IGN)
     confined = confinement.possible()
     if not confined:
-        print(
-            "Decoders are less confined: this system has no seccomp filters, so they may delete files and signal processes.",
-            file=sys.stderr,
-        )
+        print("No seccomp filters here: code in a decoder could delete files and end processes.", file=sys.stderr)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes decoders that have ended
     _warm_up()
     control = socket.socket(fileno=int(descriptor))
