@@ -64,12 +64,12 @@ def decode(content: bytes) -> tuple[bytes, bytes]:
             return frames.DECODED, preprocess.image(opened).tobytes()
     except Image.DecompressionBombError:
         return frames.TOO_LARGE, b"pixels"
-    except MemoryError:
-        return frames.TOO_LARGE, b"memory"
-    except BrokenImage as error:
-        return (frames.TOO_LARGE, b"memory") if isinstance(error.__cause__, MemoryError) else (frames.BROKEN, b"")
-    except Exception:  # for damaged input Pillow raises a dozen kinds
-        return frames.BROKEN, b""
+    except Exception as error:  # for damaged input Pillow raises a dozen kinds
+        cause = error.__cause__ if isinstance(error, BrokenImage) else error
+        memory = isinstance(cause, MemoryError) or "could not create decoder object" in str(
+            cause
+        )  # the latter for WebP
+        return (frames.TOO_LARGE, b"memory") if memory else (frames.BROKEN, b"")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -223,6 +223,25 @@ def test_stop_does_not_wait_for_a_pipeline_without_end(model, tmp_path):
         attacker.join()
 
 
+def test_stop_does_not_wait_for_pictures_whose_request_has_expired(model, tmp_path):
+    from base64 import b64encode
+
+    serving = Serving(model, tmp_path / "log", "--seconds", 0.5)
+    slow = as_png(chunk(b"IHDR", struct.pack(">IIBBBBB", 5000, 5000, 8, 2, 0, 0, 1)), chunk(b"IDAT", rows(5010, 5010)))
+    body = json.dumps({"images": [b64encode(slow).decode()] * 12}).encode()
+    assert serving.predict(body, "application/json")[0] == 504
+    begun = time.monotonic()
+    assert serving.stop() == 0 and time.monotonic() - begun < 8
+    assert not serving.lines("printed")
+
+
+def test_a_large_webp_of_few_bytes_is_not_called_broken(server):
+    stream = io.BytesIO()
+    Image.new("RGB", (4900, 4900)).save(stream, "WEBP")
+    status, content = server.predict(stream.getvalue())
+    assert status in (200, 504), content  # the latter on a busy machine
+
+
 def test_a_decoder_that_is_killed_from_outside_costs_no_answer(server):
     for _ in range(5):
         for parent in server.children("d2lcls.deploy.serve.decoder"):
