@@ -72,7 +72,6 @@ coverage: $(READY)
 	$(TESTS) -m "not slow" --cov
 
 fuzz: $(READY)
-	$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install --quiet ".[fuzz]"
 	$(BIN)/python tests/fuzz/fuzz.py "$(KIND)" $(SECONDS)
 
 lab: $(READY)

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of one reader: `python tests/fuzz/fuzz.py KIND [SECONDS]`, after `pip install .[fuzz]`.
+"""Coverage-guided fuzzing of one reader: `python tests/fuzz/fuzz.py KIND [SECONDS]`, with the package atheris.
 
 Begins with the valid file and the seeds of this kind. Inputs that reach new code are kept in the folder `fuzz-KIND`.
 An input that a reader neither opens nor refuses is written there too, and ends the run: copy it to `seeds/KIND/`, and
@@ -15,7 +15,7 @@ from pathlib import Path
 try:
     import atheris
 except ImportError:
-    sys.exit("Fuzzing needs the package atheris, on Linux with x86-64. Install it with: pip install .[fuzz]")
+    sys.exit("Fuzzing needs the package atheris, on Linux with x86-64. Install it with: pip install 'atheris>=3'")
 
 with atheris.instrument_imports(include=["d2lcls", "zipfile", "pickletools", "tarfile"]):
     from readers import READERS, outcome
@@ -26,7 +26,8 @@ SEEDS = Path(__file__).with_name("seeds")
 
 def main() -> None:
     """Fuzz until an input is found, or the time is up."""
-    kind, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "300"
+    kind = sys.argv[1] if len(sys.argv) > 1 else ""
+    seconds = sys.argv[2] if len(sys.argv) > 2 else "300"
     if kind not in READERS:
         sys.exit(f"KIND must be one of {', '.join(READERS)}, not {kind!r}.")
     found = Path(f"fuzz-{kind.replace(' ', '-')}")
