@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 from d2lcls.deploy.serve.http import Connection, Request
 from d2lcls.deploy.serve.limits import Limits, Refused
 
+# The last answer. Of two faults in one request, llhttp finds the one or the other first.
+_REFUSAL = re.compile(rb"HTTP/1\.1 [45]\d\d [^{]*\r\nConnection: close\r\n[^{]*\{[^}]*\}\Z")
 _LOOP = asyncio.new_event_loop()
 
 
@@ -87,7 +90,8 @@ async def _answers(pieces: Iterable[bytes], later: bool, half_closed: bool = Fal
     connection.connection_lost(None)
     assert service.held == 0, f"{service.held} bytes are still counted"
     assert not service.connections and not service.addresses
-    return transport.written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")  # not sent while another is answered
+    answers = transport.written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")  # not sent while another is answered
+    return _REFUSAL.sub(b"refused", answers)
 
 
 def check_pieces(data: bytes, points: Iterable[int], later: bool = False, half_closed: bool = False) -> bytes:

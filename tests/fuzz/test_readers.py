@@ -248,7 +248,7 @@ def test_any_bytes_are_opened_or_refused(valid, kind, begin, content):
     assert outcome(kind, valid[kind]) in ("opened", "refused")
 
 
-@pytest.mark.parametrize("seed", sorted(Path(__file__).with_name("seeds").glob("*/*")), ids=str)
+@pytest.mark.parametrize("seed", sorted(Path(__file__).with_name("seeds").glob("*/*")), ids=lambda seed: seed.name)
 def test_the_seeds_are_opened_or_refused(valid, seed):
     """Inputs on which a reader once failed, as fuzz.py found them."""
     path = valid[seed.parent.name]
