@@ -56,16 +56,22 @@ def _read_archive(archive: zipfile.ZipFile, size: int, names: Collection[str] | 
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
         raise NpzError("two of its arrays have the same name")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise NpzError("it is compressed, which np.savez never does")
-    if sum(entry.file_size for entry in entries.values()) > size:
-        raise NpzError("its arrays are larger than the file")
+    check_stored(archive, size)
     missing = [name for name in names or () if name not in entries]
     if missing:
         raise NpzError(f"it has no array {missing[0]!r}")
     return {
         name: _parse(name, archive.read(entry)) for name, entry in entries.items() if names is None or name in names
     }
+
+
+def check_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError unless the parts of an archive, in a file of `size` bytes, are uncompressed and fit into it."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("it is compressed, or the sizes of its parts are wrong")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its parts are larger than the file")
 
 
 def _parse(name: str, content: bytes) -> np.ndarray:

@@ -5,6 +5,7 @@ in `name.classes`, one per line, which only this package writes.
 """
 
 import os
+import re
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from d2lcls.machine.temporary import temporary_folder
 import numpy as np
 
 RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
+_NOT_IN_LINES = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # line breaks, and what is not Unicode
 MAX_CLASSES = 1_000_000  # without a `.classes` file: a name is made for each, up to the highest label
 
 
@@ -39,13 +41,15 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise".
-        ValueError: a class has no readable picture; or as `list_folder`.
+        ValueError: a class has no readable picture, or a name that does not fit in one line; or as `list_folder`.
         FileNotFoundError: as `list_folder`.
     """
     from mxnet import recordio
 
     check_on_broken(on_broken)
     paths, labels, classes = list_folder(root)
+    for name in filter(_NOT_IN_LINES.search, classes):
+        raise ValueError(f"{root}: the class {name!a} has a line break or an invalid character in its name. Rename it.")
     files = [Path(f"{prefix}{suffix}") for suffix in (".rec", ".idx", ".classes")]
     files[0].parent.mkdir(parents=True, exist_ok=True)
     broken: list[BrokenImage] = []
