@@ -56,7 +56,7 @@ _SHAPES = """
 """
 _REDUCTIONS = """
     argmax argmax_channel argmin max max_axis mean min min_axis moments nanprod nansum norm prod sum sum_axis argsort
-    sort topk batch_dot dot one_hot pick choose_element_0index take where linalg_gemm2 _linalg_gemm2
+    sort topk batch_dot dot one_hot pick choose_element_0index take linalg_gemm2 _linalg_gemm2
 """
 _QUANTISED = """
     _contrib_quantize _contrib_quantize_v2 _contrib_dequantize _contrib_requantize _contrib_quantized_act

@@ -10,7 +10,16 @@ from d2lcls.models.allowed import ALLOWED, NotAllowed, check_graph, load_symbol
 import pytest
 
 # Operators that ended the process, or never returned, when they were run with hostile attributes.
-KILLERS = ["_Native", "_NDArray", "_imdecode", "_cvimdecode", "_backward_Activation", "_backward_Custom", "Custom"]
+KILLERS = [
+    "_Native",
+    "_NDArray",
+    "_imdecode",
+    "where",
+    "_cvimdecode",
+    "_backward_Activation",
+    "_backward_Custom",
+    "Custom",
+]
 HOSTILE = [
     {},
     {"info": "0x10"},
@@ -27,6 +36,7 @@ HOSTILE = [
 ]  # fmt: skip
 RUN = """
 import json, sys
+from d2lcls.deploy.graph.input_shapes import check_sizes, infer_shapes
 from d2lcls.models.allowed import load_symbol
 import mxnet as mx
 for content in json.load(sys.stdin):
@@ -39,6 +49,7 @@ for content in json.load(sys.stdin):
         continue
     try:
         names = symbol.list_inputs()
+        check_sizes(symbol, infer_shapes(symbol, {name: (2, 4, 4, 4) for name in names[:1]}))
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **{name: (2, 4, 4, 4) for name in names[:1]})
         for output in executor.forward(is_train=False):
             output.wait_to_read()

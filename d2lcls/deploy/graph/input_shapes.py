@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import mxnet as mx
 
 Shape = Sequence[int]
+MAX_AXES = 8
+RESHAPES = ("Reshape", "reshape", "reshape_like")
 # Sides of the images that networks were made for, in pixels.
 # fmt: off
 SIZES = (
@@ -41,6 +44,61 @@ def infer_shapes(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> dict[str,
     if arguments is None:
         return {}
     return {**dict(zip(symbol.list_arguments(), arguments)), **dict(zip(symbol.list_auxiliary_states(), statistics))}
+
+
+class GraphError(ValueError):
+    """A graph that cannot be computed with the arrays given for it; the message states the reason, without a file."""
+
+
+def check_sizes(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> int:
+    """Check what MXNet does not: empty arrays, reshaping to another size, and layers that do not fit into memory.
+
+    MXNet divides by the size of empty arrays, and reads and writes beyond the end of arrays that are reshaped.
+
+    Args:
+        symbol: the graph.
+        known: shapes of all of its variables.
+
+    Returns:
+        the bytes of all layers' outputs, if they are float32.
+
+    Raises:
+        GraphError: an array is empty or too large, or a shape does not follow.
+        MXNetError: the shapes contradict each other.
+    """
+    import psutil
+
+    for name, shape in known.items():
+        if not shape or min(shape) < 1 or len(shape) > MAX_AXES:
+            raise GraphError(f"{name!r} has the shape {tuple(shape)}, expected 1 to {MAX_AXES} sizes of 1 or more")
+    layers = symbol.get_internals()
+    sizes = []
+    for name, shape in zip(layers.list_outputs(), infer_outputs(layers, known)):
+        if not shape or min(shape) < 1 or len(shape) > MAX_AXES:
+            raise GraphError(f"{name!r} would have the shape {shape}, expected 1 to {MAX_AXES} sizes of 1 or more")
+        sizes.append(math.prod(shape))
+        if sizes[-1] >= 2**31:
+            raise GraphError(f"{name!r} would have {sizes[-1]:,} numbers; MXNet's arrays hold less than 2 ** 31")
+    for before, after in _reshaped(symbol, known):
+        if math.prod(before) != math.prod(after):
+            raise GraphError(f"it reshapes {before} to {after}, which have different numbers of elements")
+    free = psutil.virtual_memory().available
+    if 4 * max(sizes, default=0) > free:
+        raise GraphError(f"a layer needs {4 * max(sizes) / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB are free")
+    return 4 * sum(sizes)
+
+
+def _reshaped(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the shapes before and after each layer that reshapes."""
+    import mxnet as mx
+
+    graph = json.loads(symbol.tojson())
+    reshapes = [index for index, node in enumerate(graph["nodes"]) if node["op"] in RESHAPES]
+    if not reshapes:
+        return []
+    graph["heads"] = [edge for index in reshapes for edge in (graph["nodes"][index]["inputs"][0], [index, 0, 0])]
+    shapes = infer_outputs(mx.sym.load_json(json.dumps(graph, ensure_ascii=False)), known)
+    return list(zip(shapes[::2], shapes[1::2]))
 
 
 def infer_outputs(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> list[tuple[int, ...]]:
