@@ -265,6 +265,9 @@ def _outputs(node: Mapping[str, Any], partial: bool) -> int:
             raise NotAllowed("it is a variable with inputs")
         return 1
     if op in FUSED:
+        variables = len(node["subgraphs"][0]["arg_nodes"])
+        if not variables <= inputs <= variables + 8:  # with ranges if it is quantised; MXNet reads beyond the end
+            raise NotAllowed(f"it has {inputs} inputs, and its inner graph has {variables}")
         return 3 if attributes.get("quantized", "").lower() in ("true", "1") else 1
     names, outputs = signature(op, attributes)
     if names is not None and (inputs > len(names) or inputs < len(names) and not partial):

@@ -97,6 +97,9 @@ def check_attributes(op: str, attributes: Mapping[str, str]) -> None:
     sections, indices = (attributes.get(key, "0") for key in ("sections", "indices"))
     if op == "_split_v2" and not re.search("[1-9]", sections) and not re.search("[0-9]", indices):
         raise NotAllowed("its indices are empty, and it has no sections")  # MXNet reads the first index
+    bilinear = op == "UpSampling" and attributes.get("sample_type") == "bilinear"
+    if bilinear and not re.search("[1-9]", attributes.get("num_filter", "0")):
+        raise NotAllowed("its num_filter should be 1 or more for bilinear scaling")  # MXNet divides by it
 
 
 @cache

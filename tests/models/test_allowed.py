@@ -131,6 +131,14 @@ def test_inner_graphs_are_checked_too():
             check_graph(fused)
 
 
+@pytest.mark.parametrize("inputs", [0, 1, 20])
+def test_fused_layers_have_the_inputs_of_their_inner_graph(inputs):
+    fused = graph_of("_sg_mkldnn_conv", inputs)
+    fused["nodes"][-1]["subgraphs"] = [graph_of("Convolution", 3, kernel="(3, 3)", num_filter="4")]
+    with pytest.raises(NotAllowed, match=f"it has {inputs} inputs, and its inner graph has 3"):
+        check_graph(fused)
+
+
 def test_deep_nesting_is_refused():
     with pytest.raises(NotAllowed, match="it is not JSON"):
         load_symbol('{"nodes": ' + "[" * 100_000)

@@ -71,6 +71,13 @@ def test_values_that_are_refused(op, key, value):
         check_attributes(op, {key: value})
 
 
+def test_bilinear_scaling_has_filters():
+    check_attributes("UpSampling", {"sample_type": "nearest", "num_filter": "0"})
+    check_attributes("UpSampling", {"sample_type": "bilinear", "num_filter": "4"})
+    with pytest.raises(NotAllowed, match="num_filter should be 1 or more"):
+        check_attributes("UpSampling", {"sample_type": "bilinear"})
+
+
 def test_split_has_indices_or_sections():
     check_attributes("_split_v2", {"indices": "[]", "sections": "2"})
     check_attributes("_split_v2", {"indices": "(0, 2)", "sections": "0"})

@@ -31,13 +31,15 @@ def check_arrays(
         GraphError: parameters are missing, or the graph has no such input, or as `check_sizes`.
         MXNetError: the shapes contradict each other.
     """
-    known = {key: value.shape for key, value in {**arguments, **statistics}.items()} | {name: shape}
+    arrays = {**arguments, **statistics}
+    known = {key: value.shape for key, value in arrays.items()} | {name: shape}
     needed = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     if not known.keys() >= {*needed}:
         raise GraphError(f"the file of parameters lacks {listed(sorted({*needed} - known.keys()))}")
     if name not in needed:
         raise GraphError(f"it has no input {name!r}")
-    check_sizes(symbol, {key: known[key] for key in needed})
+    types = {key: value.dtype for key, value in arrays.items() if key != name}
+    check_sizes(symbol, {key: known[key] for key in needed}, types)
 
 
 def bind(

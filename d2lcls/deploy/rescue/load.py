@@ -118,11 +118,12 @@ class OldModel:
         try:
             shapes = infer_shapes(self.symbol, known)
             labels = {name: np.zeros(shapes[name], np.float32) for name in self.labels}
-            _check_memory(self.symbol, {**known, **_shapes(labels)})
             values = {
                 name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in inputs.items()
             }
-            outputs = run(self.symbol, {**values, **labels, **self.parameters})
+            values = {**values, **labels, **self.parameters}
+            _check_memory(self.symbol, values)
+            outputs = run(self.symbol, values)
         except mx.MXNetError as error:
             raise RescueError(
                 f"MXNet cannot run the network on {_sizes(_shapes(inputs))} ({reason_of(error)})."
@@ -295,12 +296,12 @@ def _check_parameters(
     )
 
 
-def _check_memory(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> None:
+def _check_memory(symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray]) -> None:
     """Raise for a network that cannot fit into memory: MXNet would end the process, or the machine."""
     import psutil
 
     try:
-        need = check_sizes(symbol, shapes)
+        need = check_sizes(symbol, _shapes(values), {name: value.dtype.type for name, value in values.items()})
     except GraphError as error:
         raise RescueError(f"The network cannot be computed: {error}. Give another --shape.") from error
     free = psutil.virtual_memory().available

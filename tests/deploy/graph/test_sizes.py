@@ -43,6 +43,17 @@ def test_layers_that_need_more_than_memory(monkeypatch):
         check_sizes(mx.sym.tile(x, reps=(1 << 10, 1 << 10)), {"data": (32, 32)})
 
 
+@pytest.mark.parametrize("operator", [mx.sym.elemwise_div, mx.sym.broadcast_div, mx.sym.broadcast_mod])
+def test_whole_numbers_are_not_divided(operator):
+    y = operator(x, mx.sym.var("y"))
+    shapes = {"data": (2, 4), "y": (2, 4)}
+    assert check_sizes(y, shapes)
+    with pytest.raises(GraphError, match="it divides whole numbers"):
+        check_sizes(y, shapes, {"data": np.int8, "y": np.int8})
+    with pytest.raises(GraphError, match="it divides whole numbers"):
+        check_sizes(operator(*(mx.sym.cast(z, "int32") for z in (x, y))), shapes)
+
+
 @pytest.mark.parametrize(
     "symbol, reason",
     [
