@@ -56,7 +56,7 @@ _SHAPES = """
 """
 _REDUCTIONS = """
     argmax argmax_channel argmin max max_axis mean min min_axis moments nanprod nansum norm prod sum sum_axis argsort
-    sort topk batch_dot dot one_hot pick choose_element_0index take where linalg_gemm2 _linalg_gemm2
+    sort topk batch_dot dot one_hot pick choose_element_0index take linalg_gemm2 _linalg_gemm2
 """
 _QUANTISED = """
     _contrib_quantize _contrib_quantize_v2 _contrib_dequantize _contrib_requantize _contrib_quantized_act
@@ -265,6 +265,9 @@ def _outputs(node: Mapping[str, Any], partial: bool) -> int:
             raise NotAllowed("it is a variable with inputs")
         return 1
     if op in FUSED:
+        variables = len(node["subgraphs"][0]["arg_nodes"])
+        if not variables <= inputs <= variables + 8:  # with ranges if it is quantised; MXNet reads beyond the end
+            raise NotAllowed(f"it has {inputs} inputs, and its inner graph has {variables}")
         return 3 if attributes.get("quantized", "").lower() in ("true", "1") else 1
     names, outputs = signature(op, attributes)
     if names is not None and (inputs > len(names) or inputs < len(names) and not partial):

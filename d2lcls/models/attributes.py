@@ -51,7 +51,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "size": (1, 1 << 24),
 }
 # The same for operators to which other bounds apply.
-_OWN_BOUNDS = {("UpSampling", "num_filter"): (0, 1 << 24), ("_random_normal_like", "scale"): (0, 1 << 24)}
+_OWN_BOUNDS: dict[tuple[str, str], tuple[float, float]] = {
+    ("UpSampling", "num_filter"): (0, 1 << 24),
+    ("_random_normal_like", "scale"): (0, 1 << 24),
+    **{(op, "target_shape"): (0, 0) for op in ("Reshape", "reshape")},  # MXNet does not compare it with the input
+}
+_MAX_NUMBERS = {"indices": 4096, "reps": 4}  # with more repetitions, MXNet leaves parts of the output as they were
 _TEXTS = {
     "ctx": re.compile(r"(cpu(_pinned|_shared)?(\([0-9]\))?)?"),
     "key": re.compile(r"[\w.:/-]{0,200}"),
@@ -89,6 +94,12 @@ def check_attributes(op: str, attributes: Mapping[str, str]) -> None:
             _check(op, key, value.strip(" "), kinds[key])
         elif op != "null" and not key.startswith("__"):
             raise NotAllowed(f"{op} has no attribute {key[:60]!r}")
+    sections, indices = (attributes.get(key, "0") for key in ("sections", "indices"))
+    if op == "_split_v2" and not re.search("[1-9]", sections) and not re.search("[0-9]", indices):
+        raise NotAllowed("its indices are empty, and it has no sections")  # MXNet reads the first index
+    bilinear = op == "UpSampling" and attributes.get("sample_type") == "bilinear"
+    if bilinear and not re.search("[1-9]", attributes.get("num_filter", "0")):
+        raise NotAllowed("its num_filter should be 1 or more for bilinear scaling")  # MXNet divides by it
 
 
 @cache
@@ -129,7 +140,7 @@ def _check_shape(op: str, key: str, value: str) -> None:
     items = [item.strip(" ") for item in inner.split(",")]
     if not items[-1]:
         items.pop()
-    if len(items) > (4096 if key == "indices" else 16):
+    if len(items) > _MAX_NUMBERS.get(key, 16):
         raise NotAllowed(f"its {key} has {len(items)} numbers, more than any network has")
     numbers = _check_numbers(op, key, [item for item in items if item != "None"])
     size = math.prod(abs(number) or 1 for number in numbers)

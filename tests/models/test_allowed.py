@@ -10,7 +10,16 @@ from d2lcls.models.allowed import ALLOWED, NotAllowed, check_graph, load_symbol
 import pytest
 
 # Operators that ended the process, or never returned, when they were run with hostile attributes.
-KILLERS = ["_Native", "_NDArray", "_imdecode", "_cvimdecode", "_backward_Activation", "_backward_Custom", "Custom"]
+KILLERS = [
+    "_Native",
+    "_NDArray",
+    "_imdecode",
+    "where",
+    "_cvimdecode",
+    "_backward_Activation",
+    "_backward_Custom",
+    "Custom",
+]
 HOSTILE = [
     {},
     {"info": "0x10"},
@@ -27,6 +36,7 @@ HOSTILE = [
 ]  # fmt: skip
 RUN = """
 import json, sys
+from d2lcls.deploy.graph.input_shapes import check_sizes, infer_shapes
 from d2lcls.models.allowed import load_symbol
 import mxnet as mx
 for content in json.load(sys.stdin):
@@ -39,6 +49,7 @@ for content in json.load(sys.stdin):
         continue
     try:
         names = symbol.list_inputs()
+        check_sizes(symbol, infer_shapes(symbol, {name: (2, 4, 4, 4) for name in names[:1]}))
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **{name: (2, 4, 4, 4) for name in names[:1]})
         for output in executor.forward(is_train=False):
             output.wait_to_read()
@@ -118,6 +129,14 @@ def test_inner_graphs_are_checked_too():
         fused["nodes"][-1]["subgraphs"] = [inner]
         with pytest.raises(NotAllowed, match=reason):
             check_graph(fused)
+
+
+@pytest.mark.parametrize("inputs", [0, 1, 20])
+def test_fused_layers_have_the_inputs_of_their_inner_graph(inputs):
+    fused = graph_of("_sg_mkldnn_conv", inputs)
+    fused["nodes"][-1]["subgraphs"] = [graph_of("Convolution", 3, kernel="(3, 3)", num_filter="4")]
+    with pytest.raises(NotAllowed, match=f"it has {inputs} inputs, and its inner graph has 3"):
+        check_graph(fused)
 
 
 def test_deep_nesting_is_refused():

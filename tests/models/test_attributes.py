@@ -59,6 +59,9 @@ def test_values_that_mxnet_writes(op, key, value):
         ("_zeros", "ctx", "gpu(0)"),
         ("null", "__dtype__", "99"),
         ("null", "__shape__", "(1e9,)"),
+        ("_split_v2", "indices", "()"),
+        ("tile", "reps", "(2, 3, 2, 3, 1)"),
+        ("Reshape", "target_shape", "(1, 4)"),
         ("relu", "unknown", "1"),
         ("_sg_mkldnn_conv", "with_act", "(1, 1)"),
     ],
@@ -66,3 +69,15 @@ def test_values_that_mxnet_writes(op, key, value):
 def test_values_that_are_refused(op, key, value):
     with pytest.raises(NotAllowed, match=key):
         check_attributes(op, {key: value})
+
+
+def test_bilinear_scaling_has_filters():
+    check_attributes("UpSampling", {"sample_type": "nearest", "num_filter": "0"})
+    check_attributes("UpSampling", {"sample_type": "bilinear", "num_filter": "4"})
+    with pytest.raises(NotAllowed, match="num_filter should be 1 or more"):
+        check_attributes("UpSampling", {"sample_type": "bilinear"})
+
+
+def test_split_has_indices_or_sections():
+    check_attributes("_split_v2", {"indices": "[]", "sections": "2"})
+    check_attributes("_split_v2", {"indices": "(0, 2)", "sections": "0"})
