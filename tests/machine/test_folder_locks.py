@@ -2,11 +2,12 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
-from d2lcls.machine.files import FolderInUse, hold_folder, new_folder, write_atomically
+from d2lcls.machine.files import FolderInUse, check_held, hold_folder, new_folder, write_atomically
 from d2lcls.machine.temporary import temporary_folder
 
 import pytest
@@ -46,6 +47,22 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path):
     with hold_folder(tmp_path / "a" / "b"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_removed_and_locked_by_another_process_is_not_written(tmp_path):
+    with hold_folder(tmp_path / "run"):
+        check_held(tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+        check_held(tmp_path / "run")  # nobody has it
+        command = [sys.executable, "-c", HOLDER, tmp_path / "run"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUse, match=f"run: process {child.pid} is writing"):
+            check_held(tmp_path / "run")
+    with pytest.raises(FolderInUse, match=f"run: process {child.pid} is writing"), hold_folder(tmp_path / "run"):
+        pass  # its lock is still there
+    child.kill()
+    child.communicate()
 
 
 def test_two_writers_never_mix_their_files(tmp_path):
@@ -128,3 +145,29 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch
     with temporary_folder() as folder:
         assert [*tmp_path.iterdir()] == [folder] and folder.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_files_were_not_all_moved_is_filled_again(tmp_path):
+    code = """
+import os, pathlib, sys
+from d2lcls.machine.files import new_folder
+moves = []
+def rename(path, to):
+    moves.append(os.replace(path, to))
+    if len(moves) == 2:
+        os.kill(os.getpid(), 9)
+pathlib.Path.rename = rename
+with new_folder(sys.argv[1]) as folder:
+    for name in "abcd":
+        (folder / name).touch()
+"""
+    target = tmp_path / "model"
+    target.mkdir()
+    assert subprocess.run([sys.executable, "-c", code, target]).returncode == -9
+    assert sum(not path.name.startswith(".") for path in target.iterdir()) == 2
+    (tmp_path / "other").touch()
+    with open(next(target.glob(".new*/.moved")), "a") as file:  # as if a stranger had made the folder
+        file.write(f"\n..\n../other\n{tmp_path / 'other'}\n.\n")
+    with new_folder(target) as folder:
+        (folder / "b").touch()
+    assert [path.name for path in target.iterdir()] == ["b"] and (tmp_path / "other").exists()
