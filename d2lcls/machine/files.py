@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from d2lcls.machine.full_disk import NUMBERS, disk_full, naming_full_disk
+
 from filelock import FileLock, Timeout
 
 LOCK_FILES = (".lock", ".lock.pid")
@@ -18,14 +20,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("D2LCLS_HOME") or "~/.cache/d2lcls").expanduser().absolute()
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
     """Write a file that appears at `path` only when it is complete; missing folders are made.
 
     Args:
-        write: writes the content to the open binary file that it is given.
+        content: bytes, or a function that writes them to the open binary file that it is given.
 
     Raises:
-        OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
+        DiskFull, OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.part{os.getpid()}")
@@ -33,11 +35,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent, f"{path.name}.part")
         with open(partial, "wb") as file:
-            write(file)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        if error.errno in NUMBERS:
+            partial.unlink(missing_ok=True)  # its bytes are free again
+            raise disk_full(path, error, 0 if callable(content) else len(content)) from error
         raise OSError(
             error.errno, f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder"
         ) from error
@@ -63,7 +68,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             if any(path.name not in LOCK_FILES for path in folder.iterdir()):
                 raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
             try:
-                yield folder
+                with naming_full_disk(folder):
+                    yield folder
             except BaseException:
                 _empty(folder)
                 raise
@@ -73,8 +79,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder.parent, f"{folder.name}.new")
-        temporary.mkdir()
-        yield temporary
+        with naming_full_disk(temporary, folder):
+            temporary.mkdir()
+            yield temporary
         try:
             os.rename(temporary, folder)
         except OSError as error:
@@ -120,7 +127,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
             "another folder."
         ) from None
     try:
-        holder.write_text(str(os.getpid()))
+        with naming_full_disk(folder):
+            holder.write_text(str(os.getpid()))
         yield
     finally:
         if lock.lock_counter == 1:

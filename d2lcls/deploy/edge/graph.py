@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.manifest import Manifest, ModelError
 from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime, read_onnx
+from d2lcls.machine.full_disk import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +87,14 @@ def simplify(path: str | Path, shape: tuple[int, ...]) -> onnx.ModelProto:
         axis.dim_value = size
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
     del model.graph.value_info[:]  # shapes of the old batch
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "simple.onnx"))
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model.SerializeToString()
+    with temporary_folder(2 * len(content)) as folder:
+        options.optimized_model_filepath = str(folder / "simple.onnx")
+        try:
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{path}: ONNX Runtime cannot simplify it, or cannot write to {folder.parent} ({reason})."
+            ) from error
         return onnx.load(options.optimized_model_filepath)

@@ -1,12 +1,12 @@
 """An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
 
-import tempfile
 from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
 from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
-from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+from d2lcls.machine.files import check_new_folder, new_folder
+from d2lcls.machine.full_disk import temporary_folder
 
 import numpy as np
 
@@ -38,8 +38,8 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as work:
-        prepared, quantized = Path(work, "prepared.onnx"), Path(work, FILE)
+    with temporary_folder(5 * Path(folder, FILE).stat().st_size) as work:
+        prepared, quantized = work / "prepared.onnx", work / FILE
         quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(
             str(prepared),
@@ -53,7 +53,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
         model = onnx.load(str(quantized))
     onnx.checker.check_model(model)
     with new_folder(target) as out:
-        write_atomically(out / FILE, lambda file: file.write(model.SerializeToString()))
+        (out / FILE).write_bytes(model.SerializeToString())
         return write_manifest(out, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
 
 

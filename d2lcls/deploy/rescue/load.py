@@ -10,8 +10,9 @@ from pathlib import Path
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
+from d2lcls.machine.files import write_atomically
 from d2lcls.models.fusion.unfused import run
-from d2lcls.weights.params_file import read_params
+from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -122,17 +123,19 @@ class OldModel:
         return dict(zip(self.symbol.list_outputs(), outputs))
 
     def save(self, prefix: str | Path) -> tuple[str, str]:
-        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
+        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths.
+
+        Raises:
+            DiskFull, OSError: as `write_atomically`.
+        """
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
-        self.symbol.save(paths[0])
-        mx.nd.save(
-            paths[1],
-            {
-                f"{kind}:{name}": mx.nd.array(array, dtype=array.dtype)
-                for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
-                for name, array in arrays.items()
-            },
-        )
+        arrays = {
+            f"{kind}:{name}": np.atleast_1d(array)
+            for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
+            for name, array in arrays.items()
+        }
+        write_atomically(paths[1], params_bytes(arrays))
+        write_atomically(paths[0], self.symbol.tojson().encode())
         return paths
 
 
