@@ -1,4 +1,5 @@
-"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C."""
+"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C or
+SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from d2lcls.commands import archive, data, doctor, evaluate, export, predict, re
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
 from d2lcls.machine.full_disk import NUMBERS, DiskFull
+from d2lcls.machine.interrupts import termination_as_interrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        code = options.run(options) or 0
+        with termination_as_interrupt():
+            code = options.run(options) or 0
         if sys.stdout:  # None if the shell has closed it
             sys.stdout.flush()  # here, where a closed pipe or a full disk can be caught
         return code

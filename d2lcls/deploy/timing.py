@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from d2lcls.machine.devices import child_failure, start_child
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 T = TypeVar("T")
 

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from d2lcls.machine.full_disk import NUMBERS, disk_full, naming_full_disk
+from d2lcls.machine.temporary import ENDING, remove_leftovers, temporary_file, temporary_folder
 
 from filelock import FileLock, Timeout
 
@@ -30,25 +30,19 @@ def write_atomically(path: str | Path, content: bytes | memoryview | Callable[[B
         DiskFull, OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent, f"{path.name}.part")
-        with open(partial, "wb") as file:
+        with temporary_file(path.with_name(f"{path.name}.part")) as (partial, file):
             content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
         if error.errno in NUMBERS:
-            partial.unlink(missing_ok=True)  # its bytes are free again
             raise disk_full(path, error, 0 if callable(content) else len(content)) from error
         raise OSError(
             error.errno, f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder"
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 @contextmanager
@@ -56,7 +50,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary folder to fill; it is renamed to `folder` when the block is finished.
 
     If the block fails or is interrupted, everything in the folder is removed, together with the folders that were made.
-    A folder that exists already may be a mount point, which cannot be replaced: it is locked and filled in place.
+    A folder that exists already may be a mount point, which cannot be replaced: it is locked, and the files are moved
+    into it one after another when all of them are complete.
 
     Raises:
         ValueError, OSError: as for `check_new_folder`.
@@ -64,34 +59,30 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = check_new_folder(folder)
     if folder.exists():
-        with hold_folder(folder):
-            if any(path.name not in LOCK_FILES for path in folder.iterdir()):
+        with hold_folder(folder), temporary_folder(folder / ".new", folder) as temporary:
+            if _files_in(folder):
                 raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
-            try:
-                with naming_full_disk(folder):
-                    yield folder
-            except BaseException:
-                _empty(folder)
-                raise
+            yield temporary
+            for path in sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns):  # the manifest is last
+                path.rename(folder / path.name)
         return
     made = [path for path in folder.parents if not path.exists()]
-    temporary = folder.with_name(f"{folder.name}.new{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder.parent, f"{folder.name}.new")
-        with naming_full_disk(temporary, folder):
-            temporary.mkdir()
+        prefix = folder.with_name(f"{folder.name}.new")
+        for pid in remove_leftovers(prefix):
+            raise _in_use(folder, str(pid))
+        with temporary_folder(prefix, folder) as temporary:
             yield temporary
-        try:
-            os.rename(temporary, folder)
-        except OSError as error:
-            if not folder.exists():
-                raise
-            raise FolderInUse(
-                f"{folder}: another process has written to this folder in the meantime. Choose another folder."
-            ) from error
+            try:
+                os.rename(temporary, folder)
+            except OSError as error:
+                if not folder.exists():
+                    raise
+                raise FolderInUse(
+                    f"{folder}: another process has written to this folder in the meantime. Choose another folder."
+                ) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         for path in made:
             with suppress(OSError):  # it was not made yet, or another program has written to it
                 path.rmdir()
@@ -122,10 +113,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         pid = holder.read_text() if holder.exists() else ""
-        raise FolderInUse(
-            f"{folder}: process {pid or '(unknown)'} is writing into this folder. Wait until it has ended, or choose "
-            "another folder."
-        ) from None
+        raise _in_use(folder, pid) from None
     try:
         with naming_full_disk(folder):
             holder.write_text(str(os.getpid()))
@@ -140,28 +128,20 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name not in LOCK_FILES:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def _in_use(folder: Path, pid: str) -> FolderInUse:
+    return FolderInUse(
+        f"{folder}: process {pid or '(unknown)'} is writing into this folder. Wait until it has ended, or choose "
+        "another folder."
+    )
 
 
-def _remove_leftovers(folder: Path, prefix: str) -> None:
-    """Remove temporary files and folders, named by a prefix and a process id, whose process no longer exists."""
-    for path in folder.iterdir():
-        match = re.fullmatch(re.escape(prefix) + r"([1-9]\d{0,8})", path.name)
-        if match and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        pass
-    return True
+def _files_in(folder: Path) -> list[Path]:
+    """List what is in a folder, without locks and unfinished folders of `new_folder`."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name not in LOCK_FILES and not re.fullmatch(re.escape(".new") + ENDING, path.name)
+    ]
 
 
 def check_new_folder(folder: str | Path) -> Path:
@@ -172,7 +152,7 @@ def check_new_folder(folder: str | Path) -> Path:
         OSError: it would be inside a file or a read-only folder.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or _files_in(folder)):
         raise ValueError(f"{folder}: already exists and is not an empty folder. Choose another folder, or remove it.")
     check_writable(folder)
     return folder

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,21 +63,3 @@ def naming_full_disk(folder: str | Path, name: str | Path | None = None, advice:
         if number is None:
             raise
         raise disk_full(name, OSError(number, ""), advice=advice) from error
-
-
-@contextmanager
-def temporary_folder(needed: int = 0) -> Iterator[Path]:
-    """Yield the path of a folder for intermediate files, which is deleted after the block of a `with` statement.
-
-    Args:
-        needed: how many bytes must be free, for libraries that do not report a full disk.
-
-    Raises:
-        DiskFull: its disk is full; the message names the variable TMPDIR, which moves it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        where, advice = Path(folder).parent, "Free some space, or set TMPDIR to a folder on another disk"
-        if shutil.disk_usage(folder).free < needed:
-            raise disk_full(where, OSError(errno.ENOSPC, ""), needed, advice)
-        with naming_full_disk(folder, where, advice):
-            yield Path(folder)

@@ -8,7 +8,8 @@ import tempfile
 
 from d2lcls.machine.child import in_child
 from d2lcls.machine.files import hold_folder, new_folder, write_atomically
-from d2lcls.machine.full_disk import DiskFull, naming_full_disk, temporary_folder
+from d2lcls.machine.full_disk import DiskFull, naming_full_disk
+from d2lcls.machine.temporary import temporary_folder
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_the_folder_for_temporary_files_is_named(small_disk, monkeypatch):
     expected = r"disk: cannot be written \(No space left on device.*set TMPDIR to a folder on another disk"
     with pytest.raises(DiskFull, match=expected), temporary_folder() as folder:
         (folder / "a").write_bytes(bytes(2 * MB))
-    with pytest.raises(DiskFull, match=r"; 2.00 MB are needed, 1.05 MB are free"), temporary_folder(2 * MB):
+    with pytest.raises(DiskFull, match=r"; 2.00 MB are needed, 1.05 MB are free"), temporary_folder(needed=2 * MB):
         pytest.fail("there is no room")
     with pytest.raises(DiskFull, match=expected):
         in_child(len, bytes(2 * MB))

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from d2lcls.machine.files import cache_folder
 from d2lcls.models import get_model, preprocessing
 from d2lcls.weights import WeightsError, WeightsUnavailable
 from d2lcls.weights import store as module
@@ -163,7 +164,6 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
     "fault, reason",
     [
         ("missing", "HTTP 404"),
-        ("cut", "the connection broke off"),
         ("no zip", "sent something else than expected"),
         ("other file", "sent something else than expected"),
         ("other content", "sent a damaged file, which was deleted"),
@@ -172,14 +172,28 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
 def test_a_faulty_store_is_reported_and_leaves_nothing(store, fault, reason):
     if fault == "missing":
         store.pages.clear()
-    elif fault == "cut":
-        store.cut.append(1000)
     else:
         member = "other.params" if fault == "other file" else Path(store.path).stem + ".params"
         store.pages[store.path] = b"<html>" if fault == "no zip" else zipped(member, b"other")
     with pytest.raises(WeightsUnavailable, match=f"GluonCV's store: {reason}"):
         get_weights(NAME)
     assert list(weights_folder().iterdir()) == []
+
+
+def test_a_broken_connection_is_continued(store):
+    store.cut.append(1000)
+    get_weights(NAME)
+    assert [begin for _, begin in store.log] == [None, "bytes=1000-"]
+
+
+def test_a_partial_download_of_another_version_is_not_used(store, params):
+    parts = cache_folder() / ".staging" / f"weights-{NAME}"
+    parts.mkdir(parents=True)
+    stored = Path(store.path).stem
+    (parts / f"{stored}.zip.part").write_bytes(zipped(f"{stored}.params", bytes(len(params)))[:5000])
+    assert get_weights(NAME).read_bytes() == params
+    assert [begin for _, begin in store.log] == ["bytes=5000-", None]
+    assert [path.name for path in parts.parent.iterdir()] == [f"weights-{NAME}.lock"]
 
 
 def test_offline_nothing_is_asked(store, port, monkeypatch):

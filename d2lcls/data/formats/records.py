@@ -16,7 +16,7 @@ from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_an
 from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
-from d2lcls.machine.full_disk import naming_full_disk
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -47,30 +47,26 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
     paths, labels, classes = list_folder(root)
     files = [Path(f"{prefix}{suffix}") for suffix in (".rec", ".idx", ".classes")]
     files[0].parent.mkdir(parents=True, exist_ok=True)
-    partial = [Path(f"{file}.part{os.getpid()}") for file in files]
     broken: list[BrokenImage] = []
     written: list[int] = []  # the label of each record
-    try:
-        with naming_full_disk(files[0]):
-            with open(partial[0], "wb") as rec, open(partial[1], "w", encoding="ascii") as idx:
-                for path, label in zip(paths, labels.tolist()):
-                    try:
-                        open_image(path)
-                    except BrokenImage as error:
-                        if on_broken == "raise":
-                            raise
-                        broken.append(error)
-                        continue
-                    idx.write(f"{len(written)}\t{rec.tell()}\n")
-                    rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + path.read_bytes()))
-                    written.append(label)
-            check_classes_left(root, set(written), classes)
-            partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    with temporary_folder(f"{files[0]}.new", files[0]) as folder:
+        partial = [folder / file.name for file in files]
+        with open(partial[0], "wb") as rec, open(partial[1], "w", encoding="ascii") as idx:
+            for path, label in zip(paths, labels.tolist()):
+                try:
+                    open_image(path)
+                except BrokenImage as error:
+                    if on_broken == "raise":
+                        raise
+                    broken.append(error)
+                    continue
+                idx.write(f"{len(written)}\t{rec.tell()}\n")
+                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + path.read_bytes()))
+                written.append(label)
+        check_classes_left(root, set(written), classes)
+        partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, files):
             os.replace(part, file)
-    finally:
-        for part in partial:
-            part.unlink(missing_ok=True)
     if broken:
         print(f"{root}: left out {len(broken)} of {len(paths)} files; the first: {broken[0]}")
     return len(written)

@@ -16,7 +16,7 @@ from d2lcls.deploy.edge.schedule import schedule
 from d2lcls.deploy.manifest import Manifest, derive, read_manifest, write_model
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.machine.files import check_new_folder
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 

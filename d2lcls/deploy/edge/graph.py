@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from d2lcls.deploy.manifest import Manifest, ModelError
 from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime, read_onnx
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -88,7 +88,7 @@ def simplify(path: str | Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
     del model.graph.value_info[:]  # shapes of the old batch
     content = model.SerializeToString()
-    with temporary_folder(2 * len(content)) as folder:
+    with temporary_folder(needed=2 * len(content)) as folder:
         options.optimized_model_filepath = str(folder / "simple.onnx")
         try:
             onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

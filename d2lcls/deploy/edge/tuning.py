@@ -18,7 +18,7 @@ from d2lcls.deploy.edge.schedule import DEPTH, schedule, schedule_function
 from d2lcls.deploy.edge.target import Records, host_target, host_tile
 from d2lcls.deploy.manifest import read_manifest
 from d2lcls.machine.child import in_child
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 

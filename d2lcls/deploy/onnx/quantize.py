@@ -6,7 +6,7 @@ from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, 
 from d2lcls.deploy.onnx.export import FILE
 from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
 from d2lcls.machine.files import check_new_folder, new_folder
-from d2lcls.machine.full_disk import temporary_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with temporary_folder(5 * Path(folder, FILE).stat().st_size) as work:
+    with temporary_folder(needed=5 * Path(folder, FILE).stat().st_size) as work:
         prepared, quantized = work / "prepared.onnx", work / FILE
         quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(

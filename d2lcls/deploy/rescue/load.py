@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
 from d2lcls.deploy.graph.names import listed, without_kind
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
-from d2lcls.machine.files import write_atomically
+from d2lcls.machine.temporary import temporary_folder
 from d2lcls.models.fusion.unfused import run
 from d2lcls.weights.params_file import params_bytes, read_params
 
@@ -126,7 +127,7 @@ class OldModel:
         """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths.
 
         Raises:
-            DiskFull, OSError: as `write_atomically`.
+            DiskFull: there is no room; older files are unchanged.
         """
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
         arrays = {
@@ -134,8 +135,12 @@ class OldModel:
             for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
             for name, array in arrays.items()
         }
-        write_atomically(paths[1], params_bytes(arrays))
-        write_atomically(paths[0], self.symbol.tojson().encode())
+        Path(paths[0]).parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(f"{prefix}.new", paths[1]) as folder:
+            for path, content in zip(paths, (self.symbol.tojson().encode(), params_bytes(arrays))):
+                (folder / Path(path).name).write_bytes(content)
+            for path in paths:
+                os.replace(folder / Path(path).name, path)
         return paths
 
 
