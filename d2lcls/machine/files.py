@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from d2lcls.machine.temporary import ENDING, remove_leftovers, temporary_file, t
 from filelock import FileLock, Timeout
 
 LOCK_FILES = (".lock", ".lock.pid")
+MOVED = ".moved"  # in the temporary folder of `new_folder`: the names of what it moves
 
 
 def cache_folder() -> Path:
@@ -59,12 +61,18 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = check_new_folder(folder)
     if folder.exists():
-        with hold_folder(folder), temporary_folder(folder / ".new", folder) as temporary:
+        with hold_folder(folder):
             if _files_in(folder):
                 raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
-            yield temporary
-            for path in sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns):  # the manifest is last
-                path.rename(folder / path.name)
+            for name in _moved(folder):  # by a process that was killed before it had moved all
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with temporary_folder(folder / ".new", folder) as temporary:
+                yield temporary
+                paths = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)  # the manifest is last
+                (temporary / MOVED).write_text("\n".join(path.name for path in paths))
+                for path in paths:
+                    path.rename(folder / path.name)
         return
     made = [path for path in folder.parents if not path.exists()]
     try:
@@ -136,12 +144,19 @@ def _in_use(folder: Path, pid: str) -> FolderInUse:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """List what is in a folder, without locks and unfinished folders of `new_folder`."""
+    """List what is in a folder, without locks and what `new_folder` has not finished."""
+    unfinished = {*LOCK_FILES, *_moved(folder)}
     return [
         path
         for path in folder.iterdir()
-        if path.name not in LOCK_FILES and not re.fullmatch(re.escape(".new") + ENDING, path.name)
+        if path.name not in unfinished and not re.fullmatch(re.escape(".new") + ENDING, path.name)
     ]
+
+
+def _moved(folder: Path) -> list[str]:
+    """List what an unfinished `new_folder` moves into a folder that existed before."""
+    names = [name for path in folder.glob(f".new*/{MOVED}") for name in path.read_text().splitlines()]
+    return [name for name in names if name.strip(".") and name == Path(folder, name).name]  # nothing outside the folder
 
 
 def check_new_folder(folder: str | Path) -> Path:

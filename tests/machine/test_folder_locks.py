@@ -128,3 +128,29 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch
     with temporary_folder() as folder:
         assert [*tmp_path.iterdir()] == [folder] and folder.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_files_were_not_all_moved_is_filled_again(tmp_path):
+    code = """
+import os, pathlib, sys
+from d2lcls.machine.files import new_folder
+moves = []
+def rename(path, to):
+    moves.append(os.replace(path, to))
+    if len(moves) == 2:
+        os.kill(os.getpid(), 9)
+pathlib.Path.rename = rename
+with new_folder(sys.argv[1]) as folder:
+    for name in "abcd":
+        (folder / name).touch()
+"""
+    target = tmp_path / "model"
+    target.mkdir()
+    assert subprocess.run([sys.executable, "-c", code, target]).returncode == -9
+    assert sum(not path.name.startswith(".") for path in target.iterdir()) == 2
+    (tmp_path / "other").touch()
+    with open(next(target.glob(".new*/.moved")), "a") as file:  # as if a stranger had made the folder
+        file.write(f"\n..\n../other\n{tmp_path / 'other'}\n.\n")
+    with new_folder(target) as folder:
+        (folder / "b").touch()
+    assert [path.name for path in target.iterdir()] == ["b"] and (tmp_path / "other").exists()

@@ -20,6 +20,21 @@ def model(tmp_path):
     return write_model(tmp_path / "model")
 
 
+@pytest.fixture
+def start(model, tmp_path):
+    """Start a service with a log of its own; it does not outlive the test."""
+    started = []
+
+    def start(name="log"):
+        started.append(Serving(model, tmp_path / name))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        if serving.process.poll() is None:
+            serving.stop(signal.SIGKILL)
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -44,8 +59,8 @@ def reload_time(serving):
 
 
 @pytest.mark.parametrize("moments", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_worker_killed_during_a_reload_is_replaced(model, tmp_path, moments):
-    serving, expected, draw = Serving(model, tmp_path / "log"), contents(model), random.Random(22)
+def test_a_worker_killed_during_a_reload_is_replaced(model, start, moments):
+    serving, expected, draw = start(), contents(model), random.Random(22)
     answer = serving.predict(png())
     duration = reload_time(serving)
     for _ in range(moments):
@@ -57,20 +72,19 @@ def test_a_worker_killed_during_a_reload_is_replaced(model, tmp_path, moments):
             if worker != old:
                 worker.kill()
         until(lambda: reloads(serving) > before)
-        until(lambda: serving.ask("GET", "/healthz")[0] == 200)
-        assert serving.predict(png()) == answer
+        until(lambda: serving.predict(png()) == answer)  # 500 or 503 if the killed one was in use already
     print(f"{len(serving.lines('reload refused'))} of {moments} reloads were refused")
     assert serving.lines("reload refused") and contents(model) == expected
     assert serving.stop() == 0
 
 
 @pytest.mark.slow
-def test_a_service_killed_during_a_reload_leaves_nothing_and_starts_again(model, tmp_path, monkeypatch):
+def test_a_service_killed_during_a_reload_leaves_nothing_and_starts_again(model, start, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     expected, draw, answers = contents(model), random.Random(23), []
     for moment in range(30):
-        serving = Serving(model, tmp_path / f"log{moment}")
+        serving = start(f"log{moment}")
         answers.append(serving.predict(png()))
         serving.process.send_signal(signal.SIGHUP)
         time.sleep(draw.uniform(0, 3))
@@ -83,9 +97,9 @@ def test_a_service_killed_during_a_reload_leaves_nothing_and_starts_again(model,
 
 
 @pytest.mark.parametrize("moments", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_model_that_is_replaced_while_the_service_loads_it_is_one_of_both(model, tmp_path, moments):
+def test_a_model_that_is_replaced_while_the_service_loads_it_is_one_of_both(model, start, tmp_path, moments):
     other = write_model(tmp_path / "other", 1)
-    serving, draw = Serving(model, tmp_path / "log"), random.Random(24)
+    serving, draw = start(), random.Random(24)
     names = {"small0", "small1"}
     for moment in range(moments):
         before = reloads(serving)
