@@ -12,6 +12,7 @@ import d2lcls
 from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
+from d2lcls.machine.full_disk import NUMBERS, DiskFull
 from d2lcls.machine.interrupts import termination_as_interrupt
 
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with termination_as_interrupt():
             code = options.run(options) or 0
-        sys.stdout.flush()  # here, where a closed pipe can be caught
+        if sys.stdout:  # None if the shell has closed it
+            sys.stdout.flush()  # here, where a closed pipe or a full disk can be caught
         return code
     except KeyboardInterrupt as stop:
         print(f"\nd2lcls: {_one_line(stop) if stop.args else 'stopped'}", file=sys.stderr)
@@ -88,5 +90,7 @@ def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {text}"
+    elif isinstance(error, OSError) and error.errno in NUMBERS and not isinstance(error, DiskFull):
+        text = f"the output or a file of a library cannot be written ({text}). Free some space"
     text = text.replace("resume=True", "--resume")  # the argument of `fit` is an option here
     return " ".join(text.split()) or type(error).__name__

@@ -16,7 +16,7 @@ from d2lcls.models.attributes import NotAllowed
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
-from d2lcls.weights.params_file import read_params
+from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -80,7 +80,8 @@ def save_graph(folder: str | Path, symbol: mx.sym.Symbol, arguments: Arrays, sta
     """
     text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"), ensure_ascii=False)  # MXNet reads no \u
     Path(folder, SYMBOL).write_text(text, encoding="utf-8")
-    nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
+    arrays = {name: array.asnumpy() for name, array in {**arguments, **statistics}.items()}
+    Path(folder, PARAMETERS).write_bytes(params_bytes(arrays))
 
 
 def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from d2lcls.deploy.manifest import FILE, FORMS, NATIVE, Manifest, ModelError, read_manifest
 from d2lcls.deploy.predictor import Predictor, open_model
-from d2lcls.deploy.timing import Sleeper, command_of, take_turns
+from d2lcls.deploy.timing import Sleeper, command_of, inputs_file, take_turns
 from d2lcls.machine.cores import int8_saturates
-from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -118,9 +117,7 @@ def _time(
     """Return the milliseconds of one picture by folder, the fastest first, and by name why others cannot be loaded."""
     sleepers: dict[Path, Sleeper] = {}
     failed: dict[str, str] = {}
-    with temporary_folder() as work:
-        inputs = Path(work, "x.npy")
-        np.save(inputs, np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    with inputs_file(np.random.default_rng(0).normal(size=shape).astype(np.float32)) as inputs:
         try:
             for folder in folders:
                 try:

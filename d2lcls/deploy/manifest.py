@@ -151,7 +151,7 @@ def write_manifest(folder: str | Path, manifest: Manifest, packages: Sequence[st
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in ("d2lcls", *packages)}}
     content = {**asdict(manifest), "files": files, "versions": versions}
     text = json.dumps({"manifest": 1, **content}, indent=1, allow_nan=False)
-    write_atomically(folder / FILE, lambda file: file.write(text.encode() + b"\n"))
+    write_atomically(folder / FILE, text.encode() + b"\n")
     return read_manifest(folder)
 
 

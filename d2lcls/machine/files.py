@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from d2lcls.machine.full_disk import NUMBERS, disk_full, naming_full_disk
 from d2lcls.machine.temporary import ENDING, remove_leftovers, temporary_file, temporary_folder
 
 from filelock import FileLock, Timeout
@@ -21,24 +22,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("D2LCLS_HOME") or "~/.cache/d2lcls").expanduser().absolute()
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
     """Write a file that appears at `path` only when it is complete; missing folders are made.
 
     Args:
-        write: writes the content to the open binary file that it is given.
+        content: bytes, or a function that writes them to the open binary file that it is given.
 
     Raises:
-        OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
+        DiskFull, OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path.with_name(f"{path.name}.part")) as (partial, file):
-            write(file)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, path)
     except OSError as error:
+        if error.errno in NUMBERS:
+            raise disk_full(path, error, 0 if callable(content) else len(content)) from error
         raise OSError(
             error.errno, f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder"
         ) from error
@@ -64,7 +67,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             for name in _moved(folder):  # by a process that was killed before it had moved all
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            with temporary_folder(folder / ".new") as temporary:
+            with temporary_folder(folder / ".new", folder) as temporary:
                 yield temporary
                 paths = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)  # the manifest is last
                 (temporary / MOVED).write_text("\n".join(path.name for path in paths))
@@ -77,7 +80,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         prefix = folder.with_name(f"{folder.name}.new")
         for pid in remove_leftovers(prefix):
             raise _in_use(folder, str(pid))
-        with temporary_folder(prefix) as temporary:
+        with temporary_folder(prefix, folder) as temporary:
             yield temporary
             try:
                 os.rename(temporary, folder)
@@ -119,7 +122,8 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     except Timeout:
         raise _in_use(folder, _holder_of(folder)) from None
     try:
-        holder.write_text(str(os.getpid()))
+        with naming_full_disk(folder):
+            holder.write_text(str(os.getpid()))
         yield
     finally:
         if lock.lock_counter == 1 and _holder_of(folder) == str(os.getpid()):
@@ -132,7 +136,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
 
 
 def check_held(folder: str | Path) -> None:
-    """Raise FolderInUse if the folder that this process locked was removed, and another process has locked a new one."""
+    """Raise FolderInUse if the locked folder was removed, and another process has locked a new one in its place."""
     pid = _holder_of(Path(folder))
     if pid not in ("", str(os.getpid())):
         raise _in_use(Path(folder), pid)

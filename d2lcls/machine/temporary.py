@@ -4,6 +4,7 @@ Their names end in the id of the process and random digits. As long as the proce
 because a process id says nothing about processes in other containers, and is used again after a restart.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from d2lcls.machine.full_disk import disk_full, naming_full_disk
 
 ENDING = r"([1-9]\d{0,8})(?:-[0-9a-f]{8})?"  # of names of temporary files and folders; older versions had no digits
 
@@ -38,27 +41,39 @@ def temporary_file(prefix: str | Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 @contextmanager
-def temporary_folder(prefix: str | Path = "") -> Iterator[Path]:
+def temporary_folder(prefix: str | Path = "", name: str | Path = "", needed: int = 0) -> Iterator[Path]:
     """Yield the path of a new folder `PREFIX...`, which is removed at the end of the block if it is still there.
 
     Leftovers of killed processes with the same prefix are removed first. Without a prefix, the folder is in the
     system's folder for temporary files.
 
+    Args:
+        prefix: of its path.
+        name: path of what will be made of it, which an error names instead of it.
+        needed: how many bytes must be free, for libraries that do not report a full disk.
+
     Raises:
+        DiskFull: there is no room for it or for what the block writes into it; without a prefix, the message names
+            the variable TMPDIR.
         OSError: the folder cannot be made.
     """
     mode = 0o777 if prefix else 0o700  # further restricted by the umask
-    prefix = prefix or Path(tempfile.gettempdir(), f"d2lcls-{os.getuid()}-")
+    advice = "" if prefix else "Free some space, or set TMPDIR to a folder on another disk"
+    prefix = Path(prefix or Path(tempfile.gettempdir(), f"d2lcls-{os.getuid()}-"))
+    name = name or prefix.parent
     remove_leftovers(prefix)
     path = _new_path(prefix)
-    path.mkdir(mode)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        _lock(descriptor)
-        yield path
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(path, ignore_errors=True)
+    if needed and shutil.disk_usage(prefix.parent).free < needed:
+        raise disk_full(name, OSError(errno.ENOSPC, ""), needed, advice)
+    with naming_full_disk(path, name, advice):
+        path.mkdir(mode)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            _lock(descriptor)
+            yield path
+        finally:
+            os.close(descriptor)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(prefix: str | Path) -> list[int]:

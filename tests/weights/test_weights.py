@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from d2lcls.machine.files import cache_folder
+from d2lcls.machine.full_disk import DiskFull
 from d2lcls.models import get_model, preprocessing
 from d2lcls.weights import WeightsError, WeightsUnavailable
 from d2lcls.weights import store as module
@@ -131,6 +132,15 @@ def test_a_mirror_of_the_store_gives_the_weights_once(store, trained):
     assert [path.name for path in weights_folder().iterdir()] == [Path(store.path).stem + ".params"]
     get_model(NAME, pretrained=True)
     assert len(store.log) == 1  # the second time it was here
+
+
+def test_a_full_disk_is_named_and_once_there_is_room_the_download_goes_on(store, small_disk, monkeypatch):
+    disk = small_disk(64 << 10)
+    monkeypatch.setenv("D2LCLS_HOME", str(disk))
+    with pytest.raises(DiskFull, match=f"^.Errno 28. {disk}: cannot be written .No space left.*set D2LCLS_HOME"):
+        get_weights(NAME)
+    small_disk(64 << 20)
+    assert get_weights(NAME).is_file()
 
 
 def test_the_cache_goes_before_the_store_and_the_store_before_a_port(store, port, tmp_path, trained, monkeypatch):

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from d2lcls.machine.files import cache_folder
+from d2lcls.machine.full_disk import naming_full_disk
 from d2lcls.machine.progress import display_mode
 
 from filelock import FileLock, Timeout
@@ -21,7 +22,7 @@ def staging(name: str, title: str) -> Iterator[Path]:
     The system releases the lock if its process dies.
 
     Raises:
-        OSError: the cache cannot be written.
+        DiskFull, OSError: the cache cannot be written.
     """
     folder = _folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,10 @@ def staging(name: str, title: str) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob("work-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        yield folder
+        with naming_full_disk(
+            folder, cache_folder(), "Free some space, or set D2LCLS_HOME to a folder on another disk"
+        ):
+            yield folder
         shutil.rmtree(folder, ignore_errors=True)
     except BaseException:
         with suppress(OSError):  # it is not empty

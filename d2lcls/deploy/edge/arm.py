@@ -75,7 +75,7 @@ def compile_arm(
             tvm.tirx.build(loops, target=machine).write_to_file(str(Path(work, "loops.o")), "o")
             Path(work, "weights.bin").write_bytes(bytes(plan.weights))
             Path(work, "plan.h").write_text(plan_source(plan, manifest), "ascii")
-            _link(str(work), path / FILE)
+            _link(work, path / FILE)
 
     made, difference = write_model(
         target,
@@ -138,7 +138,7 @@ def run_program(folder: str | Path, x: np.ndarray, runs: int = 1) -> Answer:
     with temporary_folder() as work:
         paths = [Path(work, f"{number}.f32") for number in range(len(x))]
         for path, picture in zip(paths, np.ascontiguousarray(x, dtype=np.float32)):
-            picture.tofile(path)
+            path.write_bytes(picture.tobytes())
         done = subprocess.run(
             [*emulation(), program, "--logits", "--runs", str(runs), *paths], capture_output=True, text=True
         )
@@ -153,7 +153,7 @@ def _is_arm() -> bool:
     return platform.system() == "Linux" and platform.machine() == "aarch64"
 
 
-def _link(work: str, path: Path) -> None:
+def _link(work: Path, path: Path) -> None:
     from tvm_ffi import libinfo
 
     folders = (libinfo.find_include_path(), libinfo.find_dlpack_include_path(), _SOURCES, work)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from d2lcls.deploy.manifest import Manifest
+from d2lcls.deploy.manifest import Manifest, ModelError
 from d2lcls.deploy.onnx_file import MISSING, call_apart, import_onnx, read_onnx
 from d2lcls.deploy.onnx_runtime import import_runtime, try_onnx
 from d2lcls.machine.temporary import temporary_folder
@@ -97,7 +97,14 @@ def simplify(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
         axis.dim_value = size
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
     del model.graph.value_info[:]  # shapes of the old batch
-    with temporary_folder() as folder:
-        options.optimized_model_filepath = str(Path(folder, "simple.onnx"))
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model.SerializeToString()
+    with temporary_folder(needed=2 * len(content)) as folder:
+        options.optimized_model_filepath = str(folder / "simple.onnx")
+        try:
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{path}: ONNX Runtime cannot simplify it, or cannot write to {folder.parent} ({reason})."
+            ) from error
         return onnx.load(options.optimized_model_filepath)

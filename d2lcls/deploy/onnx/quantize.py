@@ -8,7 +8,7 @@ from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, 
 from d2lcls.deploy.onnx.export import FILE
 from d2lcls.deploy.onnx_file import call_apart, import_onnx, read_onnx
 from d2lcls.deploy.onnx_runtime import import_runtime, try_onnx
-from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+from d2lcls.machine.files import check_new_folder, new_folder
 from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
@@ -41,7 +41,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
     try_onnx(path)
     content = call_apart(_quantize, path, x, manifest.input_name, vnni, what="quantising it", memory=None, seconds=3600)
     with new_folder(target) as out:
-        write_atomically(out / FILE, lambda file: file.write(content))
+        (out / FILE).write_bytes(content)
         return write_manifest(out, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
 
 
@@ -51,8 +51,8 @@ def _quantize(path: Path, x: np.ndarray, input_name: str, vnni: bool) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with temporary_folder() as work:
-        prepared, quantized = Path(work, "prepared.onnx"), Path(work, FILE)
+    with temporary_folder(needed=5 * path.stat().st_size) as work:
+        prepared, quantized = work / "prepared.onnx", work / FILE
         quant_pre_process(read_onnx(path), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(
             str(prepared),

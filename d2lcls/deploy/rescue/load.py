@@ -21,7 +21,7 @@ from d2lcls.deploy.graph.symbol_json import Graph, read_symbol
 from d2lcls.machine.temporary import temporary_folder
 from d2lcls.models.allowed import reason_of
 from d2lcls.models.fusion.unfused import run
-from d2lcls.weights.params_file import read_params
+from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -133,16 +133,21 @@ class OldModel:
         return dict(zip(self.symbol.list_outputs(), outputs))
 
     def save(self, prefix: str | Path) -> tuple[str, str]:
-        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
+        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths.
+
+        Raises:
+            DiskFull: there is no room; older files are unchanged.
+        """
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
-        stored = {
-            f"{kind}:{name}": mx.nd.array(array, dtype=array.dtype)
+        arrays = {
+            f"{kind}:{name}": np.atleast_1d(array)
             for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
             for name, array in arrays.items()
         }
-        with temporary_folder(f"{prefix}.new") as folder:
-            self.symbol.save(str(folder / Path(paths[0]).name))
-            mx.nd.save(str(folder / Path(paths[1]).name), stored)
+        Path(paths[0]).parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(f"{prefix}.new", paths[1]) as folder:
+            for path, content in zip(paths, (self.symbol.tojson().encode(), params_bytes(arrays))):
+                (folder / Path(path).name).write_bytes(content)
             for path in paths:
                 os.replace(folder / Path(path).name, path)
         return paths

@@ -124,6 +124,18 @@ def test_a_full_disk_is_said_in_one_sentence(server, offer):
     )
 
 
+def test_once_there_is_room_a_download_goes_on(server, offer, small_disk, monkeypatch):
+    monkeypatch.setenv("D2LCLS_HOME", str(small_disk(64 << 10)))
+    offer(server.source())
+    with pytest.raises(
+        OSError, match=r"Cannot store Fake in \S+disk: the disk is full. Free some space \(fetching takes"
+    ):
+        fetch("fake")
+    small_disk(64 << 20)
+    assert holds(fetch("fake"))
+    assert server.log[-1][1].startswith("bytes=")  # not from the beginning
+
+
 def test_a_file_in_place_of_the_cache_is_said_in_one_sentence(server, offer):
     offer(server.source())
     cache_folder().write_text("in the way")
