@@ -289,7 +289,7 @@ class Session:
                 )
 
     def _save_run(self, folder: Path) -> None:
-        """Describe the run in its folder, before its first checkpoint; refuse one that is another process's, or removed."""
+        """Describe the run in its folder before its first checkpoint; refuse a folder that was removed or replaced."""
         if self.described and not (folder / RUN if self.run else folder).exists():
             raise FileNotFoundError(
                 f"{folder}: was removed during training, with the best parameters. Train again, in a folder that stays."
