@@ -69,6 +69,8 @@ _IN_FUSED = frozenset(
     ("null", "BatchNorm", "Activation", "LeakyReLU", "clip", "elemwise_add", "_Plus", "_plus", "relu", "abs", "sqrt")
     + ("square", "exp")
 )
+# What a fused layer says that it holds, and which operators that is.
+_FLAGS = {"with_bn": ("BatchNorm",), "with_sum": ("elemwise_add", "_Plus", "_plus")}
 
 ALLOWED = frozenset(
     f"null {_LAYERS} {_ARITHMETIC} {_FUNCTIONS} {_SHAPES} {_REDUCTIONS} {_QUANTISED}".split()
@@ -238,6 +240,10 @@ def _checked(raw: Mapping[str, Any], outputs: list[int], fused: str | None) -> d
             node["subgraphs"] = [check_graph(inner[0], fused=op)]
         except NotAllowed as error:
             raise NotAllowed(f"its inner graph cannot be used, as {error}") from error
+        for flag, ops in _FLAGS.items():
+            found = [part["op"] for part in node["subgraphs"][0]["nodes"] if part["op"] in ops]
+            if len(found) != (attributes.get(flag, "").lower() in ("true", "1")):  # MXNet reads what is not there
+                raise NotAllowed(f"its {flag} does not fit its inner graph")
     return node
 
 

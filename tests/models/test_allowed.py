@@ -139,6 +139,14 @@ def test_fused_layers_have_the_inputs_of_their_inner_graph(inputs):
         check_graph(fused)
 
 
+@pytest.mark.parametrize("flag", ["with_bn", "with_sum"])
+def test_fused_layers_hold_what_they_say(flag):
+    fused = graph_of("_sg_mkldnn_conv", 3, **{flag: "true"})
+    fused["nodes"][-1]["subgraphs"] = [graph_of("Convolution", 3, kernel="(3, 3)", num_filter="4")]
+    with pytest.raises(NotAllowed, match=f"its {flag} does not fit its inner graph"):
+        check_graph(fused)
+
+
 def test_deep_nesting_is_refused():
     with pytest.raises(NotAllowed, match="it is not JSON"):
         load_symbol('{"nodes": ' + "[" * 100_000)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Shape = Sequence[int]
 MAX_AXES = 8
 RESHAPES = ("Reshape", "reshape", "reshape_like")
-DIVISIONS = frozenset(op for op in ALLOWED if "div" in op.lower() or "mod" in op.lower()) - {"_contrib_div_sqrt_dim"}
+DIVISIONS = frozenset(op for op in ALLOWED if "div" in op.lower() or "mod" in op.lower()) | {"norm"}
 FLOATS = (np.float16, np.float32, np.float64)
 # Sides of the images that networks were made for, in pixels.
 # fmt: off

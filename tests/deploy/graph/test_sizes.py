@@ -51,6 +51,8 @@ def test_whole_numbers_are_not_divided(operator):
     with pytest.raises(GraphError, match="it divides whole numbers"):
         check_sizes(y, shapes, {"data": np.int8, "y": np.int8})
     with pytest.raises(GraphError, match="it divides whole numbers"):
+        check_sizes(mx.sym.norm(x), {"data": (2, 4)}, {"data": np.int32})
+    with pytest.raises(GraphError, match="it divides whole numbers"):
         check_sizes(operator(*(mx.sym.cast(z, "int32") for z in (x, y))), shapes)
 
 
