@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
             return
         self.upgrading = False
         request, version = self.request, self.parser.get_http_version()
-        headers = {name: value for name, value in request.headers.items() if name not in (b"upgrade", b"connection")}
+        headers = {name: value for name, value in request.headers.items() if name != b"upgrade"}
         head = [f"{request.method} ".encode(), self.url, f" HTTP/{version}\r\n".encode()]
         head += [b"%s: %s\r\n" % header for header in headers.items()]
         begun, self.parser = request.begun, httptools.HttpRequestParser(self)
@@ -288,7 +288,8 @@ class Connection(asyncio.Protocol):
             raise Refused(400, "The header Host is missing.")
         if request.headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
             raise Refused(501, "Transfer-Encoding must be chunked, and nothing else.")
-        length = int(request.headers.get(b"content-length", b"0"))  # llhttp has checked that it is a number
+        digits = request.headers.get(b"content-length", b"").strip().lstrip(b"0")  # Python refuses thousands of zeros
+        length = int(digits or b"0")  # llhttp has checked that it is a number
         try:
             if length > self.limits.body:
                 raise self._large_body()
