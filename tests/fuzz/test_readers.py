@@ -101,7 +101,7 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0K\4\x85K\1\x85
 PARTS += [STORAGE, TENSOR, b"}(" + text("weight") + TENSOR + b"u"]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PARTS), max_size=25).map(b"".join), st.integers(0, 20))
 def test_any_pickle_is_read_or_refused(folder, content, length):
     with zipfile.ZipFile(folder / "a.pth", "w") as archive:
@@ -199,7 +199,7 @@ NODES = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(NODES, min_size=1, max_size=4), st.integers(0, 3))
 def test_a_graph_is_refused_or_comes_back(nodes, head):
     try:
