@@ -136,7 +136,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
 
 
 def check_held(folder: str | Path) -> None:
-    """Raise FolderInUse if the locked folder was removed, and another process has locked a new one in its place."""
+    """Raise FolderInUse if the folder that this process locked was removed, and another process holds a new one."""
     pid = _holder_of(Path(folder))
     if pid not in ("", str(os.getpid())):
         raise _in_use(Path(folder), pid)
