@@ -18,7 +18,8 @@ from d2lcls.data.decode import BrokenImage, read_image
 from d2lcls.data.formats.records import read_records
 from d2lcls.deploy.graph.symbol_json import SymbolError, read_symbol
 from d2lcls.deploy.manifest import ModelError, read_manifest
-from d2lcls.deploy.onnx_runtime import open_session
+from d2lcls.deploy.onnx_file import _call
+from d2lcls.deploy.onnx_runtime import _try
 from d2lcls.training.checkpoints import CheckpointError, read_progress
 from d2lcls.training.runs import read_run
 from d2lcls.weights.params_file import ParamsError, read_params
@@ -34,7 +35,7 @@ OPEN: dict[str, tuple[Callable[[Path], object], tuple[type[Exception], ...]]] = 
     "symbol": (read_symbol, (SymbolError, ValueError)),
     "manifest": (lambda path: read_manifest(path.parent), (ModelError,)),
     "run": (lambda path: read_run(path.parent), (ValueError,)),
-    "onnx": (lambda path: open_session(path), (ModelError,)),
+    "onnx": (lambda path: _call(_try, path, (), "opening it", None), (ModelError,)),  # this process is the child
     "png": (read_image, (BrokenImage,)),
     "jpeg": (read_image, (BrokenImage,)),
     "gif": (read_image, (BrokenImage,)),
