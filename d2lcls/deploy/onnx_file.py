@@ -21,6 +21,7 @@ T = TypeVar("T")
 MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
 OPSETS = range(11, 19)  # onnx converts older ones before it quantises; in later ones its shape inference has a fault
 MEMORY, SECONDS = 2_000_000_000, 120  # for a file, besides four times its size
+NODES = 20_000  # the largest networks have a few thousand, and ONNX Runtime takes 13 seconds for 100,000
 _BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8}  # of a number, by TensorProto's numbers of types
 
 
@@ -105,6 +106,8 @@ def _faults(model: Any) -> Iterator[str]:
     if len(opsets) != 1 or opsets[0] not in OPSETS:
         found = ", ".join(map(str, opsets[:5])) or "none"
         yield f"its opset is {found}; expected one from {OPSETS[0]} to {OPSETS[-1]}"
+    if len(model.graph.node) > NODES:
+        yield f"it has {len(model.graph.node)} nodes; expected {NODES} at most"
     if model.functions:
         yield f"it defines its own operator {model.functions[0].name[:80]!r}; expected only operators of ONNX"
     if model.graph.sparse_initializer:

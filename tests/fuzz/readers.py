@@ -15,7 +15,8 @@ from d2lcls.data.download.archives import ArchiveError, unpack_gzip, unpack_tar
 from d2lcls.data.formats.records import read_records
 from d2lcls.deploy.graph.symbol_json import SymbolError, read_symbol
 from d2lcls.deploy.manifest import ModelError, read_manifest
-from d2lcls.deploy.onnx_runtime import open_session
+from d2lcls.deploy.onnx_file import _call
+from d2lcls.deploy.onnx_runtime import _try
 from d2lcls.deploy.serve.limits import Limits, Refused
 from d2lcls.deploy.serve.pictures import encoded
 from d2lcls.models.allowed import NotAllowed, load_symbol
@@ -53,7 +54,7 @@ def read_zip(path: Path) -> None:
         os.environ["D2LCLS_HOME"] = folder
         store.weights_folder().mkdir()
         Path(folder, "x.zip").write_bytes(path.read_bytes())
-        store._unpack("cnn", Path(folder, "x.zip"), "a.safetensors", 1 << 20)
+        store._unpack("cnn", Path(folder, "x.zip"), "a.safetensors", 1 << 20, Path(folder))
 
 
 def read_graph(path: Path) -> None:
@@ -86,7 +87,7 @@ READERS: dict[str, tuple[Callable[[Path], object], tuple[type[Exception], ...]]]
     "network": (lambda path: load_symbol(path.read_bytes()), (NotAllowed,)),
     "manifest": (lambda path: read_manifest(path.parent), (ModelError,)),
     "run": (lambda path: read_run(path.parent), (ValueError,)),
-    "onnx": (lambda path: open_session(path), (ModelError,)),
+    "onnx": (lambda path: _call(_try, path, (), "opening it", None), (ModelError,)),  # this process is the child
     **dict.fromkeys(("png", "jpeg", "gif", "bmp", "webp"), (read_image, (BrokenImage,))),
     "tar": (read_tar, (ArchiveError,)),
     "gzip": (read_gzip, (ArchiveError,)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
-from d2lcls.deploy.onnx_file import call_apart, import_onnx, read_onnx
+from d2lcls.deploy.onnx_file import call_apart, import_onnx
 from d2lcls.deploy.onnx_runtime import import_runtime, try_onnx
 from d2lcls.machine.files import check_new_folder, new_folder
 from d2lcls.machine.temporary import temporary_folder
@@ -53,7 +53,7 @@ def _quantize(path: Path, x: np.ndarray, input_name: str, vnni: bool) -> bytes:
 
     with temporary_folder(needed=5 * path.stat().st_size) as work:
         prepared, quantized = work / "prepared.onnx", work / FILE
-        quant_pre_process(read_onnx(path), str(prepared), skip_symbolic_shape=True)  # folds batch norms
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(
             str(prepared),
             str(quantized),

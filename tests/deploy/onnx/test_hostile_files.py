@@ -110,6 +110,7 @@ REFUSED = {
         lambda: model_of(node("Relu", ["x"], ["y"], name="a\nb\x1b[2J", domain="\u202eevil\n")),
         r"'a\\nb\\x1b\[2J'",
     ),
+    "too many nodes": (lambda: model_of(*[node("Relu", ["x"], ["y"])] * 20_001), "has 20001 nodes; expected 20000"),
     "sparse weights": (with_sparse_weights, "sparse weights"),
     "a sparse constant": (
         lambda: constant(
