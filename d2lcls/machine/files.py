@@ -120,20 +120,32 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        pid = holder.read_text() if holder.exists() else ""
-        raise _in_use(folder, pid) from None
+        raise _in_use(folder, _holder_of(folder)) from None
     try:
         with naming_full_disk(folder):
             holder.write_text(str(os.getpid()))
         yield
     finally:
-        if lock.lock_counter == 1:
+        if lock.lock_counter == 1 and _holder_of(folder) in ("", str(os.getpid())):  # "": there was no room for it
             holder.unlink(missing_ok=True)
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         for path in made:
             with suppress(OSError):  # it is not empty
                 path.rmdir()
+
+
+def check_held(folder: str | Path) -> None:
+    """Raise FolderInUse if the folder that this process locked was removed, and another process holds a new one."""
+    pid = _holder_of(Path(folder))
+    if pid not in ("", str(os.getpid())):
+        raise _in_use(Path(folder), pid)
+
+
+def _holder_of(folder: Path) -> str:
+    """Return the id of the process that locked a folder last; empty if there is none."""
+    holder = folder / LOCK_FILES[1]
+    return holder.read_text() if holder.exists() else ""
 
 
 def _in_use(folder: Path, pid: str) -> FolderInUse:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.data.batches import Batches
-from d2lcls.machine.files import check_writable
+from d2lcls.machine.files import check_held, check_writable
 from d2lcls.machine.gluon import is_learnable, parameters_by_path
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.features import FeatureBatches
@@ -289,7 +289,8 @@ class Session:
                 )
 
     def _save_run(self, folder: Path) -> None:
-        """Describe the run in its folder, before its first checkpoint; raise OSError if that was removed since."""
+        """Describe the run in its folder, before its first checkpoint; raise OSError if that is no longer its own."""
+        check_held(folder)
         if self.described and not (folder / RUN if self.run else folder).exists():
             raise FileNotFoundError(
                 f"{folder}: was removed during training, with the best parameters. Train again, in a folder that stays."

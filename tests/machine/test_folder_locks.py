@@ -2,11 +2,12 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
-from d2lcls.machine.files import FolderInUse, hold_folder, new_folder, write_atomically
+from d2lcls.machine.files import FolderInUse, check_held, hold_folder, new_folder, write_atomically
 from d2lcls.machine.temporary import temporary_folder
 
 import pytest
@@ -46,6 +47,22 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path):
     with hold_folder(tmp_path / "a" / "b"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_removed_and_locked_by_another_process_is_not_written(tmp_path):
+    with hold_folder(tmp_path / "run"):
+        check_held(tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+        check_held(tmp_path / "run")  # nobody has it
+        command = [sys.executable, "-c", HOLDER, tmp_path / "run"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(FolderInUse, match=f"run: process {child.pid} is writing"):
+            check_held(tmp_path / "run")
+    with pytest.raises(FolderInUse, match=f"run: process {child.pid} is writing"), hold_folder(tmp_path / "run"):
+        pass  # its lock is still there
+    child.kill()
+    child.communicate()
 
 
 def test_two_writers_never_mix_their_files(tmp_path):

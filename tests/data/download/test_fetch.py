@@ -157,6 +157,7 @@ def test_a_read_only_cache_works_if_it_is_complete_and_is_explained_if_not(serve
         if filled:
             for name, content in CONTENTS.items():
                 (cache / "fake" / name).write_bytes(content)
+            (cache / ".staging" / "fake" / "work-of-a-killed-process").mkdir(parents=True)
         for path in (cache / "fake", cache):
             path.chmod(0o555)
         # modes mean nothing to root, so there the child becomes the user "nobody"
