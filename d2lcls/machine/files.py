@@ -126,7 +126,7 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
             holder.write_text(str(os.getpid()))
         yield
     finally:
-        if lock.lock_counter == 1 and _holder_of(folder) == str(os.getpid()):
+        if lock.lock_counter == 1 and _holder_of(folder) in ("", str(os.getpid())):  # "": there was no room for it
             holder.unlink(missing_ok=True)
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -289,12 +289,12 @@ class Session:
                 )
 
     def _save_run(self, folder: Path) -> None:
-        """Describe the run in its folder before its first checkpoint; refuse a folder that was removed or replaced."""
+        """Describe the run in its folder, before its first checkpoint; raise OSError if that is no longer its own."""
+        check_held(folder)
         if self.described and not (folder / RUN if self.run else folder).exists():
             raise FileNotFoundError(
                 f"{folder}: was removed during training, with the best parameters. Train again, in a folder that stays."
             )
-        check_held(folder)
         if self.run and not self.described:
             set_image_size(self.net, *(self.run.size or self.run.image_shape[:2]))
             save_run(self.run, folder, self.net)

@@ -77,6 +77,32 @@ def test_a_search_on_a_full_disk(small_disk):
     assert sum(trial.state.name == "COMPLETE" for trial in study.trials) == 2
 
 
+WAITING = """
+import os, sys, time
+from d2lcls.training.search import studies, tune, uniform
+
+studies.HEARTBEAT = 1
+full = sys.argv[1] + "/full"
+
+def objective(trial, x):
+    with open(full, "wb", buffering=0) as file:
+        while file.write(bytes(65536)) == 65536:
+            pass
+    time.sleep(2.5)  # two signs of life fail
+    os.unlink(full)
+    time.sleep(1.5)
+    return x
+
+study = tune(objective, {"x": uniform(0, 1)}, trials=1, storage=f"sqlite:///{sys.argv[1]}/tune.db", verbose=False)
+print(study.trials[0].state.name)
+"""
+
+
+def test_a_search_survives_a_disk_that_was_full_for_a_while(small_disk):
+    child = subprocess.run([sys.executable, "-c", WAITING, small_disk(1 << 20)], capture_output=True, text=True)
+    assert (child.stdout, child.stderr) == ("COMPLETE\n", "")
+
+
 def test_a_database_removed_during_a_search(tmp_path):
     def remove(trial, x):
         (tmp_path / "tune.db").unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,13 @@ def _unusable(storage: str, error: Exception) -> str:
     )
 
 
+class _Storage(optuna.storages.RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Send a sign of life; after one that fails, as on a full disk, the next ones are still sent."""
+        with suppress(sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+            super().record_heartbeat(trial_id)
+
+
 def connect(storage: str) -> optuna.storages.RDBStorage:
     """Return Optuna's storage, in which running trials send heartbeats and are repeated when these stop."""
     url = sqlalchemy.engine.make_url(storage)
@@ -104,7 +111,7 @@ def connect(storage: str) -> optuna.storages.RDBStorage:
         raise ValueError(f"{storage} is a new database for every thread. storage=None keeps a study in memory.")
     # Without a pool, no connection stays open in a study that nobody uses any more.
     options = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.pool.NullPool} if local else None
-    return optuna.storages.RDBStorage(
+    return _Storage(
         storage, options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_retry
     )
 
