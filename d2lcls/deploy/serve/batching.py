@@ -85,6 +85,9 @@ class Batcher:
         self.queue: FairQueue[Item] = FairQueue()
         self.tickets: deque[Ticket] = deque()
         self.waiting = 0  # pictures admitted and not finished
+        # Those that went to no worker yet, of each client and of each address: a refusal must not take long to decide.
+        self.unsent: Counter[Client] = Counter()
+        self.unsent_of: Counter[str] = Counter()
         self.pace = 0.0  # seconds per picture, averaged over the last batches
         self.closing = False
         self.timer: asyncio.TimerHandle | None = None
@@ -122,16 +125,9 @@ class Batcher:
             raise busy(5, "The model is being restarted.")
         expected = self.waiting * self.pace
         if expected > self.limits.seconds / 2:
-            expected = ahead(self._held(), client) * self.pace
-        if expected > self.limits.seconds / 2 or self.waiting >= self.limits.waiting and not self._largest(client, 1):
+            expected = (self.waiting - self.unsent.total() + ahead(self.unsent, client)) * self.pace
+        if expected > self.limits.seconds / 2 or self.waiting >= self.limits.waiting and not self._larger(client, 1):
             raise busy(expected)
-
-    def _held(self) -> Counter[Client]:
-        """Return how many pictures each client has here."""
-        held: Counter[Client] = Counter()
-        for ticket in self.tickets:
-            held[ticket.client] += ticket.held
-        return held
 
     def admit(self, client: Client, count: int, on_finish: Callable[[Outcome], None]) -> Ticket:
         """Give a request a place in the queue; its time begins now.
@@ -149,35 +145,57 @@ class Batcher:
         """
         self.check(client)
         while self.waiting + count > self.limits.waiting:
-            largest = self._largest(client, count)
-            if not largest:
+            larger = self._larger(client, count)
+            last = self._last(larger) if larger else None
+            if not last:
                 raise busy(self.waiting * self.pace)
-            self._evict(largest)
+            self._evict(last)
         self.waiting += count
+        self._count(client, count)
         ticket = Ticket(client, count, time.monotonic() + self.limits.seconds, on_finish)
         self.tickets.append(ticket)
         return ticket
 
-    def _largest(self, client: Client, count: int) -> Ticket | None:
-        """Return the last ticket of the client that has most, if it has more than this one with so many more."""
-        held = self._held()
-        addresses: Counter[str] = Counter()
-        for one, number in held.items():
-            addresses[one.address] += number
-        tickets = [ticket for ticket in self.tickets if not ticket.finished and ticket.sent < len(ticket.results)]
-        if not tickets:
+    def _larger(self, client: Client, count: int) -> Client | None:
+        """Return the client that has most unsent pictures, if it has more than this one with so many more.
+
+        Of several with as many, it is the one that came last.
+        """
+        if not self.unsent:
             return None
-        largest = max(reversed(tickets), key=lambda ticket: (addresses[ticket.client.address], held[ticket.client]))
-        other = largest.client
-        if other.address == client.address:
-            return largest if held[other] > held[client] + count else None
-        return largest if addresses[other.address] > addresses[client.address] + count else None
+        address = max(reversed(self.unsent_of), key=self.unsent_of.__getitem__)
+        if address != client.address and self.unsent_of[address] <= self.unsent_of[client.address] + count:
+            return None
+        other = max((one for one in reversed(self.unsent) if one.address == address), key=self.unsent.__getitem__)
+        if address == client.address and self.unsent[other] <= self.unsent[client] + count:
+            return None
+        return other
+
+    def _last(self, client: Client) -> Ticket | None:
+        """Return the last request of a client that can still be refused."""
+        for ticket in reversed(self.tickets):
+            if ticket.client == client and not ticket.finished and ticket.sent < len(ticket.results):
+                return ticket
+        return None  # all its requests have expired, and some of their pictures are still being decoded
 
     def _evict(self, ticket: Ticket) -> None:
-        self._release(ticket, len(self.queue.remove(lambda item: item.ticket is ticket)))
-        if not ticket.sent:  # and so it does if its pictures are still being decoded
-            self._release(ticket, ticket.held)
+        self._drop(ticket, len(self.queue.remove(lambda item: item.ticket is ticket)))
+        if not ticket.sent:  # its pictures are still being decoded
+            self._drop(ticket, ticket.held)
         ticket.finish(busy(self.waiting * self.pace))
+
+    def _count(self, client: Client, change: int) -> None:
+        """Change the number of a client's unsent pictures."""
+        counts: tuple[tuple[Counter[Any], Any], ...] = (self.unsent, client), (self.unsent_of, client.address)
+        for counter, key in counts:
+            counter[key] += change
+            if not counter[key]:
+                del counter[key]
+
+    def _drop(self, ticket: Ticket, count: int) -> None:
+        """Free the room of unsent pictures."""
+        self._count(ticket.client, -count)
+        self._release(ticket, count)
 
     def _release(self, ticket: Ticket, count: int) -> None:
         ticket.held -= count
@@ -186,7 +204,7 @@ class Batcher:
     def submit(self, ticket: Ticket, pictures: Sequence[bytes]) -> None:
         """Queue a ticket's pictures, uint8 (crop, crop, 3) each, as many as were admitted."""
         if ticket.finished:
-            return self._release(ticket, ticket.held)
+            return self._drop(ticket, ticket.held)
         now = time.monotonic()
         for index, picture in enumerate(pictures):
             self.queue.put(ticket.client, Item(ticket, index, picture, now))
@@ -194,7 +212,7 @@ class Batcher:
 
     def abandon(self, ticket: Ticket, refused: Refused) -> None:
         """Give up a ticket whose pictures cannot be submitted."""
-        self._release(ticket, ticket.held)
+        self._drop(ticket, ticket.held)
         ticket.finish(refused)
 
     def _dispatch(self) -> None:
@@ -215,9 +233,10 @@ class Batcher:
             while self.queue and len(batch) < size:
                 item = self.queue.pop()
                 if item.ticket.finished:
-                    self._release(item.ticket, 1)
+                    self._drop(item.ticket, 1)
                 else:
                     item.ticket.sent += 1
+                    self._count(item.ticket.client, -1)
                     batch.append(item)
             if batch:
                 free.send(batch, [item.picture for item in batch])
@@ -281,7 +300,7 @@ class Batcher:
         while self.tickets and (self.tickets[0].finished or self.tickets[0].deadline < now):
             self.tickets.popleft().finish(Refused(504, f"Not done within {self.limits.seconds:g} s."))
         for item in self.queue.remove(lambda item: item.ticket.finished):
-            self._release(item.ticket, 1)
+            self._drop(item.ticket, 1)
         longest = max(30, 4 * self.limits.seconds)
         for one in self.engines:
             if one.batches and asyncio.get_running_loop().time() - one.since > longest:

@@ -7,8 +7,8 @@ milliseconds by a parent that has imported Pillow.
 
 The parent receives sockets over its own socket, and forks a decoder for each. A decoder receives `frames.PICTURE`:
 the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
-encoded picture. It answers each with one frame: `DECODED` and the pixels, `TOO_LARGE` and what there is too much of,
-or `BROKEN`.
+encoded picture. It answers each with one frame, `DECODED`, `TOO_LARGE` or `BROKEN`: the microseconds that it took, and
+then the pixels, or what there is too much of, or nothing.
 Run as: python -m d2lcls.deploy.serve.decoder SOCKET
 """
 
@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 from d2lcls.data.decode import BrokenImage
@@ -33,6 +34,7 @@ from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa:
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # each further decoder is one more to attack
 LENGTH = struct.Struct("<H")
+TIME = struct.Struct("<Q")
 START = struct.Struct("<Q?")  # of a new decoder: the largest number of pixels, and whether others come first
 # Processor seconds for one picture. Pillow needs 0.1 ms for a thumbnail, and 10 to 40 ns for a pixel of a photograph.
 SECONDS, SECONDS_PER_BYTE, SECONDS_PER_PIXEL = 0.05, 20e-9, 100e-9
@@ -47,7 +49,7 @@ def decode(content: bytes) -> tuple[bytes, bytes]:
         content: of a frame `PICTURE`.
 
     Returns:
-        (kind, content) of the frame that answers it.
+        (kind, content) of the frame that answers it, without the time.
     """
     (length,) = LENGTH.unpack_from(content)
     picture = content[LENGTH.size + length :]
@@ -105,7 +107,10 @@ def _work(connection: socket.socket, pixels: int, others_first: bool) -> None:
     connection.sendall(frames.pack(frames.READY, str(os.getpid()).encode()))
     while frame := frames.read(stream):
         # One at a time: when this process is killed, the first picture without an answer is the one to blame.
-        connection.sendall(frames.pack(*decode(frame[1])))
+        begun = time.perf_counter()
+        kind, content = decode(frame[1])
+        taken = TIME.pack(int(1e6 * (time.perf_counter() - begun)))
+        connection.sendall(frames.pack(kind, taken, content))
 
 
 def main(descriptor: str) -> int:

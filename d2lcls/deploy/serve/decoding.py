@@ -17,12 +17,15 @@ from dataclasses import asdict
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.serve import frames
-from d2lcls.deploy.serve.decoder import LENGTH, SECONDS, START
+from d2lcls.deploy.serve.decoder import LENGTH, SECONDS, START, TIME
 from d2lcls.deploy.serve.fair import Client, FairQueue
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
 SMALL = 131_072, 1_000_000  # bytes and pixels of a picture that never waits for a large one
-_LANES = ((2, 4), (2, 1))  # of small and of large pictures: decoders, and pictures sent to each in advance
+# Of small and of large pictures: decoders, and the fewest and most pictures sent to each in advance. The event loop may
+# take some milliseconds until it sends the next ones, if hundreds of requests arrive at once.
+_LANES = ((2, 4, 64), (2, 1, 1))
+_ADVANCE = 0.01  # seconds of work that is sent in advance; another client's picture waits behind it
 _START = 60.0  # seconds until a decoder must be ready
 
 log = logging.getLogger(__name__)
@@ -117,8 +120,9 @@ class Decoder(asyncio.Protocol):
                 self.ready.set_result(None)
             else:
                 now = time.monotonic()
-                seconds, self.since = now - self.since, now
-                self.lane.answered(self.jobs.popleft(), seconds, kind, content)
+                elapsed, self.since = now - self.since, now  # longer than it took, if the event loop was busy
+                seconds = min(elapsed, TIME.unpack_from(content)[0] / 1e6)
+                self.lane.answered(self.jobs.popleft(), seconds, kind, content[TIME.size :])
         self.lane.dispatch()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -132,8 +136,8 @@ class Decoder(asyncio.Protocol):
 class Lane:
     """The queue and the decoders of small or of large pictures."""
 
-    def __init__(self, fork: Callable[[Lane], None], pixels: int, decoders: int, ahead: int) -> None:
-        self.fork, self.pixels, self.count, self.ahead = fork, pixels, decoders, ahead
+    def __init__(self, fork: Callable[[Lane], None], pixels: int, decoders: int, least: int, most: int) -> None:
+        self.fork, self.pixels, self.count, self.least, self.most = fork, pixels, decoders, least, most
         self.queue: FairQueue[Job] = FairQueue()
         self.decoders: list[Decoder] = []
         self.larger: Lane | None = None  # where pictures go that have too many pixels for this one
@@ -159,8 +163,9 @@ class Lane:
 
     def dispatch(self) -> None:
         """Send pictures to the decoders that have room."""
+        ahead = max(self.least, min(self.most, int(_ADVANCE / self.pace) if self.pace else self.least))
         for decoder in self.decoders:
-            while self.queue and len(decoder.jobs) < self.ahead:
+            while self.queue and len(decoder.jobs) < ahead:
                 job = self.queue.pop(cost=0.0)
                 if job.unwanted():
                     job.refuse(504, "was not decoded in time.")
