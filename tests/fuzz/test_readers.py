@@ -11,7 +11,8 @@ from pathlib import Path
 from d2lcls.data.formats.records import record_decoder, scan_records, write_records
 from d2lcls.deploy.graph.symbol_json import parse_symbol
 from d2lcls.machine.npz import read_npz
-from d2lcls.models.allowed import ALLOWED, NotAllowed, check_operator
+from d2lcls.models.allowed import ALLOWED
+from d2lcls.models.attributes import NotAllowed, check_attributes
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.runs import RUN, Run, read_run
 from d2lcls.weights.params_file import read_params
@@ -215,7 +216,7 @@ def test_a_graph_is_refused_or_comes_back(nodes, head):
 @given(st.sampled_from(sorted(ALLOWED)), st.dictionaries(st.text(max_size=9), st.text(max_size=9)))
 def test_attributes_are_allowed_or_refused(op, attributes):
     try:
-        check_operator(op, attributes)
+        check_attributes(op, attributes)
     except NotAllowed as error:
         assert "\n" not in str(error)
 
