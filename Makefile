@@ -18,7 +18,7 @@ CELLS = D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) --dist loadfile --max-w
 	-W ignore --nbval --nbval-cell-timeout 300
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
-.PHONY: help check format book site test test-all coverage lab execute bench deploy-demo wheels lock clean distclean
+.PHONY: help check format book site test test-all coverage fuzz lab execute bench deploy-demo wheels lock clean distclean
 
 help:
 	@echo "make check     check errors, style, format and types"
@@ -28,6 +28,7 @@ help:
 	@echo "make test      run every test, and every notebook at a small scale"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make coverage  run the tests and print the share of lines that they reach"
+	@echo "make fuzz KIND=pth  look for a file that a reader neither opens nor refuses (Linux on x86-64)"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make execute   run the notebooks at lesson scale and store their outputs"
 	@echo "make bench     measure again what results/ holds (hours)"
@@ -69,6 +70,9 @@ test-all: $(READY)
 
 coverage: $(READY)
 	$(TESTS) -m "not slow" --cov
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/fuzz.py "$(KIND)" $(SECONDS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=book

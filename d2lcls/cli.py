@@ -1,4 +1,5 @@
-"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C."""
+"""The command `d2lcls`. Exit codes: 0 done, 1 it failed, 2 wrong arguments, 130 stopped with Ctrl-C or
+SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import d2lcls
 from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
+from d2lcls.machine.full_disk import NUMBERS, DiskFull
+from d2lcls.machine.interrupts import termination_as_interrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,8 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        code = options.run(options) or 0
-        sys.stdout.flush()  # here, where a closed pipe can be caught
+        with termination_as_interrupt():
+            code = options.run(options) or 0
+        if sys.stdout:  # None if the shell has closed it
+            sys.stdout.flush()  # here, where a closed pipe or a full disk can be caught
         return code
     except KeyboardInterrupt as stop:
         print(f"\nd2lcls: {_one_line(stop) if stop.args else 'stopped'}", file=sys.stderr)
@@ -85,5 +90,7 @@ def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {text}"
+    elif isinstance(error, OSError) and error.errno in NUMBERS and not isinstance(error, DiskFull):
+        text = f"the output or a file of a library cannot be written ({text}). Free some space"
     text = text.replace("resume=True", "--resume")  # the argument of `fit` is an option here
     return " ".join(text.split()) or type(error).__name__

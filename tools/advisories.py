@@ -2,8 +2,12 @@
 
     python tools/advisories.py [PACKAGE ...]
 
-Without names, it checks every package. It ends with 1 for an advisory that advisories.json does not explain, for an
-explanation of a version that is no longer in the lock, and for a package that PyPI gave no answer about.
+Without names, it checks every package. It ends with
+
+- 0 if every advisory is explained;
+- 1 for an advisory that advisories.json does not explain, or an explanation of a version that is not in the lock;
+- 3 if nothing is wrong as far as is known, but the index said nothing about some versions, which it names: a mirror
+  may answer for the newest version of a package only.
 """
 
 import argparse
@@ -83,24 +87,25 @@ def main() -> int:
     arguments = parser.parse_args()
     pins = locked(LOCK.read_text())
     names = {canonicalize_name(name) for name in arguments.packages}
-    if unknown := names - {name for name, _ in pins}:
-        parser.error(f"not in requirements.lock: {', '.join(sorted(unknown))}")
+    if strange := names - {name for name, _ in pins}:
+        parser.error(f"not in requirements.lock: {', '.join(sorted(strange))}")
     explanations = json.loads(EXPLANATIONS.read_text())
-    faults = outdated(explanations, pins)
+    faults, unknown = outdated(explanations, pins), []
     for name, version in sorted(pins):
         if names and name not in names:
             continue
         try:
             found = vulnerabilities(arguments.index, name, version)
         except requests.RequestException as error:
-            faults.append(f"{name} {version}: no answer from {arguments.index}: {error}")
+            unknown.append(f"{name} {version}: unknown, no answer from {arguments.index}: {error}")
             continue
         if found is None:
-            faults.append(f"{name} {version}: {arguments.index} has no information about this version.")
+            unknown.append(f"{name} {version}: unknown, {arguments.index} has no information about this version.")
         else:
             faults += unexplained(explanations, name, version, found)
-    print("\n".join(faults) or "Every advisory is explained.", file=sys.stderr if faults else sys.stdout)
-    return 1 if faults else 0
+    lines = faults + unknown
+    print("\n".join(lines) or "Every advisory is explained.", file=sys.stderr if lines else sys.stdout)
+    return 1 if faults else 3 if unknown else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +50,7 @@ def example_model(network: str = "cnn") -> Path:
     from d2lcls.deploy.comparison import measure_accuracy
     from d2lcls.deploy.exporting import export
     from d2lcls.machine.files import cache_folder
+    from d2lcls.machine.temporary import temporary_folder
 
     import mxnet as mx
 
@@ -67,7 +67,7 @@ def example_model(network: str = "cnn") -> Path:
     net = models.get_model(network, classes=len(images.classes))
     net.initialize(mx.init.MSRAPrelu(slope=0))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+    with temporary_folder(f"{folder}.new") as work:
         training.fit(
             net,
             data.Batches(train, 128, mean, std, shuffle=True, augment=data.STANDARD),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.machine.cores import cpu_flags
+from d2lcls.machine.files import write_atomically
 
 import psutil
 
@@ -50,7 +51,7 @@ def write(name: str, command: str, values: dict[str, Any], data: Iterable[str] =
         "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
     }
     path = _file(name)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.commands.parsers import Command
-from d2lcls.machine.files import check_writable
+from d2lcls.machine.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from d2lcls.data import Batches
@@ -109,12 +110,12 @@ def _score(
     print(json.dumps({"split": split, **asdict(score)}) if options.json else f"{split}: {score}")
     if not options.per_class:
         return
-    Path(options.per_class).parent.mkdir(parents=True, exist_ok=True)
     classes, counts = batches.data.classes, batches.data.counts()
-    with open(options.per_class, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "class", "images", "accuracy"])
-        writer.writerows([k, classes[k], counts[k], f"{accuracies[k]:.6f}"] for k in counts.nonzero()[0])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["label", "class", "images", "accuracy"])
+    writer.writerows([k, classes[k], counts[k], f"{accuracies[k]:.6f}"] for k in counts.nonzero()[0])
+    write_atomically(options.per_class, text.getvalue().encode())
     if not options.json:
         worst = [k for k in accuracies.argsort(kind="stable") if counts[k]][:5]  # NaN sorts last
         print("Weakest classes:", ", ".join(f"{classes[k]} {accuracies[k]:.1%}" for k in worst))

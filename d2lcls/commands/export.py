@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.commands.parsers import Command, positive
-from d2lcls.machine.files import check_new_folder
+from d2lcls.machine.files import check_new_folder, new_folder
 
 if TYPE_CHECKING:
     from d2lcls.data import Images
@@ -126,8 +126,10 @@ def _export(options: argparse.Namespace) -> None:
             options.pretrained.lower(), "mxnet", imagenet_classes()[1], preprocessing(options.pretrained)
         )
     images = _test_images(options, manifest)
-    export(net, options.out, manifest.name, manifest.classes, manifest.preprocess, manifest.dataset)
-    _finish(options, images)
+    with new_folder(options.out) as folder:
+        export(net, folder, manifest.name, manifest.classes, manifest.preprocess, manifest.dataset)
+        _score(options, folder, images)
+    _describe(options)
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -147,16 +149,18 @@ def _quantize(options: argparse.Namespace) -> None:
         for layer in sensitivity(options.model, x, options.mode, options.vnni):
             print(f"{layer.error:8.2%}  {layer.name}")
         return
-    if manifest.form == "onnx":
-        from d2lcls.deploy.onnx.quantize import quantize_onnx
+    with new_folder(options.out) as folder:
+        if manifest.form == "onnx":
+            from d2lcls.deploy.onnx.quantize import quantize_onnx
 
-        quantize_onnx(options.model, options.out, x, options.vnni)
-    else:
-        from d2lcls.deploy.quantization import quantize_model
+            quantize_onnx(options.model, folder, x, options.vnni)
+        else:
+            from d2lcls.deploy.quantization import quantize_model
 
-        _, in_float = quantize_model(options.model, options.out, x, options.mode, options.exclude, options.vnni)
-        print(f"in float: {', '.join(in_float) or 'no layer'}")
-    _finish(options, images)
+            _, in_float = quantize_model(options.model, folder, x, options.mode, options.exclude, options.vnni)
+            print(f"in float: {', '.join(in_float) or 'no layer'}")
+        _score(options, folder, images)
+    _describe(options)
 
 
 def _onnx(options: argparse.Namespace) -> None:
@@ -164,9 +168,11 @@ def _onnx(options: argparse.Namespace) -> None:
     from d2lcls.deploy.onnx.export import export_onnx
 
     images = _test_images(options, read_manifest(options.model))
-    _, difference = export_onnx(options.model, options.out)
-    print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
-    _finish(options, images)
+    with new_folder(options.out) as folder:
+        _, difference = export_onnx(options.model, folder)
+        print(f"largest difference from MXNet: {difference:.1e} of the largest logit")
+        _score(options, folder, images)
+    _describe(options)
 
 
 def _torch(options: argparse.Namespace) -> None:
@@ -243,14 +249,20 @@ def _test_images(options: argparse.Namespace, manifest: Manifest) -> Images | No
     return images
 
 
-def _finish(options: argparse.Namespace, images: Images | None) -> None:
-    """Score the new model, where there are images for it, and print where it is."""
-    from d2lcls.deploy import read_manifest
-    from d2lcls.deploy.comparison import measure_accuracy, megabytes
+def _score(options: argparse.Namespace, folder: Path, images: Images | None) -> None:
+    """Score the new model, where there are images for it, before its folder gets its name."""
+    from d2lcls.deploy.comparison import measure_accuracy
 
     if images is not None:
-        accuracy = measure_accuracy(options.out, images, options.test_images)
+        accuracy = measure_accuracy(folder, images, options.test_images)
         print(f"top-1 {accuracy.top1:.2%} on {accuracy.images:,} images of {accuracy.data}")
+
+
+def _describe(options: argparse.Namespace) -> None:
+    """Print where the new model is."""
+    from d2lcls.deploy import read_manifest
+    from d2lcls.deploy.comparison import megabytes
+
     manifest = read_manifest(options.out)
     print(f"{options.out}: {manifest.name} as {manifest.form}, {megabytes(options.out):.2f} MB")
 

@@ -76,7 +76,6 @@ def _rescue(options: argparse.Namespace) -> None:
         inputs = _inputs(model, options)
         _run(model, inputs, options.image)
     if options.save:
-        Path(options.save).parent.mkdir(parents=True, exist_ok=True)
         print("written:", *model.save(options.save))
     if options.onnx:
         _write_onnx(model, options.onnx, inputs)

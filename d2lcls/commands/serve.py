@@ -114,7 +114,8 @@ def _port(text: str) -> int:
 
 
 def _token(path: Path | None) -> str | None:
-    token = path.read_text().strip() if path else os.environ.get("D2LCLS_TOKEN", "")
+    variable = os.environ.pop("D2LCLS_TOKEN", "")  # not for the workers and decoders
+    token = path.read_text().strip() if path else variable
     if path and not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise ValueError(
             f"{path or 'D2LCLS_TOKEN'}: must hold a token, ASCII without spaces. Make one with: openssl rand -hex 32"

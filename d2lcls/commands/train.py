@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,23 +51,22 @@ def _train(options: argparse.Namespace) -> None:
     from d2lcls.training.pipeline import resolve, train
     from d2lcls.training.tensorboard import Curves
 
-    with ExitStack() as stack:
-        curves = stack.enter_context(closing(Curves(options.tensorboard))) if options.tensorboard else None
+    curves = Curves(options.tensorboard) if options.tensorboard else None
 
-        def report(record: Epoch) -> None:
-            print_epoch(record)
-            if curves:
-                curves.write(record)
+    def report(record: Epoch) -> None:
+        print_epoch(record)
+        if curves:
+            curves.write(record)
 
-        def begin(images: Images, validation: Images | None, folder: Path) -> None:
-            print(
-                f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
-                f"{len(images.classes)} classes; writing to {folder}"
-            )
-            if options.resume and not (folder / "last.npz").exists():
-                print(f"{folder} holds no checkpoint: starting from the beginning")
+    def begin(images: Images, validation: Images | None, folder: Path) -> None:
+        print(
+            f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
+            f"{len(images.classes)} classes; writing to {folder}"
+        )
+        if options.resume and not (folder / "last.npz").exists():
+            print(f"{folder} holds no checkpoint: starting from the beginning")
 
-        trained = train(recipe, options.out, ctx=options.ctx, resume=options.resume, on_epoch=report, on_begin=begin)
+    trained = train(recipe, options.out, ctx=options.ctx, resume=options.resume, on_epoch=report, on_begin=begin)
     print(f"Done. {_next_step(resolve(recipe), trained.folder)}")
 
 

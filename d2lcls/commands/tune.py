@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2lcls.commands.parsers import Command, add_recipe_options, positive, recipe_of, share
-from d2lcls.machine.files import check_writable
+from d2lcls.machine.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from d2lcls.data.images import Images
     from d2lcls.training.recipe import Recipe
 
     import optuna
+    from matplotlib.figure import Figure
 
 AUGMENTATIONS = ("none", "flip", "pad_crop flip", "pad_crop flip cutout")  # as `train --augment` takes them
 SEARCHED = ("lr", "wd", "augment")
@@ -122,18 +123,22 @@ def _draw(study: optuna.Study, folder: Path) -> None:
     from d2lcls.book import plots
     from d2lcls.training import search
 
-    folder.mkdir(parents=True, exist_ok=True)
     records = search.trials_table(study)
-    plots.show_search(records).savefig(folder / "history.png", dpi=150)
+    _save(plots.show_search(records), folder / "history.png")
     try:
         shares = search.importance(study)
     except ValueError as error:  # too few trials, or all alike: no reason to fail after the search
         print(f"importance.png is not drawn: {error}")
         return
     complete = sum(record.state == "complete" for record in records)
-    plots.show_bars(
+    figure = plots.show_bars(
         list(shares),
         [100 * share for share in shares.values()],
         "share of the variance explained (%)",
         title=f"What made {complete} trials differ",
-    ).savefig(folder / "importance.png", dpi=150)
+    )
+    _save(figure, folder / "importance.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))

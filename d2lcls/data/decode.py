@@ -11,6 +11,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 PictureSource = str | Path | bytes | bytearray | np.ndarray | Image.Image
 Size = int | tuple[int, int]  # side, or (height, width), pixels
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+COMMON_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # what strangers may send: each decoder can have faults
+FORMATS = (*COMMON_FORMATS, "TIFF", "PPM")  # in files; never EPS, for which Pillow starts Ghostscript
 MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is considered a decompression bomb
 
 # Pillow warns of damaged metadata and, below MAX_PIXELS, of the size. Once for the process: `catch_warnings` changes
@@ -38,7 +40,8 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        BrokenImage: the file is no image, is incomplete, or declares more than `MAX_PIXELS` pixels.
+        BrokenImage: the file is no image, of a format that is not in `FORMATS`, is incomplete, or declares more than
+            `MAX_PIXELS` pixels.
         ValueError: an array has another dtype or shape.
     """
     if isinstance(source, np.ndarray):
@@ -51,12 +54,14 @@ def open_image(source: PictureSource, draft: int | None = None) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _decode(source, name, draft)
-        with Image.open(io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source) as picture:
+        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
+        with Image.open(file, formats=FORMATS) as picture:
             return _decode(picture, name, draft)
     except (FileNotFoundError, PermissionError, BrokenImage):
         raise
     except Exception as error:  # for damaged input Pillow raises a dozen kinds, struct.error among them
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = f"not an image in one of the formats {', '.join(FORMATS)}" if unknown else str(error)
         raise BrokenImage(f"{name}: cannot be read as an image ({reason}). Repair, replace or remove it.") from error
 
 
@@ -65,7 +70,10 @@ def _decode(picture: Image.Image, name: str, draft: int | None) -> Image.Image:
         raise BrokenImage(f"{name}: {picture.width} x {picture.height} pixels, more than the limit of {MAX_PIXELS:,}.")
     if draft is not None and isinstance(picture, ImageFile.ImageFile):
         picture.draft(None, (draft, draft))  # affects only JPEG, whose blocks are decoded to fewer pixels
+    area = picture.width * picture.height
     picture.load()
+    if picture.width * picture.height != area:  # a second header, behind the first
+        raise BrokenImage(f"{name}: declares two sizes. Repair, replace or remove it.")
     turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
     return _as_rgb(ImageOps.exif_transpose(picture) if turned else picture)
 
@@ -132,5 +140,5 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 
 def is_image_name(path: str | Path) -> bool:
-    """Return whether a file name has the suffix of an image format that Pillow reads."""
-    return Path(path).suffix.lower() in Image.registered_extensions()
+    """Return whether a file name has the suffix of a format that `open_image` reads."""
+    return Image.registered_extensions().get(Path(path).suffix.lower()) in FORMATS

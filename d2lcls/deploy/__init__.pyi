@@ -7,6 +7,7 @@ from . import forms as forms
 from . import graph as graph
 from . import manifest as manifest
 from . import onnx as onnx
+from . import onnx_file as onnx_file
 from . import onnx_runtime as onnx_runtime
 from . import predictor as predictor
 from . import quantization as quantization

@@ -47,12 +47,17 @@ def write_archive(folder: str | Path, path: str | Path) -> Path:
         },
     }
 
+    def add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+        entry = zipfile.ZipInfo(name)  # dated 1980, so that the same model always makes the same archive
+        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+        archive.writestr(entry, content)
+
     def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(content, indent=1))
-            archive.write(archive_handler.__file__, "handler.py")
+        with zipfile.ZipFile(file, "w") as archive:
+            add(archive, "MAR-INF/MANIFEST.json", json.dumps(content, indent=1).encode())
+            add(archive, "handler.py", Path(archive_handler.__file__).read_bytes())
             for name in ("manifest.json", *manifest.files):
-                archive.write(folder / name, name)
+                add(archive, name, (folder / name).read_bytes())
 
     write_atomically(path, write)
     return path

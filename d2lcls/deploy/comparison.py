@@ -1,7 +1,6 @@
 """Several forms of one model side by side: do they agree, how large and how fast are they?"""
 
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from d2lcls.data.images import Images
 from d2lcls.deploy.manifest import Accuracy, read_manifest, write_manifest
 from d2lcls.deploy.predictor import open_model
-from d2lcls.deploy.timing import command_of, in_turn
+from d2lcls.deploy.timing import command_of, in_turn, inputs_file
 
 import numpy as np
 
@@ -95,9 +94,8 @@ def compare(
     for folder in folders:
         model = open_model(folder, trust)
         logits.append(np.concatenate([model.compute(x[begin : begin + 64]) for begin in range(0, len(x), 64)]))
-    with tempfile.TemporaryDirectory() as work:
-        np.save(Path(work, "x.npy"), x[: max(batch_sizes)])
-        commands = {index: command_of(folder, Path(work, "x.npy"), trust) for index, folder in enumerate(folders)}
+    with inputs_file(x[: max(batch_sizes)]) as inputs:
+        commands = {index: command_of(folder, inputs, trust) for index, folder in enumerate(folders)}
         times = in_turn(commands, batch_sizes, rounds)
     return [
         Row(

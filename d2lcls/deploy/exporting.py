@@ -1,19 +1,22 @@
 """From a trained network to a model folder that needs neither its class nor its training code."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.deploy.graph.bound import bind
+from d2lcls.deploy.graph.bound import bind, check_arrays
+from d2lcls.deploy.graph.input_shapes import GraphError
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
-from d2lcls.models.allowed import NotAllowed, load_symbol
+from d2lcls.models.allowed import load_symbol, reason_of
+from d2lcls.models.attributes import NotAllowed
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
-from d2lcls.weights.params_file import read_params
+from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -77,7 +80,8 @@ def save_graph(folder: str | Path, symbol: mx.sym.Symbol, arguments: Arrays, sta
     """
     text = json.dumps(json.loads(symbol.tojson()), separators=(",", ":"), ensure_ascii=False)  # MXNet reads no \u
     Path(folder, SYMBOL).write_text(text, encoding="utf-8")
-    nd.save(str(Path(folder, PARAMETERS)), {**arguments, **statistics})
+    arrays = {name: array.asnumpy() for name, array in {**arguments, **statistics}.items()}
+    Path(folder, PARAMETERS).write_bytes(params_bytes(arrays))
 
 
 def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
@@ -86,11 +90,15 @@ def load_graph(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
     Weights kept in int8 are multiplied by their scales.
 
     Raises:
-        FileNotFoundError, ModelError: as `read_manifest`; also for a model of another form.
+        FileNotFoundError, ModelError: as `read_manifest`; ModelError also if MXNet cannot compute the graph.
         ParamsError: the file of parameters is damaged.
     """
-    read_manifest(folder, forms=("mxnet", "mxnet-int8"))
-    return _read_files(folder)
+    manifest = read_manifest(folder, forms=("mxnet", "mxnet-int8"))
+    with _naming(folder):
+        symbol, arguments, statistics = _read_files(folder)
+        for size in (1, 2):  # what holds for both holds for any
+            check_arrays(symbol, arguments, statistics, manifest.input_name, manifest.input_shape(size))
+    return symbol, arguments, statistics
 
 
 def _read_files(folder: str | Path) -> tuple[mx.sym.Symbol, Arrays, Arrays]:
@@ -139,11 +147,32 @@ def read_graph(folder: str | Path, manifest: Manifest) -> Callable[[np.ndarray],
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by MXNet on the CPU.
 
     Layers are fused, unless that changes the logits of a random input: then there is a warning.
+
+    Raises:
+        FileNotFoundError, ModelError, ParamsError: as `load_graph`; ModelError also, from the function too, if MXNet
+            cannot compute the graph.
     """
     symbol, arguments, statistics = load_graph(folder)
-    unfused = bind(symbol, arguments, statistics, manifest.input_name)
-    if manifest.form != "mxnet":
-        return unfused
-    symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
-    fused = bind(fuse_graph(symbol), arguments, statistics, manifest.input_name)
-    return checked(fused, unfused, np.random.default_rng(0).normal(size=manifest.input_shape(1)).astype(np.float32))
+    x = np.random.default_rng(0).normal(size=manifest.input_shape(1)).astype(np.float32)
+    with _naming(folder):
+        compute = bind(symbol, arguments, statistics, manifest.input_name)
+        compute(x)  # what cannot be computed cannot be fused
+        if manifest.form == "mxnet":
+            symbol, arguments, statistics = fold_batch_norm(symbol, arguments, statistics)
+            compute = checked(bind(fuse_graph(symbol), arguments, statistics, manifest.input_name), compute, x)
+
+    def named(x: np.ndarray) -> np.ndarray:
+        with _naming(folder):
+            return compute(x)
+
+    return named
+
+
+@contextmanager
+def _naming(folder: str | Path) -> Iterator[None]:
+    """Turn what MXNet cannot compute into an error that names the model folder."""
+    try:
+        yield
+    except (GraphError, mx.MXNetError) as error:
+        reason = error if isinstance(error, GraphError) else reason_of(error)
+        raise ModelError(f"{folder}: MXNet cannot compute its graph ({reason}). Make the model anew.") from error

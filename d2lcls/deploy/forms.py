@@ -1,14 +1,13 @@
 """The forms of one model in one folder, such as models/cat/{mxnet,onnx,int8}; which is the fastest on this machine?"""
 
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2lcls.deploy.manifest import FILE, FORMS, NATIVE, Manifest, ModelError, read_manifest
 from d2lcls.deploy.predictor import Predictor, open_model
-from d2lcls.deploy.timing import Sleeper, command_of, take_turns
+from d2lcls.deploy.timing import Sleeper, command_of, inputs_file, take_turns
 from d2lcls.machine.cores import int8_saturates
 
 import numpy as np
@@ -118,9 +117,7 @@ def _time(
     """Return the milliseconds of one picture by folder, the fastest first, and by name why others cannot be loaded."""
     sleepers: dict[Path, Sleeper] = {}
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as work:
-        inputs = Path(work, "x.npy")
-        np.save(inputs, np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    with inputs_file(np.random.default_rng(0).normal(size=shape).astype(np.float32)) as inputs:
         try:
             for folder in folders:
                 try:

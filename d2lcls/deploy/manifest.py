@@ -6,6 +6,7 @@ preprocessing, the input, the accuracy and where it was measured, the files' che
 
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
@@ -39,6 +40,9 @@ _REQUIRED = {
     "torch": (("model.py",), ("weights.safetensors",), ("check.py",)),
 }
 NATIVE = ("tvm",)  # forms that are machine code, which runs with all rights of its user
+MAX_BYTES = 16 << 20
+MAX_SIDE = 8192  # of an input, in pixels
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class ModelError(ValueError):
@@ -54,6 +58,8 @@ class Accuracy:
     data: str
 
     def __post_init__(self) -> None:
+        if type(self.images) is not int or not isinstance(self.top1, float | int) or not _is_text(self.data):
+            raise ValueError(f"top1, images and data must be two numbers and a line of text, not {_short(self)}.")
         if not 0 <= self.top1 <= 1 or self.images < 1:
             raise ValueError(
                 f"top1 must be a share from 0 to 1 on one image or more, not {self.top1} on {self.images}."
@@ -92,9 +98,26 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}.")
-        if not self.classes or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes must be one text or more, not {self.classes!r}.")
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {_short(self.form)}.")
+        line = "a line of text of at most 1,000 characters"
+        for name, valid, expected in (
+            ("name", _is_text(self.name), line),
+            ("classes", self.classes and all(map(_is_text, self.classes)), f"one name or more, each {line}"),
+            ("input_name", _is_text(self.input_name), line),
+            ("batch", self.batch is None or type(self.batch) is int and 1 <= self.batch <= 4096, "1 to 4096 or null"),
+            ("dataset", self.dataset is None or _is_text(self.dataset), f"{line} or null"),
+            ("files", _is_texts(self.files), "names with checksums"),
+            ("versions", _is_texts(self.versions), "names with versions"),
+            (
+                "made_from",
+                isinstance(self.made_from, Mapping | None) and _is_plain(self.made_from, 4),
+                "an object or null",
+            ),
+        ):
+            if not valid:
+                raise ValueError(f"{name} must be {expected}, not {_short(getattr(self, name))}.")
+        if self.preprocess.resize > MAX_SIDE:
+            raise ValueError(f"preprocess: resize must be at most {MAX_SIDE}, not {_short(self.preprocess.resize)}.")
 
     def needs_vnni(self) -> bool:
         """Whether this is an int8 model that may answer differently on an x86 processor without VNNI.
@@ -128,7 +151,7 @@ def write_manifest(folder: str | Path, manifest: Manifest, packages: Sequence[st
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in ("d2lcls", *packages)}}
     content = {**asdict(manifest), "files": files, "versions": versions}
     text = json.dumps({"manifest": 1, **content}, indent=1, allow_nan=False)
-    write_atomically(folder / FILE, lambda file: file.write(text.encode() + b"\n"))
+    write_atomically(folder / FILE, text.encode() + b"\n")
     return read_manifest(folder)
 
 
@@ -170,7 +193,7 @@ def write_model(
             difference = float(np.abs(compute(path) - expected).max() / largest)
             if not difference <= tolerance:
                 raise ModelError(
-                    f"{path}: in form {manifest.form}, the model's logits differ by up to {difference:.2g} of the "
+                    f"{folder}: in form {manifest.form}, the model's logits differ by up to {difference:.2g} of the "
                     f"largest, more than {tolerance:g}. {advice}"
                 )
             if manifest.made_from is not None:
@@ -197,40 +220,34 @@ def read_manifest(folder: str | Path, verify: bool = True, forms: Sequence[str] 
             f"{folder}: holds no {FILE}, so it is no model folder. Make one of a trained run with: d2lcls export RUN"
         )
     try:
+        if (folder / FILE).stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
         content = json.loads((folder / FILE).read_text("utf-8"), parse_constant=_no_constant)
-        version = content.pop("manifest")
-        if version != 1:
-            raise ModelError(f"{folder / FILE}: of version {version}; this d2lcls reads version 1. Update d2lcls.")
-        known = {entry.name for entry in fields(Manifest)}
-        accuracy = content.get("accuracy")
-        manifest = Manifest(
-            **{
-                **{key: content[key] for key in content if key in known},
-                "classes": tuple(content["classes"]),
-                "preprocess": Preprocess(**content["preprocess"]),
-                "accuracy": accuracy and Accuracy(**accuracy),
-            }
+        if not isinstance(content, dict) or "manifest" not in content:
+            raise ValueError("it is not an object with an entry manifest")
+        if content["manifest"] == 1:
+            manifest = _manifest(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / FILE}: damaged ({error}). Make the model anew.") from error
+    if content["manifest"] != 1:
+        raise ModelError(
+            f"{folder / FILE}: of version {_short(content['manifest'])}; this d2lcls reads version 1. Update d2lcls."
         )
-        files = {str(name): str(checksum) for name, checksum in manifest.files.items()}
-    except ModelError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder / FILE}: damaged ({error!r}). Make the model anew.") from error
     if manifest.form not in forms:
         raise ModelError(
             f"{folder}: a model of form {manifest.form}; this step takes one of form {' or '.join(forms)}. "
             f"Make one with: d2lcls {_COMMANDS[forms[0]]}"
         )
     for names in _REQUIRED[manifest.form]:
-        if files.keys().isdisjoint(names):
+        if manifest.files.keys().isdisjoint(names):
             raise ModelError(
                 f"{folder / FILE}: names no {' or '.join(names)}, which a model of form {manifest.form} needs, so "
                 "there is no checksum to compare. Make the model anew."
             )
-    for name, checksum in files.items():
-        if Path(name).name != name or (folder / name).is_symlink():
+    for name, checksum in manifest.files.items():
+        if Path(name).name != name or len(name.encode()) > 255 or (folder / name).is_symlink():
             raise ModelError(
-                f"{folder / FILE}: names the file {name!r}, which is not in this folder. Make the model anew."
+                f"{folder / FILE}: names the file {_short(name)}, which is not in this folder. Make the model anew."
             )
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing. Copy the whole folder, or make the model anew.")
@@ -251,6 +268,64 @@ def derive(manifest: Manifest, form: str, batch: int | None = None, **how: objec
         **how,
     }
     return replace(manifest, form=form, batch=batch, accuracy=None, made_from=made_from)
+
+
+def _manifest(content: Mapping[str, Any]) -> Manifest:
+    """Return the manifest with these entries; raises a ValueError that names the entry which is not as it should be."""
+    known = {entry.name: content[entry.name] for entry in fields(Manifest) if entry.name in content}
+    for name, kind in (("name", str), ("form", str), ("classes", list), ("preprocess", dict)):
+        if not isinstance(known.get(name), kind):
+            raise ValueError(f"{name} must be of type {kind.__name__}, not {_short(known.get(name))}")
+    for name in ("mean", "std"):
+        value = known["preprocess"].get(name)
+        if not isinstance(value, list) or not all(type(n) in (int, float) and abs(n) < 1e9 for n in value):
+            raise ValueError(f"preprocess: {name} must be three numbers, not {_short(value)}")
+    accuracy = known.get("accuracy")
+    return Manifest(
+        **{
+            **known,
+            "classes": tuple(known["classes"]),
+            "preprocess": _entry(Preprocess, "preprocess", known["preprocess"]),
+            "accuracy": None if accuracy is None else _entry(Accuracy, "accuracy", accuracy),
+        }
+    )
+
+
+def _entry(kind: type[Preprocess] | type[Accuracy], name: str, value: Any) -> Any:
+    names = [entry.name for entry in fields(kind)]
+    if not isinstance(value, dict) or sorted(value) != sorted(names):
+        raise ValueError(f"{name} must have the entries {', '.join(names)}, not {_short(value)}")
+    try:
+        return kind(**value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 1000 and not _UNPRINTABLE.search(value)
+
+
+def _is_texts(value: object) -> bool:
+    """Whether a value is a dict of texts."""
+    return isinstance(value, Mapping) and all(_is_text(text) for item in value.items() for text in item)
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether a value is one of JSON's, with at most so many levels of lists and objects."""
+    if isinstance(value, Mapping):
+        return depth > 0 and all(isinstance(key, str) and _is_plain(item, depth - 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def _short(value: object) -> str:
+    """Return a value in one line of bounded length; large ones are cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, or deep nesting
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -1,27 +1,15 @@
 """Running ONNX models with ONNX Runtime on the CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from d2lcls.deploy.manifest import ModelError
+from d2lcls.deploy.onnx_file import MEMORY, MISSING, SECONDS, call_apart, read_onnx
 from d2lcls.machine.cores import usable_cores
 
 import numpy as np
-
-MISSING = '{} is not installed: pip install "d2lcls[deploy]"'
-
-
-def import_onnx() -> ModuleType:
-    """Import and return the package onnx; ImportError names the extra it comes with."""
-    try:
-        import onnx
-        import onnx.checker
-        import onnx.helper
-    except ImportError as error:
-        raise ImportError(MISSING.format("onnx")) from error
-    return onnx
 
 
 def import_runtime() -> ModuleType:
@@ -33,44 +21,10 @@ def import_runtime() -> ModuleType:
     return onnxruntime
 
 
-def read_onnx(path: Path) -> Any:
-    """Return an ONNX model, an `onnx.ModelProto`, without the data that it keeps in other files.
-
-    Raises:
-        ModelError: it is damaged, or keeps data in a file that is not in its folder.
-        ImportError: onnx is not installed; names the extra.
-    """
-    onnx = import_onnx()
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as error:
-        raise ModelError(f"{path}: not an ONNX model, or damaged ({error}). Make it anew.") from error
-    for tensor in _tensors(model):
-        for entry in tensor.external_data:
-            other = path.parent / entry.value
-            if entry.key == "location" and (Path(entry.value).name != entry.value or other.is_symlink()):
-                raise ModelError(
-                    f"{path}: keeps data in {entry.value[:100]!r}, which is not a file in its folder. Make it anew."
-                )
-    return model
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Yield all tensors of a protobuf message, also those of inner graphs and functions."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for part in value if hasattr(value, "__len__") else (value,):
-            if field.message_type.name == "TensorProto":
-                yield part
-            else:
-                yield from _tensors(part)
-
-
 def open_session(path: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from float32 (N, 3, H, W) to logits (N, K), computed by ONNX Runtime.
+
+    Before this process opens the file, `try_onnx` does so in a child process.
 
     Args:
         path: the .onnx file.
@@ -78,26 +32,60 @@ def open_session(path: Path, threads: int | None = None) -> Callable[[np.ndarray
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModelError: it cannot be read, keeps data outside its folder, or has not one input and one output.
+        ModelError: as `try_onnx`; the function returned raises it too, if ONNX Runtime cannot compute a batch.
         ImportError: onnx or onnxruntime is not installed; names the extra.
     """
-    onnxruntime = import_runtime()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    read_onnx(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.log_severity_level = 3  # errors; warnings are about nodes it has optimised away
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
-        raise ModelError(
-            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]}). Make it anew."
-        ) from error
-    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
-        raise ModelError(
-            f"{path}: has {len(session.get_inputs())} inputs and {len(session.get_outputs())} outputs; "
-            "a classifier has one of each."
-        )
+    import_runtime()
+    try_onnx(path)
+    session = _session(path, threads or usable_cores())
     name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        try:
+            return session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{path}: cannot compute an array of shape {x.shape} ({reason}).") from error
+
+    return compute
+
+
+def try_onnx(path: Path, memory: int = MEMORY, seconds: float = SECONDS) -> None:
+    """Check an ONNX file, open it and compute one picture and two, all in a child process with limits.
+
+    Args:
+        path: the .onnx file.
+        memory: bytes that this may take, besides four times the file's size.
+        seconds: that this may take.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ModelError: the file has something that `read_onnx` does not allow, or ONNX Runtime cannot open or compute it.
+        ImportError: onnx or onnxruntime is not installed; names the extra.
+    """
+    call_apart(_try, path, what="opening it with ONNX Runtime", memory=memory, seconds=seconds)
+
+
+def _try(path: Path) -> None:
+    read_onnx(path)
+    session = _session(path, 1)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs; a classifier has one of each.")
+    shape = inputs[0].shape
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
+        raise ModelError(f"{path}: its input has the shape {shape}; only the number of pictures may be free.")
+    for count in (shape[0],) if isinstance(shape[0], int) else (1, 2):
+        result = session.run(None, {inputs[0].name: np.zeros((count, *shape[1:]), dtype=np.float32)})[0]
+        if not isinstance(result, np.ndarray) or result.dtype != np.float32:
+            raise ModelError(f"{path}: its output is a {outputs[0].type}; expected logits, tensor(float).")
+
+
+def _session(path: Path, threads: int) -> Any:
+    onnxruntime = import_runtime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised; warnings are about nodes it has optimised away
+    # Otherwise, a file whose bytes 4 to 8 are ORTM is read in another format than the one that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -5,14 +5,18 @@ the cores from the form that is timed: in one case it took twenty times as long.
 python -m d2lcls.deploy.timing FOLDER X.npy, for a model folder and inputs float32 (N, 3, H, W).
 """
 
+import io
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -116,6 +120,20 @@ def rotated(names: Iterable[Name], turn: int) -> list[Name]:
     names = list(names)
     first = turn % len(names) if names else 0
     return names[first:] + names[:first]
+
+
+@contextmanager
+def inputs_file(x: np.ndarray) -> Iterator[Path]:
+    """Yield the path of a .npy file with inputs for `command_of`, which is deleted afterwards.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
+    content = io.BytesIO()  # for a full disk, np.save would raise an error without a number
+    np.save(content, x)
+    with temporary_folder() as work:
+        (work / "x.npy").write_bytes(content.getbuffer())
+        yield work / "x.npy"
 
 
 def command_of(folder: str | Path, inputs: str | Path, trust: bool = False) -> list[str | Path]:

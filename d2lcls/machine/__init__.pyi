@@ -5,6 +5,7 @@ from . import cores as cores
 from . import devices as devices
 from . import doctor as doctor
 from . import files as files
+from . import full_disk as full_disk
 from . import gluon as gluon
 from . import interrupts as interrupts
 from . import memory as memory

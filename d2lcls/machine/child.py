@@ -1,12 +1,12 @@
 """Call a function in a separate process, for code that may crash, such as newly compiled machine code."""
 
 import pickle
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from d2lcls.machine.devices import child_failure, start_child
+from d2lcls.machine.temporary import temporary_folder
 
 T = TypeVar("T")
 
@@ -40,9 +40,9 @@ def in_child(function: Callable[..., T], *arguments: Any, what: str = "A child p
         ChildFailed: the process crashed, or did not end in time.
         Exception: any exception of the function.
     """
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         Path(work, "call").write_bytes(pickle.dumps((function, arguments)))
-        failure = child_failure(start_child(_CALL, work), timeout)
+        failure = child_failure(start_child(_CALL, str(work)), timeout)
         if failure:
             raise ChildFailed(f"{what} failed: {failure}")
         result, error = pickle.loads(Path(work, "result").read_bytes())

@@ -8,9 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from d2lcls.machine.full_disk import NUMBERS, disk_full, naming_full_disk
+from d2lcls.machine.temporary import ENDING, remove_leftovers, temporary_file, temporary_folder
+
 from filelock import FileLock, Timeout
 
 LOCK_FILES = (".lock", ".lock.pid")
+MOVED = ".moved"  # in the temporary folder of `new_folder`: the names of what it moves
 
 
 def cache_folder() -> Path:
@@ -18,32 +22,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("D2LCLS_HOME") or "~/.cache/d2lcls").expanduser().absolute()
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str | Path, content: bytes | memoryview | Callable[[BinaryIO], object]) -> None:
     """Write a file that appears at `path` only when it is complete; missing folders are made.
 
     Args:
-        write: writes the content to the open binary file that it is given.
+        content: bytes, or a function that writes them to the open binary file that it is given.
 
     Raises:
-        OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
+        DiskFull, OSError: the file cannot be written; nothing is left behind, and an older file is unchanged.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent, f"{path.name}.part")
-        with open(partial, "wb") as file:
-            write(file)
+        with temporary_file(path.with_name(f"{path.name}.part")) as (partial, file):
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
+        if error.errno in NUMBERS:
+            raise disk_full(path, error, 0 if callable(content) else len(content)) from error
         raise OSError(
             error.errno, f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder"
         ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 @contextmanager
@@ -51,7 +52,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary folder to fill; it is renamed to `folder` when the block is finished.
 
     If the block fails or is interrupted, everything in the folder is removed, together with the folders that were made.
-    A folder that exists already may be a mount point, which cannot be replaced: it is locked and filled in place.
+    A folder that exists already may be a mount point, which cannot be replaced: it is locked, and the files are moved
+    into it one after another when all of them are complete.
 
     Raises:
         ValueError, OSError: as for `check_new_folder`.
@@ -60,31 +62,35 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = check_new_folder(folder)
     if folder.exists():
         with hold_folder(folder):
-            if any(path.name not in LOCK_FILES for path in folder.iterdir()):
+            if _files_in(folder):
                 raise FolderInUse(f"{folder}: another process has filled this folder meanwhile. Choose another folder.")
-            try:
-                yield folder
-            except BaseException:
-                _empty(folder)
-                raise
+            for name in _moved(folder):  # by a process that was killed before it had moved all
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            with temporary_folder(folder / ".new", folder) as temporary:
+                yield temporary
+                paths = sorted(temporary.iterdir(), key=lambda path: path.stat().st_mtime_ns)  # the manifest is last
+                (temporary / MOVED).write_text("\n".join(path.name for path in paths))
+                for path in paths:
+                    path.rename(folder / path.name)
         return
     made = [path for path in folder.parents if not path.exists()]
-    temporary = folder.with_name(f"{folder.name}.new{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder.parent, f"{folder.name}.new")
-        temporary.mkdir()
-        yield temporary
-        try:
-            os.rename(temporary, folder)
-        except OSError as error:
-            if not folder.exists():
-                raise
-            raise FolderInUse(
-                f"{folder}: another process has written to this folder in the meantime. Choose another folder."
-            ) from error
+        prefix = folder.with_name(f"{folder.name}.new")
+        for pid in remove_leftovers(prefix):
+            raise _in_use(folder, str(pid))
+        with temporary_folder(prefix, folder) as temporary:
+            yield temporary
+            try:
+                os.rename(temporary, folder)
+            except OSError as error:
+                if not folder.exists():
+                    raise
+                raise FolderInUse(
+                    f"{folder}: another process has written to this folder in the meantime. Choose another folder."
+                ) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
         for path in made:
             with suppress(OSError):  # it was not made yet, or another program has written to it
                 path.rmdir()
@@ -114,16 +120,13 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        pid = holder.read_text() if holder.exists() else ""
-        raise FolderInUse(
-            f"{folder}: process {pid or '(unknown)'} is writing into this folder. Wait until it has ended, or choose "
-            "another folder."
-        ) from None
+        raise _in_use(folder, _holder_of(folder)) from None
     try:
-        holder.write_text(str(os.getpid()))
+        with naming_full_disk(folder):
+            holder.write_text(str(os.getpid()))
         yield
     finally:
-        if lock.lock_counter == 1:
+        if lock.lock_counter == 1 and _holder_of(folder) in ("", str(os.getpid())):  # "": there was no room for it
             holder.unlink(missing_ok=True)
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
@@ -132,28 +135,40 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name not in LOCK_FILES:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def check_held(folder: str | Path) -> None:
+    """Raise FolderInUse if the folder that this process locked was removed, and another process holds a new one."""
+    pid = _holder_of(Path(folder))
+    if pid not in ("", str(os.getpid())):
+        raise _in_use(Path(folder), pid)
 
 
-def _remove_leftovers(folder: Path, prefix: str) -> None:
-    """Remove temporary files and folders, named by a prefix and a process id, whose process no longer exists."""
-    for path in folder.iterdir():
-        match = re.fullmatch(re.escape(prefix) + r"([1-9]\d{0,8})", path.name)
-        if match and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def _holder_of(folder: Path) -> str:
+    """Return the id of the process that locked a folder last; empty if there is none."""
+    holder = folder / LOCK_FILES[1]
+    return holder.read_text() if holder.exists() else ""
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        pass
-    return True
+def _in_use(folder: Path, pid: str) -> FolderInUse:
+    return FolderInUse(
+        f"{folder}: process {pid or '(unknown)'} is writing into this folder. Wait until it has ended, or choose "
+        "another folder."
+    )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """List what is in a folder, without locks and what `new_folder` has not finished."""
+    unfinished = {*LOCK_FILES, *_moved(folder)}
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name not in unfinished and not re.fullmatch(re.escape(".new") + ENDING, path.name)
+    ]
+
+
+def _moved(folder: Path) -> list[str]:
+    """List what an unfinished `new_folder` moves into a folder that existed before."""
+    names = [name for path in folder.glob(f".new*/{MOVED}") for name in path.read_text().splitlines()]
+    return [name for name in names if name.strip(".") and name == Path(folder, name).name]  # nothing outside the folder
 
 
 def check_new_folder(folder: str | Path) -> Path:
@@ -164,7 +179,7 @@ def check_new_folder(folder: str | Path) -> Path:
         OSError: it would be inside a file or a read-only folder.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or _files_in(folder)):
         raise ValueError(f"{folder}: already exists and is not an empty folder. Choose another folder, or remove it.")
     check_writable(folder)
     return folder

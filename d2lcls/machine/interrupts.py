@@ -1,11 +1,32 @@
-"""Ctrl-C that waits for the end of a training step."""
+"""Ctrl-C that waits for the end of a training step, and SIGTERM that does what Ctrl-C does."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C in the block, so that a step is finished and temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)  # which `nohup` and shell scripts set to be ignored
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 class StopAfterStep:

@@ -26,6 +26,15 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
         )
 
 
+def limit_memory(more: int) -> None:
+    """Let this process have so many bytes of address space more than it has now; then allocations fail."""
+    import resource  # not on Windows
+
+    limit = psutil.Process().memory_info().vms + more
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
 def _available_in_container(groups: Path) -> Iterator[int]:
     """Yield the bytes available in a control group of version 2 or 1; nothing without a limit."""
     for limit, used in (

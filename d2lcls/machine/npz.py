@@ -1,4 +1,4 @@
-"""Read `.npz` files of plain arrays, as `np.savez` writes them, without believing what they declare.
+"""Write `.npz` files of plain arrays, and read them without believing what they declare.
 
 numpy's own reader allocates an array of whatever shape the file declares, parses its header as Python, unpacks
 compressed data of any size, and reports damage with a dozen kinds of exceptions.
@@ -10,7 +10,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,13 @@ _HEADER = re.compile(
 
 class NpzError(ValueError):
     """An `.npz` file is damaged, or contains something other than plain arrays; the message is the reason alone."""
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> memoryview:
+    """Return what `np.savez` writes; on a full disk, its open ZipFile would print a traceback when it is deleted."""
+    content = io.BytesIO()
+    np.savez(content, **dict(arrays))
+    return content.getbuffer()
 
 
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -56,16 +63,22 @@ def _read_archive(archive: zipfile.ZipFile, size: int, names: Collection[str] | 
     entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
         raise NpzError("two of its arrays have the same name")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise NpzError("it is compressed, which np.savez never does")
-    if sum(entry.file_size for entry in entries.values()) > size:
-        raise NpzError("its arrays are larger than the file")
+    check_stored(archive, size)
     missing = [name for name in names or () if name not in entries]
     if missing:
         raise NpzError(f"it has no array {missing[0]!r}")
     return {
         name: _parse(name, archive.read(entry)) for name, entry in entries.items() if names is None or name in names
     }
+
+
+def check_stored(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError unless the parts of an archive, in a file of `size` bytes, are uncompressed and fit into it."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("it is compressed, or the sizes of its parts are wrong")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError("its parts are larger than the file")
 
 
 def _parse(name: str, content: bytes) -> np.ndarray:

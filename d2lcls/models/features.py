@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.machine.files import cache_folder, write_atomically
-from d2lcls.machine.npz import NpzError, read_npz
+from d2lcls.machine.npz import NpzError, npz_bytes, read_npz
 
 import numpy as np
 from mxnet import nd
@@ -131,7 +131,7 @@ def extract_features(
             values[copy, begin : begin + len(labels)] = part
             begin += len(labels)
     if cache:
-        write_atomically(path, lambda file: np.savez(file, values=values, mark=mark, probe=probe))
+        write_atomically(path, npz_bytes({"values": values, "mark": np.array(mark), "probe": probe}))
     return Features(values, data.labels, data.classes, data.name)
 
 

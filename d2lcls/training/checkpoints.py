@@ -7,7 +7,6 @@ temporary name and renamed when it is complete. Parameters are named by their pa
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path, set_update_counts, trainer_parameters, update_counts, updaters
-from d2lcls.machine.npz import NpzError, read_npz
+from d2lcls.machine.npz import NpzError, npz_bytes, read_npz
 
 import mxnet as mx
 import numpy as np
@@ -64,9 +63,7 @@ def save_checkpoint(
                 arrays[f"count/{names[id(parameter)]}"] = np.array(counts[index])
     for name, copies in (slow or {}).items():
         arrays.update({f"slow/{name}/{device}": copy.asnumpy() for device, copy in enumerate(copies)})
-    content = io.BytesIO()  # on a full disk, an open ZipFile would print a traceback when it is deleted
-    np.savez(content, **arrays)
-    write_atomically(path, lambda file: file.write(content.getbuffer()))
+    write_atomically(path, npz_bytes(arrays))
 
 
 def load_checkpoint(

@@ -10,9 +10,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from d2lcls.data.batches import Batches
 from d2lcls.data.decode import read_image
@@ -108,11 +107,7 @@ def save_run(run: Run, folder: Path, net: mx.gluon.HybridBlock) -> None:
         "parameters": {path: parameter.name for path, parameter in parameters_by_path(net).items()},
     }
     for name, content in ((RUN, description), (NETWORK, graph)):
-        write_atomically(folder / name, partial(_write_text, json.dumps(content, indent=1)))
-
-
-def _write_text(text: str, file: BinaryIO) -> None:
-    file.write(text.encode())
+        write_atomically(folder / name, json.dumps(content, indent=1).encode())
 
 
 def read_run(folder: str | Path) -> Run:

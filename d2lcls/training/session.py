@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.data.batches import Batches
-from d2lcls.machine.files import check_writable
+from d2lcls.machine.files import check_held, check_writable
 from d2lcls.machine.gluon import is_learnable, parameters_by_path
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.features import FeatureBatches
@@ -26,7 +26,7 @@ from d2lcls.training.evaluation import check_labels
 from d2lcls.training.lookahead import Lookahead
 from d2lcls.training.precision import check_precision, choose, lower
 from d2lcls.training.recipe import COMPARED, Recipe
-from d2lcls.training.runs import NETWORK, Run, save_run
+from d2lcls.training.runs import NETWORK, RUN, Run, save_run
 from d2lcls.training.steps import (
     LossScale,
     Tally,
@@ -104,7 +104,7 @@ class Session:
         self.lookahead = Lookahead(net, self.total_steps, recipe.lookahead) if recipe.lookahead else None
         self.state = State(_fingerprint(net, train, recipe, len(ctx)))
         self.best: dict[str, np.ndarray] | None = None
-        self.described = False  # whether the folder holds run.json and network.json of this run
+        self.described = False  # whether the folder holds what this run has written into it
         self.run = Run.of(recipe, train, valid, net) if isinstance(train, Batches) else None
         if self.last and self.last.exists():
             self._restore(self.last)
@@ -289,11 +289,16 @@ class Session:
                 )
 
     def _save_run(self, folder: Path) -> None:
-        """Describe the run in its folder, before its first checkpoint."""
+        """Describe the run in its folder, before its first checkpoint; raise OSError if that is no longer its own."""
+        check_held(folder)
+        if self.described and not (folder / RUN if self.run else folder).exists():
+            raise FileNotFoundError(
+                f"{folder}: was removed during training, with the best parameters. Train again, in a folder that stays."
+            )
         if self.run and not self.described:
-            self.described = True
             set_image_size(self.net, *(self.run.size or self.run.image_shape[:2]))
             save_run(self.run, folder, self.net)
+        self.described = True
 
     def _diverged(self, problem: str, step: int) -> TrainingDiverged:
         saved = self.last and self.last.exists()

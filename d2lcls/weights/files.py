@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from d2lcls.data.download.transfer import file_checksum
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
 from d2lcls.weights.convert import from_torch, get_values, set_values, to_torch
-from d2lcls.weights.params_file import ParamsError, read_params
+from d2lcls.weights.params_file import ParamsError, params_bytes, read_params
 from d2lcls.weights.tensors import WeightsError, read_tensors, write_safetensors
 
 import mxnet as mx
@@ -91,10 +90,7 @@ def convert_weights(
         raise ValueError(f"{target}: expected a name ending in .safetensors, or in .params for Gluon's own format.")
     load_weights(net, source)
     if target.suffix == ".params":
-        with tempfile.TemporaryDirectory() as folder:
-            net.save_parameters(str(Path(folder, "net.params")))
-            content = Path(folder, "net.params").read_bytes()
-        write_atomically(target, lambda file: file.write(content))
+        write_atomically(target, params_bytes(get_values(net)))
         return
     write_safetensors(
         target,

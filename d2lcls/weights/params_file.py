@@ -1,12 +1,14 @@
-"""A reader of MXNet's `.params` files, without MXNet: every length is checked before it is used.
+"""A reader of MXNet's `.params` files, without MXNet: every length is checked before it is used; and a writer.
 
 MXNet's own reader is C++ that allocates as much as a file asks for, so a file with one flipped bit can end the process.
 This one reads every version: the format of before 2017, which has no version number, and the versions 1 to 3.
+
+MXNet's own writer ignores that a disk is full while it writes the last bytes, and leaves an incomplete file.
 """
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 LIST = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 TYPES = dict(enumerate(("f4", "f8", "f2", "u1", "i4", "i1", "i8", "?", "i2", "u2", "u4", "u8", "bfloat16")))
+_CODES = {name: code for code, name in TYPES.items()}
 MAX_DIMENSIONS = 32
 MAX_ARRAYS = 100_000  # many times what networks have; an empty array is 12 bytes of the file and 300 of memory
 MAX_DENSE = 1 << 26  # bytes of all sparse arrays of a file, made dense
@@ -70,6 +73,20 @@ def parse_params(content: bytes) -> dict[str, np.ndarray]:
             raise _Damaged(f"the name {name!r:.100} appears in it twice")
         result[name] = array
     return result
+
+
+def params_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the bytes that `nd.save` would write for arrays by name, none of them a scalar."""
+    parts = [struct.pack("<QQQ", LIST, 0, len(arrays))]
+    for array in arrays.values():
+        code = _CODES[array.dtype.str[1:].replace("b1", "?")]
+        header = struct.pack(f"<Iii{array.ndim}q", V2, 0, array.ndim, *array.shape)
+        values = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        parts += [header, struct.pack("<iii", 1, 0, code), values]  # 1, 0: the device, cpu(0)
+    parts.append(struct.pack("<Q", len(arrays)))
+    for name in arrays:
+        parts += [struct.pack("<Q", len(name.encode())), name.encode()]
+    return b"".join(parts)
 
 
 class _Damaged(ValueError):

@@ -126,7 +126,7 @@ _FUNCTIONS = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
-_LEAST_ARGUMENTS: dict[Any, int] = {_dict: 0, _tensor: 4, _parameter: 1}
+_ARGUMENT_COUNTS: dict[Any, range] = {_dict: range(2), _tensor: range(4, 10), _parameter: range(1, 10)}
 
 
 class Unpickler:
@@ -266,7 +266,7 @@ def _call(function: Any, arguments: Any) -> Any:
     if (
         type(function) is not FunctionType
         or type(arguments) is not tuple
-        or not _LEAST_ARGUMENTS[function] <= len(arguments) < 10
+        or len(arguments) not in _ARGUMENT_COUNTS[function]
     ):
         raise ValueError("it calls a function with other arguments than a file of weights does")
     return function(*arguments)

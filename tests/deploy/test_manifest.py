@@ -2,8 +2,9 @@ import json
 import shutil
 
 from d2lcls.deploy import Accuracy, Manifest, ModelError, load_model, read_manifest
-from d2lcls.deploy.manifest import derive, write_manifest
+from d2lcls.deploy.manifest import derive, write_manifest, write_model
 
+import numpy as np
 import pytest
 
 
@@ -75,6 +76,77 @@ def test_damaged_entries(copy, entries):
     change(copy, **entries)
     with pytest.raises(ModelError, match="manifest.json: damaged"):
         read_manifest(copy)
+
+
+HUGE = "9" * 4000
+WRONG = {
+    "name": [None, 3, [], {}, "a\nb", "x" * 2000],
+    "form": [None, 3, [], {}, "mxnet\n"],
+    "classes": [None, 3, "abc", {"a": 1}, [None], [["a"]], ["a\x1b[2J"], ["\ud800"], ["x" * 2000]],
+    "preprocess": [3, [], "x", {"crop": 1}],
+    "input_name": [None, 3, [], {}, "\0"],
+    "batch": [0, -1, 1.5, True, "1", [], {}, int(HUGE)],
+    "dataset": [3, [], {}, "a\nb"],
+    "accuracy": [0, "", [], {}, {"top1": 1, "images": 1}],
+    "files": [None, 3, "x", ["model-symbol.json"], {"model-symbol.json": 3}, {"a\0b": "0"}],
+    "made_from": [3, "x", [], {"a": {"a": {"a": {"a": {"a": 1}}}}}],
+    "versions": [None, 3, [], {"mxnet": 1}],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in WRONG.items() for value in values])
+def test_entries_of_a_wrong_type_are_named(copy, name, value):
+    change(copy, **{name: value})
+    with pytest.raises(ModelError, match=f"^{copy}/manifest.json: damaged .{name}.*Make the model anew.$") as error:
+        read_manifest(copy)
+    assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("part, entries", [
+    ("preprocess", {"resize": [None, "3", [], 1.5, True, 0, int(HUGE), 10**6], "crop": [None, "3", 0, int(HUGE)],
+                    "mean": [None, 3, "abc", [1], [[1], [1], [1]], [None] * 3, ["a"] * 3, [int(HUGE)] * 3],
+                    "std": [None, [0, 0, 0], {}], "interpolation": [None, 3, [], {}, "nearest"]}),
+    ("accuracy", {"top1": [None, "1", [], 2, int(HUGE)], "images": [None, "1", 1.5, 0, -int(HUGE)],
+                  "data": [None, 3, "\n"]}),
+])  # fmt: skip
+def test_entries_of_preprocess_and_accuracy(copy, part, entries):
+    good = json.loads((copy / "manifest.json").read_text())["preprocess"] if part == "preprocess" else {
+        "top1": 0.5, "images": 10, "data": "test"
+    }  # fmt: skip
+    change(copy, **{part: good})
+    assert read_manifest(copy)
+    for name, values in entries.items():
+        for value in values:
+            change(copy, **{part: {**good, name: value}})
+            with pytest.raises(ModelError, match=f"manifest.json: damaged .{part}: .*{name[:5]}") as error:
+                read_manifest(copy)
+            assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+
+
+def test_a_huge_manifest(copy):
+    with open(copy / "manifest.json", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelError, match="manifest.json: damaged .it has more than 16 MB"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\u20ac" * 100, "..", "", "a/b"])
+def test_names_of_files_that_no_folder_has(copy, name):
+    change(copy, files={name: "0", **read_manifest(copy).files})
+    with pytest.raises(ModelError, match="which is not in this folder|is missing"):
+        read_manifest(copy)
+
+
+def test_logits_that_differ_are_reported_under_the_final_name(model, tmp_path):
+    with pytest.raises(ModelError, match=f"^{tmp_path}/new: in form mxnet, the model's logits differ by"):
+        write_model(
+            tmp_path / "new",
+            read_manifest(model),
+            [],
+            write=lambda path: None,
+            compute=lambda path: np.ones((1, 3)),
+            expected=np.zeros((1, 3)),
+        )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"manifest": 1}', '{"manifest": NaN}', "[" * 100_000])

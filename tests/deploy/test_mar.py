@@ -152,3 +152,9 @@ def test_model_server_serves_the_archive(archive, model, tmp_path):
         server.wait(20)
         for child in psutil.wait_procs(children, 5)[1]:
             child.kill()
+
+
+def test_the_same_model_always_makes_the_same_bytes(model, tmp_path, monkeypatch):
+    first = write_archive(model, tmp_path / "first.mar").read_bytes()
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    assert write_archive(model, tmp_path / "second.mar").read_bytes() == first

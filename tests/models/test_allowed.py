@@ -10,7 +10,16 @@ from d2lcls.models.allowed import ALLOWED, NotAllowed, check_graph, load_symbol
 import pytest
 
 # Operators that ended the process, or never returned, when they were run with hostile attributes.
-KILLERS = ["_Native", "_NDArray", "_imdecode", "_cvimdecode", "_backward_Activation", "_backward_Custom", "Custom"]
+KILLERS = [
+    "_Native",
+    "_NDArray",
+    "_imdecode",
+    "where",
+    "_cvimdecode",
+    "_backward_Activation",
+    "_backward_Custom",
+    "Custom",
+]
 HOSTILE = [
     {},
     {"info": "0x10"},
@@ -27,6 +36,7 @@ HOSTILE = [
 ]  # fmt: skip
 RUN = """
 import json, sys
+from d2lcls.deploy.graph.input_shapes import check_sizes, infer_shapes
 from d2lcls.models.allowed import load_symbol
 import mxnet as mx
 for content in json.load(sys.stdin):
@@ -39,6 +49,7 @@ for content in json.load(sys.stdin):
         continue
     try:
         names = symbol.list_inputs()
+        check_sizes(symbol, infer_shapes(symbol, {name: (2, 4, 4, 4) for name in names[:1]}))
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **{name: (2, 4, 4, 4) for name in names[:1]})
         for output in executor.forward(is_train=False):
             output.wait_to_read()
@@ -84,10 +95,9 @@ def test_operators_that_end_the_process_are_refused(op):
         ({"heads": [[7, 0, 0]]}, "the list of heads refers to output 0 of node 7"),
         ({"heads": [[1, 5, 0]]}, "the list of heads refers to output 5 of node 1"),
         ({"heads": []}, "it has no outputs"),
-        ({"arg_nodes": [99]}, "arg_nodes"),
         ({"nodes": []}, "no list of nodes"),
         ({"nodes": [{"op": "relu", "name": "a", "inputs": [[0, 0, 0]]}]}, "refers to output 0 of node 0"),
-        ({"nodes": [{"op": "null", "name": "a", "attrs": {"x": 1}}]}, "attrs that are not strings"),
+        ({"nodes": [{"op": "null", "name": "a", "attrs": {"x": 1}}]}, "its attrs are not strings"),
     ],
 )
 def test_malformed_graphs_are_refused(change, reason):
@@ -95,14 +105,46 @@ def test_malformed_graphs_are_refused(change, reason):
         check_graph({**graph_of("relu"), **change})
 
 
+@pytest.mark.parametrize("place", ["param", "attr"])
+def test_attributes_under_older_names_do_not_reach_mxnet(place):
+    graph = graph_of("Convolution", 2, kernel="(1, 1)", num_filter="2", no_bias="True")
+    graph["nodes"][-1][place] = {**graph["nodes"][-1]["attrs"], "num_group": "0"}
+    assert "num_group" not in load_symbol(json.dumps(graph)).tojson()
+    lines, code = run([graph])  # MXNet would divide by the number of groups
+    assert code == 0, lines[-1]
+
+
+def test_parts_that_are_not_needed_do_not_reach_mxnet():
+    graph = graph_of("relu")
+    graph["nodes"][-1].update(control_deps=[99], backward_source_id=99)
+    symbol = load_symbol(json.dumps({**graph, "arg_nodes": [99], "node_row_ptr": [-1], "attrs": {"x": ["int", 1]}}))
+    assert symbol.list_arguments() == ["in0"] and symbol.list_outputs() == ["layer_output"]
+
+
 def test_inner_graphs_are_checked_too():
     fused = graph_of("_sg_mkldnn_conv")
-    with pytest.raises(NotAllowed, match="0 inner graphs"):
+    with pytest.raises(NotAllowed, match="should have 1 inner graphs"):
         check_graph(fused)
     for inner, reason in ((graph_of("_Native"), "_Native is not allowed"), (graph_of("relu"), "must have one Conv")):
         fused["nodes"][-1]["subgraphs"] = [inner]
         with pytest.raises(NotAllowed, match=reason):
             check_graph(fused)
+
+
+@pytest.mark.parametrize("inputs", [0, 1, 20])
+def test_fused_layers_have_the_inputs_of_their_inner_graph(inputs):
+    fused = graph_of("_sg_mkldnn_conv", inputs)
+    fused["nodes"][-1]["subgraphs"] = [graph_of("Convolution", 3, kernel="(3, 3)", num_filter="4")]
+    with pytest.raises(NotAllowed, match=f"it has {inputs} inputs, and its inner graph has 3"):
+        check_graph(fused)
+
+
+@pytest.mark.parametrize("flag", ["with_bn", "with_sum"])
+def test_fused_layers_hold_what_they_say(flag):
+    fused = graph_of("_sg_mkldnn_conv", 3, **{flag: "true"})
+    fused["nodes"][-1]["subgraphs"] = [graph_of("Convolution", 3, kernel="(3, 3)", num_filter="4")]
+    with pytest.raises(NotAllowed, match=f"its {flag} does not fit its inner graph"):
+        check_graph(fused)
 
 
 def test_deep_nesting_is_refused():

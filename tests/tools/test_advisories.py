@@ -7,6 +7,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,8 +100,46 @@ def test_the_command_reports_a_new_advisory(index):
 def test_no_information_is_not_taken_for_no_advisory(index, body):
     index.answers["/pypi/yacs/json"] = body
     result = run(index, "yacs")
+    assert result.returncode == 3
+    assert "unknown, http://127.0.0.1:" in result.stderr and "has no information about this version" in result.stderr
+
+
+def test_no_answer_is_not_taken_for_no_advisory():
+    result = run(SimpleNamespace(server_port=9), "yacs")  # where nothing listens
+    assert result.returncode == 3 and "unknown, no answer from http://127.0.0.1:9" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_is_wrong_counts_more_than_what_is_unknown(index):
+    version, body = answer("yacs", [{"id": "PYSEC-2000-1", "aliases": [], "fixed_in": [], "summary": "text"}])
+    index.answers[f"/pypi/yacs/{version}/json"] = body
+    result = run(index, "yacs", "onnx")
     assert result.returncode == 1
-    assert "has no information about this version" in result.stderr
+    assert "PYSEC-2000-1" in result.stderr and "onnx 1.18.0: unknown" in result.stderr
+
+
+def test_an_explained_advisory_passes_the_command(index):
+    identifier = next(identifier for identifier, row in ROWS.items() if row["package"] == "onnx")
+    entries = [
+        {"id": "PYSEC-2000-1", "aliases": [identifier], "fixed_in": ["9"], "summary": None, "withdrawn": None},
+        {"id": "PYSEC-2000-2", "aliases": [], "fixed_in": [], "summary": "text", "withdrawn": "2000-01-01T00:00:00Z"},
+    ]
+    version, body = answer("onnx", entries)
+    index.answers[f"/pypi/onnx/{version}/json"] = body
+    result = run(index, "onnx")
+    assert (result.returncode, result.stdout) == (0, "Every advisory is explained.\n"), result.stderr
+
+
+def test_a_lock_file_is_parsed_with_its_markers_hashes_and_two_versions_of_a_package():
+    text = """# made by uv
+a==1.0 \\
+    --hash=sha256:00
+B_c.d==2 ; python_version < "3.12" \\
+    --hash=sha256:00
+b-c-d==3 ; python_version >= "3.12" \\
+    # via a
+"""
+    assert locked(text) == {("a", "1.0"), ("b-c-d", "2"), ("b-c-d", "3")}
 
 
 def test_a_package_that_is_not_in_the_lock_is_refused(index):

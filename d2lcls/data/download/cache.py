@@ -2,18 +2,14 @@
 
 import errno
 import os
-import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from d2lcls.data.download import catalog
 from d2lcls.data.download.sources import get_files
+from d2lcls.data.download.staging import clear_staging, say, staging
 from d2lcls.data.download.transfer import SourceFailed, file_checksum
 from d2lcls.machine.files import cache_folder
-from d2lcls.machine.progress import display_mode
-
-from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
 class DataUnavailable(RuntimeError):
@@ -49,55 +45,41 @@ def fetch(name: str, force: bool = False) -> Path:
         OSError: the cache cannot be written, or the disk is full.
     """
     dataset = catalog.find(name)
-    folder, staging = cache_folder() / name, cache_folder() / ".staging"
+    folder = cache_folder() / name
     if not force and not verify(name):
+        clear_staging(name)
         return folder  # before anything is written: the cache may be read-only
     try:
-        (staging / name).mkdir(parents=True, exist_ok=True)
-        with _lock(dataset, staging / f"{name}.lock"):
-            if force or verify(name):  # another process may have fetched it while this one waited ...
-                (staging / name).mkdir(exist_ok=True)  # ... and removed the folder
-                _fetch(dataset, folder, staging / name)
+        with staging(name, dataset.title) as parts:
+            if force or verify(name):  # another process may have fetched it while this one waited
+                _fetch(dataset, folder, parts)
     except OSError as error:
         raise OSError(_not_stored(dataset, error)) from error
     return folder
 
 
-def _lock(dataset: catalog.Dataset, path: Path) -> AcquireReturnProxy:
-    """Acquire the data set's lock; the system releases it if the process dies."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        _say(f"{dataset.title}: another process is fetching it; waiting.")
-        return lock.acquire()
-
-
-def _fetch(dataset: catalog.Dataset, folder: Path, staging: Path) -> None:
+def _fetch(dataset: catalog.Dataset, folder: Path, parts: Path) -> None:
     """Try one source after another and move the files of the first that delivers them into `folder`."""
     reasons = []
-    for leftover in staging.glob("work-*"):  # of a killed process; partial downloads stay
-        shutil.rmtree(leftover, ignore_errors=True)
     for source in dataset.sources:
         label = f"{source.title} ({source.host})" if source.host else source.title
-        with tempfile.TemporaryDirectory(prefix="work-", dir=staging) as temporary:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=parts) as temporary:
             work = Path(temporary)
             try:
                 if os.environ.get("D2LCLS_OFFLINE") == "1":
                     raise SourceFailed("not asked, as D2LCLS_OFFLINE=1")
-                _say(f"{dataset.title}: asking {label}")
-                get_files(source, dataset.files, staging, work)
+                say(f"{dataset.title}: asking {label}")
+                get_files(source, dataset.files, parts, work)
                 problems = _problems(dataset.files, work)
                 if problems:
                     raise SourceFailed(f"sent other data: {problems[0]}")
             except SourceFailed as failure:
                 reasons.append(f"  {label}: {failure}")
-                _say(reasons[-1])
+                say(reasons[-1])
                 continue
             folder.mkdir(exist_ok=True)
             for file in dataset.files:
                 os.replace(work / file.name, folder / file.name)
-        shutil.rmtree(staging, ignore_errors=True)
         return
     raise DataUnavailable(
         f"{dataset.title} could not be fetched from any of its sources:\n"
@@ -134,8 +116,3 @@ def _not_stored(dataset: catalog.Dataset, error: OSError) -> str:
         f"Cannot store {dataset.title} in {cache_folder()}: {advice}, or set D2LCLS_HOME to a writable folder "
         "with enough space."
     )
-
-
-def _say(text: str) -> None:
-    if display_mode() != "off":
-        print(text, file=sys.stderr)

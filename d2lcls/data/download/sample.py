@@ -22,7 +22,7 @@ def read_sample(split: str, image_shape: tuple[int, int, int] = (28, 28, 1)) -> 
     Returns:
         (images, labels): uint8 (N, H, W, C); int64 (N,): 0, 1, ..., 9, 0, 1, ...
     """
-    with Image.open(FOLDER / f"{split}.png") as mosaic:
+    with Image.open(FOLDER / f"{split}.png", formats=("PNG",)) as mosaic:
         images = from_mosaic(np.asarray(mosaic))
     height, width, channels = image_shape
     rows, columns = height - images.shape[1], width - images.shape[2]

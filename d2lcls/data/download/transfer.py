@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,7 +44,33 @@ def download(address: str, checksum: str, folder: Path, limit: int) -> Path:
             or a wrong checksum (the file is then deleted).
         OSError: the folder cannot be written.
     """
-    part = folder / f"{checksum}.part"
+
+    def check(part: Path) -> Path:
+        received = file_checksum(part, "sha1" if len(checksum) == 40 else "sha256")
+        if received != checksum:
+            raise SourceFailed(
+                f"sent a damaged file (checksum {received[:8]}..., expected {checksum[:8]}...), which was deleted"
+            )
+        return part
+
+    return complete(address, folder / f"{checksum}.part", limit, check)
+
+
+def complete(address: str, part: Path, limit: int, use: Callable[[Path], Path]) -> Path:
+    """Download what is missing of a file, and return what `use` makes of it.
+
+    If `use` raises SourceFailed for a file that an earlier call had begun, that part may have been of another version:
+    the file is downloaded once more from the start.
+
+    Args:
+        address, limit: as for `download`.
+        part: the file; what it holds is continued, also after a failure.
+        use: function of the complete file; SourceFailed says that it is wrong, and the file is then deleted.
+
+    Raises:
+        SourceFailed: as `download`, or raised by `use`.
+        OSError: the file cannot be written.
+    """
     reason = ""
     for _ in range(ATTEMPTS):
         begun = part.stat().st_size if part.exists() else 0
@@ -57,17 +84,17 @@ def download(address: str, checksum: str, folder: Path, limit: int) -> Path:
             if part.exists() and part.stat().st_size > begun:
                 continue  # the connection broke after some data: request the rest
             raise SourceFailed(reason) from error
-        received = file_checksum(part, "sha1" if len(checksum) == 40 else "sha256")
-        if received == checksum:
-            return part
-        part.unlink()
-        reason = f"sent a damaged file (checksum {received[:8]}..., expected {checksum[:8]}...), which was deleted"
-        if begun == 0:
-            break  # otherwise the older part may be the damaged one: try again from the start
+        try:
+            return use(part)
+        except SourceFailed as failure:
+            part.unlink()
+            if begun == 0:
+                raise
+            reason = str(failure)
     raise SourceFailed(reason)
 
 
-def receive(address: str, part: Path, begun: int, limit: int = LARGEST) -> None:
+def receive(address: str, part: Path, begun: int, limit: int) -> None:
     """Append the bytes from `begun` on to `part`; start again if the server ignores the request for a range.
 
     Raises:

@@ -5,10 +5,10 @@ in `name.classes`, one per line, which only this package writes.
 """
 
 import os
+import re
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,10 +16,12 @@ from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_an
 from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
 RECORD_MAGIC = struct.pack("<I", 0xCED7230A)  # begins every part of a record
+_NOT_IN_LINES = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")  # line breaks, and what is not Unicode
 MAX_CLASSES = 1_000_000  # without a `.classes` file: a name is made for each, up to the highest label
 
 
@@ -38,20 +40,21 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
 
     Raises:
         BrokenImage: a file is no readable image and `on_broken` is "raise".
-        ValueError: a class has no readable picture; or as `list_folder`.
+        ValueError: a class has no readable picture, or a name that does not fit in one line; or as `list_folder`.
         FileNotFoundError: as `list_folder`.
+        DiskFull: there is no room; nothing is left behind.
     """
-    from mxnet import recordio
-
     check_on_broken(on_broken)
     paths, labels, classes = list_folder(root)
+    for name in filter(_NOT_IN_LINES.search, classes):
+        raise ValueError(f"{root}: the class {name!a} has a line break or an invalid character in its name. Rename it.")
     files = [Path(f"{prefix}{suffix}") for suffix in (".rec", ".idx", ".classes")]
     files[0].parent.mkdir(parents=True, exist_ok=True)
-    partial = [Path(f"{file}.part{os.getpid()}") for file in files]
     broken: list[BrokenImage] = []
     written: list[int] = []  # the label of each record
-    try:
-        with closing(recordio.MXIndexedRecordIO(str(partial[1]), str(partial[0]), "w")) as writer:
+    with temporary_folder(f"{files[0]}.new", files[0]) as folder:
+        partial = [folder / file.name for file in files]
+        with open(partial[0], "wb") as rec, open(partial[1], "w", encoding="ascii") as idx:
             for path, label in zip(paths, labels.tolist()):
                 try:
                     open_image(path)
@@ -60,19 +63,31 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
                         raise
                     broken.append(error)
                     continue
-                header = recordio.IRHeader(flag=0, label=float(label), id=len(written), id2=0)
-                writer.write_idx(len(written), recordio.pack(header, path.read_bytes()))
+                idx.write(f"{len(written)}\t{rec.tell()}\n")
+                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + path.read_bytes()))
                 written.append(label)
         check_classes_left(root, set(written), classes)
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, files):
             os.replace(part, file)
-    finally:
-        for part in partial:
-            part.unlink(missing_ok=True)
     if broken:
         print(f"{root}: left out {len(broken)} of {len(paths)} files; the first: {broken[0]}")
     return len(written)
+
+
+def _record(content: bytes) -> bytes:
+    """Return the bytes of a record, split as `_read_record` describes; MXNet's writer does not notice a full disk."""
+    if len(content) >= 1 << 29:
+        raise ValueError(
+            f"Expected a picture of less than 512 MB, the most that a record holds, not of {len(content):,} bytes."
+        )
+    ends = [found.start() for found in re.finditer(re.escape(RECORD_MAGIC), content) if found.start() % 4 == 0]
+    begins, ends = [0, *(end + 4 for end in ends)], [*ends, len(content)]
+    kinds = [1, *[2] * (len(ends) - 2), 3] if len(ends) > 1 else [0]
+    return b"".join(
+        RECORD_MAGIC + struct.pack("<I", kind << 29 | end - begin) + content[begin:end] + bytes(-(end - begin) % 4)
+        for kind, begin, end in zip(kinds, begins, ends)
+    )
 
 
 def open_records(

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from d2lcls.deploy.edge.schedule import schedule
 from d2lcls.deploy.manifest import Manifest, derive, read_manifest, write_model
 from d2lcls.deploy.onnx_runtime import open_session
 from d2lcls.machine.files import check_new_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def compile_arm(
     x = np.random.default_rng(0).normal(size=manifest.input_shape(2)).astype(np.float32)
 
     def write(path: Path) -> None:
-        with machine, tempfile.TemporaryDirectory() as work:
+        with machine, temporary_folder() as work:
             plan, loops = plan_calls(schedule(read_relax(folder, manifest)), folder)
             tvm.tirx.build(loops, target=machine).write_to_file(str(Path(work, "loops.o")), "o")
             Path(work, "weights.bin").write_bytes(bytes(plan.weights))
@@ -135,10 +135,10 @@ def run_program(folder: str | Path, x: np.ndarray, runs: int = 1) -> Answer:
             f"{EMULATOR} is not installed, which runs programs for 64-bit Arm here. "
             "Debian and Ubuntu: sudo apt install qemu-user"
         )
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         paths = [Path(work, f"{number}.f32") for number in range(len(x))]
         for path, picture in zip(paths, np.ascontiguousarray(x, dtype=np.float32)):
-            picture.tofile(path)
+            path.write_bytes(picture.tobytes())
         done = subprocess.run(
             [*emulation(), program, "--logits", "--runs", str(runs), *paths], capture_output=True, text=True
         )
@@ -153,7 +153,7 @@ def _is_arm() -> bool:
     return platform.system() == "Linux" and platform.machine() == "aarch64"
 
 
-def _link(work: str, path: Path) -> None:
+def _link(work: Path, path: Path) -> None:
     from tvm_ffi import libinfo
 
     folders = (libinfo.find_include_path(), libinfo.find_dlpack_include_path(), _SOURCES, work)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from d2lcls.deploy.manifest import Manifest, ModelError
-from d2lcls.deploy.onnx_runtime import MISSING, import_onnx, import_runtime, read_onnx
+from d2lcls.deploy.onnx_file import MISSING, call_apart, import_onnx, read_onnx
+from d2lcls.deploy.onnx_runtime import import_runtime, try_onnx
+from d2lcls.machine.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +38,8 @@ def read_relax(folder: str | Path, manifest: Manifest, batch: int = 1) -> tvm.IR
     arrays are laid out with the channels last, so that the channels of one pixel, which all convolutions treat alike,
     are adjacent in memory and fill a vector register.
 
+    A child process does all of this first, so that a file at which TVM crashes ends only that process.
+
     Args:
         folder: model folder of form "onnx".
         manifest: of that folder.
@@ -46,18 +49,26 @@ def read_relax(folder: str | Path, manifest: Manifest, batch: int = 1) -> tvm.IR
         Module whose function "main" takes float32 (batch, 3, H, W) and returns logits (batch, K).
 
     Raises:
-        ModelError: an operator that TVM does not know; names it.
+        ModelError: as `try_onnx`; also for an operator that TVM does not know; names it.
         ImportError: apache-tvm, onnx or onnxruntime is not installed; names the extra.
     """
+    import_tvm()
+    path, shape = Path(folder, "model.onnx"), manifest.input_shape(batch)
+    try_onnx(path)
+    call_apart(_try_relax, path, shape, what="reading it with TVM", memory=None, seconds=1800)
+    return _read_relax(path, shape)
+
+
+def _try_relax(path: Path, shape: tuple[int, ...]) -> None:
+    _read_relax(path, shape)  # TVM 0.27 cannot pass it to another process: its own tools crash on a constant
+
+
+def _read_relax(path: Path, shape: tuple[int, ...]) -> tvm.IRModule:
     tvm = import_tvm()
     from tvm.relax import transform as passes
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = simplify(Path(folder, "model.onnx"), manifest.input_shape(batch))
-    try:
-        module = from_onnx(model, keep_params_in_input=False)
-    except Exception as error:  # TVM's frontend raises exceptions of many classes
-        raise ModelError(f"{folder}: TVM cannot read this model ({str(error).strip().splitlines()[-1]}).") from error
+    module = from_onnx(simplify(path, shape), keep_params_in_input=False)
     last = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
     return tvm.transform.Sequential(
         [
@@ -75,19 +86,25 @@ def read_relax(folder: str | Path, manifest: Manifest, batch: int = 1) -> tvm.IR
     )(module)
 
 
-def simplify(path: str | Path, shape: tuple[int, ...]) -> onnx.ModelProto:
+def simplify(path: Path, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Read an ONNX file for inputs of one shape, with constants and batch normalisation folded."""
     onnx, onnxruntime = import_onnx(), import_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    read_onnx(Path(path))
-    model = onnx.load(path)
+    model = read_onnx(path)
     for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape):
         axis.dim_value = size
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
     del model.graph.value_info[:]  # shapes of the old batch
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "simple.onnx"))
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model.SerializeToString()
+    with temporary_folder(needed=2 * len(content)) as folder:
+        options.optimized_model_filepath = str(folder / "simple.onnx")
+        try:
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common parent but this one
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{path}: ONNX Runtime cannot simplify it, or cannot write to {folder.parent} ({reason})."
+            ) from error
         return onnx.load(options.optimized_model_filepath)

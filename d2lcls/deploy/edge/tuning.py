@@ -8,7 +8,6 @@ which takes a minute or two, as in AutoTVM (Chen et al., Learning to Optimize Te
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from d2lcls.deploy.edge.schedule import DEPTH, schedule, schedule_function
 from d2lcls.deploy.edge.target import Records, host_target, host_tile
 from d2lcls.deploy.manifest import read_manifest
 from d2lcls.machine.child import in_child
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _gain(folder: str | Path, records: Records, batch: int, rounds: int) -> list
     module = read_relax(folder, manifest, batch)
     models, ratios = [], []
     x = tvm.runtime.tensor(np.random.default_rng(0).normal(size=manifest.input_shape(batch)).astype(np.float32))
-    with tempfile.TemporaryDirectory() as work:
+    with temporary_folder() as work:
         for number, scheduled in enumerate((schedule(module, host_tile()), records.apply(module))):
             path = Path(work, f"{number}.so")
             build(scheduled, path)

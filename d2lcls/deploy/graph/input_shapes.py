@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,11 +10,18 @@ from typing import TYPE_CHECKING
 from d2lcls.deploy.graph.names import listed
 from d2lcls.deploy.graph.operators import LABEL_SLOT, LEARNED, is_true, whole_numbers
 from d2lcls.deploy.graph.symbol_json import Graph, Node
+from d2lcls.models.allowed import ALLOWED
+
+import numpy as np
 
 if TYPE_CHECKING:
     import mxnet as mx
 
 Shape = Sequence[int]
+MAX_AXES = 8
+RESHAPES = ("Reshape", "reshape", "reshape_like")
+DIVISIONS = frozenset(op for op in ALLOWED if "div" in op.lower() or "mod" in op.lower()) | {"norm"}
+FLOATS = (np.float16, np.float32, np.float64)
 # Sides of the images that networks were made for, in pixels.
 # fmt: off
 SIZES = (
@@ -41,6 +49,68 @@ def infer_shapes(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> dict[str,
     if arguments is None:
         return {}
     return {**dict(zip(symbol.list_arguments(), arguments)), **dict(zip(symbol.list_auxiliary_states(), statistics))}
+
+
+class GraphError(ValueError):
+    """A graph that cannot be computed with the arrays given for it; the message states the reason, without a file."""
+
+
+def check_sizes(symbol: mx.sym.Symbol, known: Mapping[str, Shape], types: Mapping[str, type] | None = None) -> int:
+    """Check what MXNet does not: empty arrays, reshaping to another size, division, and layers too large for memory.
+
+    MXNet divides by the size of empty arrays, and reads and writes beyond the end of arrays that are reshaped.
+
+    Args:
+        symbol: the graph.
+        known: shapes of all of its variables.
+        types: numpy types of variables that are not float32.
+
+    Returns:
+        the bytes of all layers' outputs, if they are float32.
+
+    Raises:
+        GraphError: an array is empty or too large, a shape does not follow, or whole numbers are divided.
+        MXNetError: the shapes contradict each other.
+    """
+    import psutil
+
+    for name, shape in known.items():
+        if not shape or min(shape) < 1 or len(shape) > MAX_AXES:
+            raise GraphError(f"{name!r} has the shape {tuple(shape)}, expected 1 to {MAX_AXES} sizes of 1 or more")
+    layers = symbol.get_internals()
+    sizes = []
+    for name, shape in zip(layers.list_outputs(), infer_outputs(layers, known)):
+        if not shape or min(shape) < 1 or len(shape) > MAX_AXES:
+            raise GraphError(f"{name!r} would have the shape {shape}, expected 1 to {MAX_AXES} sizes of 1 or more")
+        sizes.append(math.prod(shape))
+        if sizes[-1] >= 2**31:
+            raise GraphError(f"{name!r} would have {sizes[-1]:,} numbers; MXNet's arrays hold less than 2 ** 31")
+    reshaped = _around(symbol, RESHAPES)
+    shapes = infer_outputs(reshaped, known) if reshaped is not None else []
+    for before, after in zip(shapes[::2], shapes[1::2]):
+        if math.prod(before) != math.prod(after):
+            raise GraphError(f"it reshapes {before} to {after}, which have different numbers of elements")
+    divided = _around(symbol, DIVISIONS)
+    if divided is not None:
+        kinds = {name: (types or {}).get(name, np.float32) for name in divided.list_inputs()}
+        if any(kind not in FLOATS for kind in divided._infer_type_impl(True, **kinds)[1] or [None]):
+            raise GraphError("it divides whole numbers, and dividing them by 0 would end the process")
+    free = psutil.virtual_memory().available
+    if 4 * max(sizes, default=0) > free:
+        raise GraphError(f"a layer needs {4 * max(sizes) / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB are free")
+    return 4 * sum(sizes)
+
+
+def _around(symbol: mx.sym.Symbol, ops: Container[str]) -> mx.sym.Symbol | None:
+    """Return a graph with two outputs for each layer of these operators: its first input and its output; or None."""
+    import mxnet as mx
+
+    graph = json.loads(symbol.tojson())
+    found = [(node["inputs"][0], [index, 0, 0]) for index, node in enumerate(graph["nodes"]) if node["op"] in ops]
+    if not found:
+        return None
+    graph["heads"] = [edge for pair in found for edge in pair]
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))
 
 
 def infer_outputs(symbol: mx.sym.Symbol, known: Mapping[str, Shape]) -> list[tuple[int, ...]]:

@@ -49,7 +49,7 @@ class Parity:
 def write_onnx(model: OldModel, path: str | Path, inputs: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> Parity:
     """Write a model as an ONNX file if its outputs agree with MXNet's; arguments and errors as for `checked_onnx`."""
     converted, parity = checked_onnx(model, inputs, tolerance)
-    write_atomically(path, lambda file: file.write(converted.SerializeToString()))
+    write_atomically(path, converted.SerializeToString())
     return parity
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from d2lcls.deploy.graph.input_shapes import infer_outputs
 from d2lcls.deploy.onnx.converters import register
 from d2lcls.deploy.onnx.registry import CONVERTERS, OPSET
-from d2lcls.deploy.onnx_runtime import import_onnx
+from d2lcls.deploy.onnx_file import import_onnx
 from d2lcls.deploy.rescue.load import OldModel, RescueError
 
 import mxnet as mx

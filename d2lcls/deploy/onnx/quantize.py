@@ -1,12 +1,15 @@
 """An int8 form of an ONNX model, for ONNX Runtime on a computer, a phone or in a browser."""
 
-import tempfile
+from __future__ import annotations
+
 from pathlib import Path
 
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE
-from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
-from d2lcls.machine.files import check_new_folder, new_folder, write_atomically
+from d2lcls.deploy.onnx_file import call_apart, import_onnx
+from d2lcls.deploy.onnx_runtime import import_runtime, try_onnx
+from d2lcls.machine.files import check_new_folder, new_folder
+from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
 
@@ -25,26 +28,36 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
             that saturate. The manifest records it in `made_from`.
 
     Raises:
-        FileNotFoundError, ModelError: as `read_manifest`.
+        FileNotFoundError, ModelError: as `read_manifest` and `try_onnx`; also if the model cannot be quantised.
         ValueError: the target is not empty.
         ImportError: onnx or onnxruntime is not installed; names the extra.
     """
     manifest = read_manifest(folder)
     if manifest.form != "onnx":
         raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form onnx.")
-    onnx = import_onnx()
+    import_runtime()
     check_new_folder(target)
-    read_onnx(Path(folder, FILE))
+    path = Path(folder, FILE)
+    try_onnx(path)
+    content = call_apart(_quantize, path, x, manifest.input_name, vnni, what="quantising it", memory=None, seconds=3600)
+    with new_folder(target) as out:
+        (out / FILE).write_bytes(content)
+        return write_manifest(out, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
+
+
+def _quantize(path: Path, x: np.ndarray, input_name: str, vnni: bool) -> bytes:
+    """Return the content of the file in int8."""
+    onnx = import_onnx()
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as work:
-        prepared, quantized = Path(work, "prepared.onnx"), Path(work, FILE)
-        quant_pre_process(str(Path(folder, FILE)), str(prepared), skip_symbolic_shape=True)  # folds batch norms
+    with temporary_folder(needed=5 * path.stat().st_size) as work:
+        prepared, quantized = work / "prepared.onnx", work / FILE
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # folds batch norms
         quantize_static(
             str(prepared),
             str(quantized),
-            _Examples(x, manifest.input_name),
+            _Examples(x, input_name),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -52,9 +65,7 @@ def quantize_onnx(folder: str | Path, target: str | Path, x: np.ndarray, vnni: b
         )
         model = onnx.load(str(quantized))
     onnx.checker.check_model(model)
-    with new_folder(target) as out:
-        write_atomically(out / FILE, lambda file: file.write(model.SerializeToString()))
-        return write_manifest(out, derive(manifest, "onnx-int8", images=len(x), vnni=vnni), ["onnx", "onnxruntime"])
+    return model.SerializeToString()
 
 
 class _Examples:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2lcls.deploy.graph.input_shapes import Shape, find_inputs, guess_shape, infer_outputs, infer_shapes
+from d2lcls.deploy.graph.input_shapes import (
+    GraphError,
+    Shape,
+    check_sizes,
+    find_inputs,
+    guess_shape,
+    infer_outputs,
+    infer_shapes,
+)
 from d2lcls.deploy.graph.names import listed, without_kind
-from d2lcls.deploy.graph.symbol_json import Graph, read_symbol, reason_of
+from d2lcls.deploy.graph.symbol_json import Graph, read_symbol
+from d2lcls.machine.temporary import temporary_folder
+from d2lcls.models.allowed import reason_of
 from d2lcls.models.fusion.unfused import run
-from d2lcls.weights.params_file import read_params
+from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx
 import numpy as np
@@ -108,13 +118,14 @@ class OldModel:
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
         known = _shapes({**inputs, **self.parameters})
         try:
-            _check_memory(self.symbol, known)
+            shapes = infer_shapes(self.symbol, known)
+            labels = {name: np.zeros(shapes[name], np.float32) for name in self.labels}
             values = {
                 name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in inputs.items()
             }
-            shapes = infer_shapes(self.symbol, known)
-            labels = {name: np.zeros(shapes[name], np.float32) for name in self.labels}
-            outputs = run(self.symbol, {**values, **labels, **self.parameters})
+            values = {**values, **labels, **self.parameters}
+            _check_memory(self.symbol, values)
+            outputs = run(self.symbol, values)
         except mx.MXNetError as error:
             raise RescueError(
                 f"MXNet cannot run the network on {_sizes(_shapes(inputs))} ({reason_of(error)})."
@@ -122,17 +133,23 @@ class OldModel:
         return dict(zip(self.symbol.list_outputs(), outputs))
 
     def save(self, prefix: str | Path) -> tuple[str, str]:
-        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths."""
+        """Write PREFIX-symbol.json and PREFIX-0000.params as MXNet 1.9 does, and return both paths.
+
+        Raises:
+            DiskFull: there is no room; older files are unchanged.
+        """
         paths = f"{prefix}-symbol.json", f"{prefix}-0000.params"
-        self.symbol.save(paths[0])
-        mx.nd.save(
-            paths[1],
-            {
-                f"{kind}:{name}": mx.nd.array(array, dtype=array.dtype)
-                for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
-                for name, array in arrays.items()
-            },
-        )
+        arrays = {
+            f"{kind}:{name}": np.atleast_1d(array)
+            for kind, arrays in (("arg", self.arguments), ("aux", self.statistics))
+            for name, array in arrays.items()
+        }
+        Path(paths[0]).parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(f"{prefix}.new", paths[1]) as folder:
+            for path, content in zip(paths, (self.symbol.tojson().encode(), params_bytes(arrays))):
+                (folder / Path(path).name).write_bytes(content)
+            for path in paths:
+                os.replace(folder / Path(path).name, path)
         return paths
 
 
@@ -287,18 +304,14 @@ def _check_parameters(
     )
 
 
-def _check_memory(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> None:
+def _check_memory(symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray]) -> None:
     """Raise for a network that cannot fit into memory: MXNet would end the process, or the machine."""
     import psutil
 
-    layers = infer_outputs(symbol.get_internals(), shapes)
-    sizes = [math.prod(max(n, 0) for n in shape) for shape in layers if shape]
-    if max(sizes, default=0) >= 2**31:
-        raise RescueError(
-            f"One of the network's layers would return {max(sizes):,} numbers for this input; MXNet's arrays "
-            "hold less than 2 ** 31. Give a smaller --shape."
-        )
-    need = 4 * sum(sizes)
+    try:
+        need = check_sizes(symbol, _shapes(values), {name: value.dtype.type for name, value in values.items()})
+    except GraphError as error:
+        raise RescueError(f"The network cannot be computed: {error}. Give another --shape.") from error
     free = psutil.virtual_memory().available
     if need > free:
         raise RescueError(

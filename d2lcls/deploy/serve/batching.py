@@ -307,12 +307,13 @@ class Batcher:
                 log.error("engine hangs", {"seconds": longest})
                 one.process.kill()
 
-    async def close(self) -> None:
-        """Finish what was admitted, then end the workers."""
+    async def close(self, finish: bool = True) -> None:
+        """End the workers, as soon as they have computed what was admitted, or at once if not `finish`."""
         self.closing = True
-        self._dispatch()
-        while self.waiting and self.engines:
-            await asyncio.sleep(0.01)
-        for ticket in self.tickets:  # where the workers ended before they had computed everything
-            ticket.finish(Refused(500, "The process that computes ended."))
+        if finish:
+            self._dispatch()
+            while self.waiting and self.engines:
+                await asyncio.sleep(0.01)
+            for ticket in self.tickets:  # where the workers ended before they had computed everything
+                ticket.finish(Refused(500, "The process that computes ended."))
         await asyncio.gather(*(one.stop() for one in self.engines))

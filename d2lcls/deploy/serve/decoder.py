@@ -1,9 +1,9 @@
 """The processes that decode clients' pictures, apart from the service.
 
 A picture of 158 bytes can keep a decoder busy for seconds, one of 200 kB can demand gigabytes, and decoders have had
-bugs that run code. So each decoder is a process that can open no file and no socket, has a limit of memory and, for
-each picture, of processor time, and is killed by the kernel when it exceeds the latter. A new one is forked within
-milliseconds by a parent that has imported Pillow.
+bugs that run code. So each decoder is a process that has memory and one socket, and nothing else (see `confinement`),
+with a limit of memory and, for each picture, of processor time, and is killed by the kernel when it exceeds the latter.
+A new one is forked within milliseconds by a parent that has imported Pillow.
 
 The parent receives sockets over its own socket, and forks a decoder for each. A decoder receives `frames.PICTURE`:
 the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
@@ -26,13 +26,12 @@ import sys
 import time
 from typing import Any
 
-from d2lcls.data.decode import BrokenImage
+from d2lcls.data.decode import COMMON_FORMATS, BrokenImage
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.deploy.serve import frames
+from d2lcls.deploy.serve import confinement, frames
 
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  what Image.open and Image.load would import later, from files they could not open
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # each further decoder is one more to attack
 LENGTH = struct.Struct("<H")
 TIME = struct.Struct("<Q")
 START = struct.Struct("<Q?")  # of a new decoder: the largest number of pixels, and whether others come first
@@ -57,23 +56,20 @@ def decode(content: bytes) -> tuple[bytes, bytes]:
     seconds = SECONDS + SECONDS_PER_BYTE * len(picture)
     signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, also inside a decoder written in C
     try:
-        with Image.open(io.BytesIO(picture), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(picture), formats=COMMON_FORMATS) as opened:
             width, height = opened.size
             if width * height > most:
                 return frames.TOO_LARGE, b"pixels"
             signal.setitimer(signal.ITIMER_PROF, seconds + SECONDS_PER_PIXEL * width * height)
-            opened.load()
-            if opened.size != (width, height):  # a second header, behind the first
-                return frames.BROKEN, b""
             return frames.DECODED, preprocess.image(opened).tobytes()
     except Image.DecompressionBombError:
         return frames.TOO_LARGE, b"pixels"
-    except MemoryError:
-        return frames.TOO_LARGE, b"memory"
-    except BrokenImage as error:
-        return (frames.TOO_LARGE, b"memory") if isinstance(error.__cause__, MemoryError) else (frames.BROKEN, b"")
-    except Exception:  # for damaged input Pillow raises a dozen kinds
-        return frames.BROKEN, b""
+    except Exception as error:  # for damaged input Pillow raises a dozen kinds
+        cause = error.__cause__ if isinstance(error, BrokenImage) else error
+        memory = isinstance(cause, MemoryError) or "could not create decoder object" in str(
+            cause
+        )  # the latter for WebP
+        return (frames.TOO_LARGE, b"memory") if memory else (frames.BROKEN, b"")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
@@ -85,8 +81,8 @@ def _order(text: bytes) -> tuple[Preprocess, int]:
     return Preprocess(**fields), most
 
 
-def _confine(pixels: int) -> None:
-    """Give up what decoding does not need: files, memory and core dumps."""
+def _limit(pixels: int) -> None:
+    """Limit the memory, and, for systems without filters of system calls, forbid to open or extend files."""
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
     memory = size + MEMORY + MEMORY_PER_PIXEL * pixels
@@ -99,12 +95,16 @@ def _confine(pixels: int) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _work(connection: socket.socket, pixels: int, others_first: bool) -> None:
+def _work(connection: socket.socket, confined: bool, pixels: int, others_first: bool) -> None:
     if others_first:
         os.nice(10)
     stream = io.BufferedReader(socket.SocketIO(connection, "r"), 1 << 16)
-    _confine(pixels)
-    connection.sendall(frames.pack(frames.READY, str(os.getpid()).encode()))
+    ready = frames.pack(frames.READY, str(os.getpid()).encode())
+    _limit(pixels)
+    if confined:
+        os.closerange(0, connection.fileno())  # the log too, which may be a socket
+        confinement.confine()
+    connection.sendall(ready)
     while frame := frames.read(stream):
         # One at a time: when this process is killed, the first picture without an answer is the one to blame.
         begun = time.perf_counter()
@@ -117,6 +117,9 @@ def main(descriptor: str) -> int:
     """Fork a decoder for each socket that arrives; returns the exit code."""
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the service, which closes the socket
         signal.signal(stop, signal.SIG_IGN)
+    confined = confinement.possible()
+    if not confined:
+        print("No seccomp filters here: code in a decoder could delete files and end processes.", file=sys.stderr)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes decoders that have ended
     _warm_up()
     control = socket.socket(fileno=int(descriptor))
@@ -129,7 +132,7 @@ def main(descriptor: str) -> int:
             if os.fork() == 0:
                 control.close()
                 try:
-                    _work(connection, *START.unpack(content))
+                    _work(connection, confined, *START.unpack(content))
                 except OSError:  # the service is gone
                     pass
                 finally:
@@ -139,7 +142,7 @@ def main(descriptor: str) -> int:
 def _warm_up() -> None:
     """Decode one picture of each format, so that decoders have nothing left to import."""
     preprocess = Preprocess(8, 8, (0.5,) * 3, (0.5,) * 3, "bilinear")
-    for kind in FORMATS:
+    for kind in COMMON_FORMATS:
         stream = io.BytesIO()
         Image.new("RGB", (16, 16)).save(stream, kind)
         preprocess.image(stream.getvalue())

@@ -122,6 +122,7 @@ class Connection(asyncio.Protocol):
         self.since = time.monotonic()  # since when nothing has been answered
         self.answered = False  # whether anything has been
         self.ending = False  # nothing more is read
+        self.half_closed = False  # nothing more comes; what is in `unparsed` is still answered
         self.reading_paused = False
         self.writing_paused = False  # the client does not read its responses, so it gets no more of them
         self.deadline = 0.0  # when the connection's time is up, 0 for never
@@ -183,7 +184,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep the connection open if a response is due: a client may close its half and still read."""
-        self.ending = True
+        self.half_closed, self.ending = True, self.ending or not self.unparsed
         return self.active is not None or bool(self.pipeline or self.unparsed)
 
     def data_received(self, data: bytes) -> None:
@@ -231,7 +232,7 @@ class Connection(asyncio.Protocol):
             return
         self.upgrading = False
         request, version = self.request, self.parser.get_http_version()
-        headers = {name: value for name, value in request.headers.items() if name not in (b"upgrade", b"connection")}
+        headers = {name: value for name, value in request.headers.items() if name != b"upgrade"}
         head = [f"{request.method} ".encode(), self.url, f" HTTP/{version}\r\n".encode()]
         head += [b"%s: %s\r\n" % header for header in headers.items()]
         begun, self.parser = request.begun, httptools.HttpRequestParser(self)
@@ -287,7 +288,8 @@ class Connection(asyncio.Protocol):
             raise Refused(400, "The header Host is missing.")
         if request.headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
             raise Refused(501, "Transfer-Encoding must be chunked, and nothing else.")
-        length = int(request.headers.get(b"content-length", b"0"))  # llhttp has checked that it is a number
+        digits = request.headers.get(b"content-length", b"").strip().lstrip(b"0")  # Python refuses thousands of zeros
+        length = int(digits or b"0")  # llhttp has checked that it is a number
         try:
             if length > self.limits.body:
                 raise self._large_body()
@@ -380,7 +382,7 @@ class Connection(asyncio.Protocol):
 
     def _continue(self) -> None:
         self.since = time.monotonic()
-        if self.pipeline or self.unparsed:
+        if self.pipeline or self.unparsed or self.half_closed:
             self._schedule()
         elif self.service.closing:
             self.close()
@@ -401,20 +403,26 @@ class Connection(asyncio.Protocol):
             return
         if self.pipeline:
             self._begin(self.pipeline.popleft())
+        elif self.half_closed and not self.unparsed:
+            self.close()
         elif not self.ending:
             self._parse()
             if not (self.active or self.scheduled or self.unparsed):
                 self._continue()
 
     def _give_up(self, refused: Refused) -> None:
-        """Refuse what is no request or too large a one, and close."""
+        """Refuse what is no request or too large a one, and close; nothing follows a response that was the last."""
+        if self.ending:
+            return
         request = self.request if self.arriving else Request(self)
         self.arriving, self.ending = False, True
-        if self.active:  # its response comes, and then the end
-            request.release()
-            return
-        self.active, request.keep_alive = request, False
-        request.refuse(refused)
+        request.release()
+        request.refused, request.keep_alive = refused, False
+        last = self.pipeline[-1] if self.pipeline else self.active
+        if last is None:
+            self._begin(request)
+        elif last.keep_alive:
+            self.pipeline.append(request)  # after the responses to those before it
 
     def close(self) -> None:
         """Send what is written, end our half, and give the client a moment to read it."""

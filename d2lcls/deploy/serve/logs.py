@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
+LINES_KEPT = 1000  # while nobody reads the log
 LINES_PER_SECOND = 20  # of what libraries print
 _EXPECTED = "MXNet start using engine: NaiveEngine"  # printed by every worker, which is configured to use it
 
@@ -35,19 +37,42 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({**line, **record.args} if isinstance(record.args, dict) else line, default=repr)
 
 
-class _Handler(logging.StreamHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing: that nobody reads the log any more is no reason to stop, nor to log it."""
+class _Handler(logging.Handler):
+    """Writes lines in a thread of its own: nobody waits for a log that is not read, or whose disk is full.
 
+    Lines that cannot be written, and those that come while `LINES_KEPT` wait, are lost.
+    """
 
-@contextmanager
-def _closed_quietly(stream: TextIO) -> Iterator[TextIO]:
-    """Close a stream after a `with` block, even if its last lines cannot be written because the disk is full."""
-    try:
-        yield stream
-    finally:
-        with suppress(OSError):  # the lines are lost; the file descriptor is closed all the same
-            stream.close()
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.lines: queue.Queue[str | None] = queue.Queue(LINES_KEPT)
+        self.writer = threading.Thread(target=self._write, daemon=True)
+        self.writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand over a record's line."""
+        with suppress(queue.Full):
+            self.lines.put_nowait(self.format(record))
+
+    def close(self) -> None:
+        """Write the lines that wait, for a second at most, and close the file descriptor."""
+        super().close()
+        with suppress(queue.Full):
+            self.lines.put_nowait(None)
+        self.writer.join(1)
+
+    def _write(self) -> None:
+        begin = ""
+        while (line := self.lines.get()) is not None:
+            content = f"{begin}{line}\n".encode()
+            try:
+                while content:
+                    content = content[os.write(self.descriptor, content) :]
+                begin = ""
+            except OSError:
+                begin = "\n"  # part of the line may have been written
+        os.close(self.descriptor)
 
 
 @contextmanager
@@ -63,26 +88,27 @@ def json_log(level: str = "info") -> Iterator[None]:
     os.set_blocking(writing, False)  # a program that prints faster than this is read loses lines, and never waits
     logger = logging.getLogger("d2lcls")
     before = logger.level, logger.propagate
-    with _closed_quietly(os.fdopen(os.dup(2), "w", encoding="utf-8")) as stream:
-        handler = _Handler(stream)
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
-        logger.setLevel(level.upper())
-        logger.propagate = False
-        os.dup2(writing, 2)
-        os.close(writing)
-        reader = threading.Thread(
-            target=_log_printed, args=(os.fdopen(reading, encoding="utf-8", errors="replace"),), daemon=True
-        )
-        reader.start()
-        try:
-            yield
-        finally:
-            os.dup2(stream.fileno(), 2)  # closes our end of the pipe; the reader still logs what was printed
-            reader.join(1)
-            logger.removeHandler(handler)
-            logger.setLevel(before[0])
-            logger.propagate = before[1]
+    errors = os.dup(2)
+    handler = _Handler(errors)
+    handler.setFormatter(JsonFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    os.dup2(writing, 2)
+    os.close(writing)
+    reader = threading.Thread(
+        target=_log_printed, args=(os.fdopen(reading, encoding="utf-8", errors="replace"),), daemon=True
+    )
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(errors, 2)  # closes our end of the pipe; the reader still logs what was printed
+        reader.join(1)
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _log_printed(lines: TextIO) -> None:

@@ -8,11 +8,12 @@ import re
 from base64 import b64decode
 from typing import Any
 
+from d2lcls.data.decode import COMMON_FORMATS
 from d2lcls.deploy.serve.limits import Limits, Refused
 
-# Only the usual formats, recognised by their first bytes; `decoder.FORMATS` has the same ones.
+# The first bytes of COMMON_FORMATS.
 _START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM|RIFF....WEBP", re.DOTALL)
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp")
+IMAGE_TYPES = tuple(f"image/{name.lower()}" for name in COMMON_FORMATS)
 MEDIA_TYPES = (*IMAGE_TYPES, "application/octet-stream", "multipart/form-data", "application/json")
 _UNNAMED = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter from curl --data-binary
 

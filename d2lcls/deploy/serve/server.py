@@ -120,7 +120,7 @@ class Server:
                 task.cancel()
             for connection in list(self.service.connections):
                 connection.transport.abort()
-            await asyncio.gather(*(asyncio.wait_for(one.close(), 5) for one in self.batchers), return_exceptions=True)
+            await asyncio.gather(*(one.close(finish=False) for one in self.batchers), return_exceptions=True)
             self.service.decoding.close()
         log.info("stopped")
 

@@ -24,6 +24,7 @@ from d2lcls.deploy.serve.metrics import Metrics
 from d2lcls.deploy.serve.pictures import MEDIA_TYPES, encoded
 
 TOP = 5
+METRICS_EVERY = 0.1  # seconds, as writing them takes several milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Service:
         self.addresses: Counter[str] = Counter()
         self.held, self.closing, self.date = 0, False, http_date()
         self.decoding = Decoding(limits)
+        self.document = _json(openapi.document(limits, MEDIA_TYPES, bool(token)))
+        self.asking: list[Request] = []  # for the metrics
+        self.metrics_from = 0.0  # when they may be written again
         self.routes: dict[tuple[str, str], Callable[[Request], None]] = {
             ("POST", "/v1/predict"): self._predict,
             ("GET", "/v1/models"): self._models,
@@ -205,10 +209,20 @@ class Service:
         request.respond(200, _json({"status": "ok", "model": self.batcher.manifest["name"]}))
 
     def _metrics(self, request: Request) -> None:
-        request.respond(200, self.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+        self.asking.append(request)
+        if len(self.asking) == 1:
+            asyncio.get_running_loop().call_at(self.metrics_from, self._write_metrics)
+
+    def _write_metrics(self) -> None:
+        """Write the metrics once for all who have asked since the last time."""
+        self.metrics_from = asyncio.get_running_loop().time() + METRICS_EVERY
+        asking, self.asking = self.asking, []
+        text = self.metrics.text()
+        for request in asking:
+            request.respond(200, text, b"text/plain; version=0.0.4; charset=utf-8")
 
     def _openapi(self, request: Request) -> None:
-        request.respond(200, _json(openapi.document(self.limits, MEDIA_TYPES, bool(self.token))))
+        request.respond(200, self.document)
 
 
 def _name(host: bytes) -> str:

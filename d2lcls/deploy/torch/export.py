@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from d2lcls.deploy.exporting import load_graph
 from d2lcls.deploy.manifest import Manifest, ModelError, derive, read_manifest, write_manifest
 from d2lcls.deploy.onnx.export import FILE, graph_to_onnx
-from d2lcls.deploy.onnx_runtime import import_onnx, read_onnx
+from d2lcls.deploy.onnx_file import call_apart, import_onnx, read_onnx
 from d2lcls.deploy.predictor import open_model
 from d2lcls.deploy.torch.code import to_code
 from d2lcls.machine.files import check_new_folder, new_folder
@@ -23,6 +23,8 @@ from safetensors.numpy import save
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+Code = tuple[str, dict[str, np.ndarray], list[str]]
 
 CODE, WEIGHTS, EXAMPLES, CHECK = "model.py", "weights.safetensors", "examples.safetensors", "check.py"
 
@@ -46,20 +48,21 @@ def export_torch(folder: str | Path, target: str | Path, x: np.ndarray | None = 
     if manifest.form not in ("mxnet", "onnx"):
         raise ModelError(f"{folder}: a model of form {manifest.form}; this step takes one of form mxnet or onnx.")
     check_new_folder(target)
-    onnx = import_onnx()
-    if manifest.form == "onnx":
-        read_onnx(Path(folder, FILE))
-        model = onnx.load(str(Path(folder, FILE)))
-    else:
-        symbol, arguments, statistics = load_graph(folder)
-        model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)
+    import_onnx()
     if x is None:
         x = np.random.default_rng(0).normal(size=manifest.input_shape(8)).astype(np.float32)
     title = (
         f"{manifest.name}: pictures (N, 3, {manifest.preprocess.crop}, {manifest.preprocess.crop}) to logits of "
         f"{len(manifest.classes)} classes; manifest.json has their names and the preprocessing."
     )
-    contents = _contents(model, title, {manifest.input_name: x}, [open_model(folder).compute(x)])
+    outputs = [open_model(folder).compute(x)]
+    if manifest.form == "onnx":
+        code = call_apart(_to_code, Path(folder, FILE), title, what="writing it as PyTorch", seconds=600)
+    else:
+        symbol, arguments, statistics = load_graph(folder)
+        model = graph_to_onnx(symbol, {**arguments, **statistics}, manifest.input_shape(), manifest.input_name)
+        code = to_code(model, title)
+    contents = _contents(code, {manifest.input_name: x}, outputs)
     with new_folder(target) as out:
         _write(out, contents)
         return write_manifest(out, derive(manifest, "torch", examples=len(x)), ["onnx", "mxnet"])
@@ -81,16 +84,18 @@ def write_torch(
         ModelError: an operator cannot be written as PyTorch; names it.
         ValueError: the target is not empty.
     """
-    contents = _contents(model, title, inputs, outputs)
+    contents = _contents(to_code(model, title), inputs, outputs)
     with new_folder(target) as out:
         _write(out, contents)
 
 
-def _contents(
-    model: ModelProto, title: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]
-) -> dict[str, bytes]:
+def _to_code(path: Path, title: str) -> Code:
+    return to_code(read_onnx(path), title)
+
+
+def _contents(code: Code, inputs: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]) -> dict[str, bytes]:
     """Return the content of the folder's files by name."""
-    source, weights, names = to_code(model, title)
+    source, weights, names = code
     examples = {
         **{f"input{index:02}": inputs[name] for index, name in enumerate(names)},
         **{f"output{index:02}": array for index, array in enumerate(outputs)},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from d2lcls.deploy.onnx_runtime import import_onnx
+from d2lcls.deploy.onnx_file import import_onnx
 
 import numpy as np
 
@@ -111,7 +111,13 @@ class Step:
     def get(self, key: str, default: Any = None) -> Any:
         """Return an attribute: a number, a list of numbers or a string."""
         value = self.attributes.get(key, default)
-        return value.decode() if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            value = value.decode("ascii", "replace")
+            if not value.isidentifier():  # it may become part of the source
+                raise NoForm(f"{key}={value[:80]!r}")
+        elif isinstance(value, (list, tuple)) and any(isinstance(one, bytes) for one in value):
+            raise NoForm(f"{key} holds text")
+        return value
 
     def value(self, index: int, *default: Any) -> Any:
         """Return an input that is a weight or a constant, as an array; the default if the operator lacks that input."""

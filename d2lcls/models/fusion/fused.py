@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from d2lcls.machine.cores import int8_saturates
@@ -196,17 +194,14 @@ def trace(net: gluon.HybridBlock) -> tuple[mx.sym.Symbol, dict[str, nd.NDArray],
 
 def assemble(symbol: mx.sym.Symbol, arguments: Arrays, statistics: Arrays) -> gluon.SymbolBlock:
     """Return a graph and its parameters as a hybridized network for prediction."""
-    with tempfile.TemporaryDirectory() as folder:
-        symbol.save(str(Path(folder, "net.json")))
-        nd.save(
-            str(Path(folder, "net.params")),
-            {
-                **{f"arg:{name}": value for name, value in arguments.items()},
-                **{f"aux:{name}": value for name, value in statistics.items()},
-            },
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of the input, float32
-            net = gluon.SymbolBlock.imports(str(Path(folder, "net.json")), ["data"], str(Path(folder, "net.params")))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of the input, float32
+        net = gluon.SymbolBlock(symbol, mx.sym.var("data"))
+    values = {**arguments, **statistics}
+    for name, parameter in net.collect_params().items():
+        parameter.shape = values[name].shape
+        parameter.cast(values[name].dtype)
+        parameter.initialize(mx.init.Zero(), mx.cpu())
+        parameter.set_data(values[name])
     net.hybridize(static_alloc=True)  # with static_shape=True, int8 layers always return the first batch's outputs
     return net

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,37 @@ def open_study(storage: str | None, name: str, pruner: optuna.pruners.BasePruner
             ) from error
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
             if attempt == 6:
-                shown = sqlalchemy.engine.make_url(storage).render_as_string()  # without the password
-                raise OSError(
-                    f"The database {shown} cannot be opened ({getattr(error, 'orig', error)}). Look "
-                    "whether its folder or server is there, and may be written to."
-                ) from error
+                raise OSError(_unusable(storage, error)) from error
             time.sleep(0.3)  # processes that begin at once stumble over each other as they make the tables
+
+
+@contextmanager
+def readable_errors(storage: str | None) -> Iterator[None]:
+    """Turn an error of the database during the block of a `with` statement into an OSError of one sentence."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        raise OSError(_unusable(str(storage), error)) from error
+    except (AssertionError, UnboundLocalError) as error:  # Optuna's own, after the database's
+        if not isinstance(error.__context__, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)):
+            raise
+        raise OSError(_unusable(str(storage), error.__context__)) from error
+
+
+def _unusable(storage: str, error: Exception) -> str:
+    shown = sqlalchemy.engine.make_url(storage).render_as_string()  # without the password
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return (
+        f"The database {shown} cannot be used ({getattr(cause, 'orig', cause)}). Look whether its folder or server is "
+        "there, has free space, and may be written to."
+    )
+
+
+class _Storage(optuna.storages.RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Send a sign of life; after one that fails, as on a full disk, the next ones are still sent."""
+        with suppress(sqlalchemy.exc.SQLAlchemyError, StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 def connect(storage: str) -> optuna.storages.RDBStorage:
@@ -86,7 +111,7 @@ def connect(storage: str) -> optuna.storages.RDBStorage:
         raise ValueError(f"{storage} is a new database for every thread. storage=None keeps a study in memory.")
     # Without a pool, no connection stays open in a study that nobody uses any more.
     options = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.pool.NullPool} if local else None
-    return optuna.storages.RDBStorage(
+    return _Storage(
         storage, options, heartbeat_interval=HEARTBEAT, grace_period=SILENCE, heartbeat_stale_trial_callback=_retry
     )
 

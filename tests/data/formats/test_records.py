@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from d2lcls.data import BrokenImage, load, load_folder, read_records, write_records
+from d2lcls.machine.full_disk import DiskFull
 
 import mxnet as mx
 import numpy as np
@@ -220,3 +221,32 @@ def test_bad_arguments(photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         write_records(tmp_path / "nowhere", tmp_path / "set")
     assert not list(tmp_path.glob("set*"))
+
+
+def test_the_same_bytes_as_mxnets_own_writer(photos, tmp_path):
+    magic, first = b"\x0a\x23\xd7\xce", sorted(photos.rglob("*.png"))[0]
+    content = first.read_bytes()
+    first.write_bytes(content + bytes(-len(content) % 4) + 2 * magic + b"x" + magic + b"xxx" + magic)
+    number = write_records(photos, tmp_path / "a")
+    offsets = [int(line.split("\t")[1]) for line in (tmp_path / "a.idx").read_text().splitlines()]
+    reader, writer = (
+        recordio.MXIndexedRecordIO(str(tmp_path / f"{name}.idx"), str(tmp_path / f"{name}.rec"), mode)
+        for name, mode in (("a", "r"), ("b", "w"))
+    )
+    for index in range(number):
+        writer.write_idx(index, reader.read_idx(index))
+    reader.close()
+    writer.close()
+    assert number == len(offsets)
+    assert (
+        offsets[1] == 24 + len(first.read_bytes()) + 4 * 8 - 3 * 4
+    )  # four parts, each with a head, instead of the magic
+    for suffix in (".rec", ".idx"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_a_full_disk(photos, small_disk):
+    disk = small_disk(4096)
+    with pytest.raises(DiskFull, match=r"disk/a.rec: cannot be written .No space left on device"):
+        write_records(photos, disk / "a")
+    assert list(disk.iterdir()) == []

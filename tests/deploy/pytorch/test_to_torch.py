@@ -239,6 +239,12 @@ def test_names_in_a_file_do_not_become_code():
     ]
 
 
+@pytest.mark.parametrize("text", ["__import__('os').system('x')", ["0", "1); print("], "1)\nprint("])
+def test_attributes_in_a_file_do_not_become_code(text):
+    with pytest.raises(ModelError, match="The operator Softmax of the layer s cannot be written .*axis"):
+        to_code(graph_of(helper.make_node("Softmax", ["data"], ["y"], name="s", axis=text)), "t")
+
+
 def test_layers_get_names_that_pytorch_allows():
     names = ["train_weight", "class_weight", "0_weight", "a.b_weight", "a_b_weight", "ümlaut_weight"]
     nodes, last = [], "data"

@@ -327,7 +327,7 @@ def test_another_space_is_refused(storage):
 
 def test_database_that_cannot_be_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # no patience with it here
-    with pytest.raises(OSError, match="nowhere/tune.db cannot be opened .*unable to open"):
+    with pytest.raises(OSError, match="nowhere/tune.db cannot be used .*unable to open"):
         search(storage=f"sqlite:///{tmp_path}/nowhere/tune.db")
     (tmp_path / "notes.txt").write_text("no database " * 100)
     with pytest.raises(OSError, match="not a database"):
