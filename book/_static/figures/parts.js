@@ -28,7 +28,7 @@ export function button(text, onClick) {
 /** A label, a slider and the number that it is set to: `show` writes the number. onInput takes the slider's position. */
 export function slider(text, { min, max, step, value, show = String }, onInput) {
   const input = element("input", { type: "range", min, max, step });
-  const output = element("output");
+  const output = element("span", { className: "value" });
   const set = (position) => { // the slider itself takes the nearest multiple of its step
     input.value = position;
     output.textContent = show(position);
