@@ -49,12 +49,13 @@ class Finding:
     elements: tuple[str, ...]
 
 
-def fetch_axe(path: Path = SCRIPT) -> str:
-    """Return the source of axe-core, which is downloaded to `path` unless that exists.
+def fetch_axe(path: Path | None = None) -> str:
+    """Return the source of axe-core, which is downloaded to `path` (by default `SCRIPT`) unless that exists.
 
     Raises:
         AxeMissing: npm is not installed, or could not fetch the package.
     """
+    path = path or SCRIPT
     if not path.exists():
         npm = shutil.which("npm")
         if not npm:
@@ -120,13 +121,13 @@ def audit(
                 yield path, theme, findings(page, script)
 
 
-def main() -> int:
-    """Print the findings of every page."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the findings of every page, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", type=Path, help="HTML files of the site; all of them by default")
     parser.add_argument("--site", type=Path, default=ROOT / "_build/html", help="folder of the built site")
     parser.add_argument("--width", type=int, default=1280, help="width of the window, pixels")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     site = arguments.site.resolve()
     if not site.is_dir():
         parser.error(f"{site} does not exist. Build the site first: make book")

@@ -20,6 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "book/_static/figures"
 sys.path.insert(0, str(ROOT / "tools"))
+import axe  # noqa: E402
 import figures  # noqa: E402
 
 NAMES = tuple(figures.STILLS)
@@ -206,6 +207,18 @@ def test_text_is_dark_on_white_in_both_themes(opened, theme):
             )
         )
         assert colours == ["rgb(255, 255, 255)", "rgb(27, 27, 27)"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious(opened, width):
+    try:
+        script = axe.fetch_axe()
+    except axe.AxeMissing as reason:
+        pytest.skip(f"axe-core is missing: {reason}")
+    page = opened(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    for theme in axe.THEMES:
+        axe.set_theme(page, theme)
+        assert axe.findings(page, script) == []
 
 
 # Kernel editor
@@ -473,15 +486,18 @@ def test_it_says_when_a_path_diverges(opened):
 
 def test_a_run_can_be_stopped_and_ends_where_mxnet_does(opened):
     page = opened(reduced_motion="no-preference")
+    page.clock.install()
     valley = figure(page, "loss-valley")
+    path, losses = mxnet_path("long", 0.09, 0, 100)
     valley.get_by_role("button", name="Run 100 steps").click()
+    page.clock.run_for(400)  # ms, a step each 40
     valley.get_by_role("button", name="Stop").click()
-    stopped = numbers(result(page, "loss-valley"))[0] if result(page, "loss-valley")[0] == "A" else 0
-    assert stopped < 100
+    shown = numbers(result(page, "loss-valley").replace("w₁", "").replace("w₂", ""))
+    assert 5 <= shown[0] <= 100 and shown[1:3] == pytest.approx(path[int(shown[0])], abs=1e-4)
     valley.get_by_role("button", name="Reset").click()
     valley.get_by_role("button", name="Run 100 steps").click()
+    page.clock.run_for(4100)
     valley.get_by_role("button", name="Run 100 steps").wait_for()
-    path, losses = mxnet_path("long", 0.09, 0, 100)
     shown = numbers(result(page, "loss-valley").replace("w₁", "").replace("w₂", ""))
     assert shown == pytest.approx([100, *path[100], losses[100]], rel=1e-3, abs=1e-4)
 

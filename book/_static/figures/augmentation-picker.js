@@ -131,7 +131,7 @@ function paint(shown, picture) {
 }
 
 export function draw(container) {
-  const canvases = ["The photograph", "The photograph, changed at random"].map((label) => (
+  const canvases = ["The photograph", "The photograph, augmented"].map((label) => (
     element("canvas", { width: SIDE * CELL, height: SIDE * CELL, role: "img", "aria-label": label })
   ));
   const boxes = Object.entries(CHANGES).map(([name, change]) => {
@@ -156,7 +156,7 @@ export function draw(container) {
   container.append(
     element("div", { className: "controls", role: "group", "aria-label": "Changes" }, ...boxes.map(({ label }) => label)),
     element("div", { className: "panel" }, canvases[0], element("span", {}, "Original, 32 × 32")),
-    element("div", { className: "panel" }, canvases[1], element("span", {}, "Changed, as in training")),
+    element("div", { className: "panel" }, canvases[1], element("span", {}, "Augmented, 32 × 32")),
     element(
       "div", { className: "controls" },
       button("New random draw", () => {
