@@ -10,12 +10,14 @@ const RATES = [0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.025, 0.03
 export const SURFACES = {
   long: {
     name: "long valley",
+    formula: "(w₁² + 20 w₂²) / 2",
     loss: (x, y) => (x * x + 20 * y * y) / 2,
     gradient: (x, y) => [x, 20 * y],
     left: -3, right: 3, bottom: -2, top: 2, start: [-2.6, 1.2], lowest: [0, 0], rate: 0.09,
   },
   curved: {
     name: "curved valley",
+    formula: "((1 − w₁)² + 10 (w₂ − w₁²)²) / 2",
     loss: (x, y) => ((1 - x) ** 2 + 10 * (y - x * x) ** 2) / 2,
     gradient: (x, y) => [x - 1 - 20 * x * (y - x * x), 10 * (y - x * x)],
     left: -1.8, right: 1.8, bottom: -0.5, top: 1.9, start: [-1.4, 1.4], lowest: [1, 1], rate: 0.015,
@@ -61,7 +63,7 @@ export function draw(container) {
   const picture = canvas(WIDTH, HEIGHT, "Map of the loss. The arrow keys move the start of the path.");
   const context = picture.getContext("2d");
   let ground = null;
-  const axes = element("span");
+  const axes = element("span"), formula = element("span");
   const result = status();
 
   const at = ([x, y]) => [ // a point's place in the picture; canvases do not draw what is very far away
@@ -152,6 +154,7 @@ export function draw(container) {
     ground = paint(context, surface);
     const [left, right, bottom, top] = [surface.left, surface.right, surface.bottom, surface.top].map((v) => fixed(v, 1));
     axes.textContent = `w₁ from ${left} to ${right} (to the right), w₂ from ${bottom} to ${top} (upwards)`;
+    formula.textContent = `Loss: ${surface.formula}`;
     reset();
   }
   function moveStart([x, y]) {
@@ -175,7 +178,7 @@ export function draw(container) {
   container.append(
     element("div", { className: "controls" }, choice("Loss", surfaces, "long", choose), rates.label, momenta.label),
     element("div", { className: "controls" }, one, run, button("Reset", reset)),
-    element("div", { className: "panel wide" }, picture, axes),
+    element("div", { className: "panel wide" }, picture, axes, formula),
     result,
     element("p", {}, "Dark disc: start, which you can move. Square: lowest point. From one contour to the next, the loss doubles."),
   );

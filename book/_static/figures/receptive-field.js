@@ -125,7 +125,8 @@ export function draw(container) {
     if (!layer) return panel;
     const change = (name) => (value) => {
       layers[layer - 1][name] = name === "stride" ? Number(value) : value;
-      select(depth, row, column);
+      const middle = Math.floor(sizes(layers)[depth] / 2);
+      select(depth, middle, middle);
     };
     const kinds = Object.entries(KINDS).map(([kind, { name }]) => [kind, name]);
     panel.append(
