@@ -122,6 +122,11 @@ def audit(
                 yield path, theme, findings(page, script)
 
 
+def _is_page(path: Path) -> bool:
+    """Whether the file is neither a part of the theme nor a mere redirection."""
+    return "_static" not in path.parts and 'http-equiv="refresh"' not in path.read_text(encoding="utf-8").lower()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings of every page, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -132,9 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     site = arguments.site.resolve()
     if not site.is_dir():
         parser.error(f"{site} does not exist. Build the site first: make book")
-    pages = [path.resolve() for path in arguments.pages] or sorted(
-        path for path in site.rglob("*.html") if "_static" not in path.parts
-    )
+    pages = [path.resolve() for path in arguments.pages] or sorted(filter(_is_page, site.rglob("*.html")))
     if chromium.BROWSER is None:
         print("Chromium is not installed.", file=sys.stderr)
         return 2

@@ -58,6 +58,7 @@ def test_a_picture_without_a_text_is_found(audit):
 def test_the_report_names_page_rule_and_element(script, tmp_path, capsys):
     (tmp_path / "bad.html").write_text(PAGE.format(dark="#fff", more='<img id="this-one" src="a.png">'))
     (tmp_path / "good.html").write_text(PAGE.format(dark="#fff", more=""))
+    (tmp_path / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=good.html">')  # skipped
     assert axe.main(["--site", str(tmp_path)]) == 1
     report = capsys.readouterr().out
     assert "bad.html (light): 1\n  critical: image-alt: " in report and "    #this-one\n" in report

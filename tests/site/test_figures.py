@@ -30,7 +30,12 @@ html_theme = "sphinx_book_theme"
 html_context = {{"default_mode": "light"}}
 html_static_path = [{str(ROOT / "book/_static")!r}]
 html_css_files = ["book.css", "figures/interactive.css"]
-html_js_files = [["figures/interactive.js", {{"type": "module"}}]]
+html_js_files = [["figures/interactive.js", {{"type": "module"}}], ["tables.js", {{"type": "module"}}]]
+"""
+TABLE = """
+| a wide table | with columns | that are | too many | for a phone |
+|---|---|---|---|---|
+| acceleration | acceleration | acceleration | acceleration | acceleration |
 """
 FIGURE = """
 ## {name}
@@ -50,7 +55,7 @@ def address(tmp_path_factory):
     """Address of a page with all figures, each below a heading of the same name, as in the book's theme."""
     folder = tmp_path_factory.mktemp("figures")
     (folder / "conf.py").write_text(CONFIG)
-    (folder / "index.md").write_text("# Figures\n" + "".join(FIGURE.format(name=name) for name in NAMES))
+    (folder / "index.md").write_text("# Figures\n" + "".join(FIGURE.format(name=name) for name in NAMES) + TABLE)
     (folder / "figures").symlink_to(FOLDER)
     command = [sys.executable, "-m", "sphinx", "-W", "-q", folder, folder / "html"]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -207,6 +212,16 @@ def test_text_is_dark_on_white_in_both_themes(opened, theme):
             )
         )
         assert colours == ["rgb(255, 255, 255)", "rgb(27, 27, 27)"]
+
+
+def test_a_table_can_be_reached_with_the_keyboard_if_it_scrolls(opened):
+    for width, tab_index in ((390, "0"), (1280, None)):
+        page = opened(viewport={"width": width, "height": 900})
+        page.wait_for_function(
+            "(index) => document.querySelector('table').getAttribute('tabindex') === index", arg=tab_index
+        )
+        scrolls = page.locator("table").evaluate("(table) => table.scrollWidth > table.clientWidth")
+        assert scrolls == (tab_index is not None)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
