@@ -18,13 +18,14 @@ CELLS = D2LCLS_SCALE=smoke D2LCLS_PROGRESS=off $(PYTEST) --dist loadfile --max-w
 	-W ignore --nbval --nbval-cell-timeout 300
 NOTEBOOKS = $(shell $(BIN)/python tools/toc.py)
 
-.PHONY: help check format book site test test-all coverage fuzz lab execute bench deploy-demo wheels lock clean distclean
+.PHONY: help check format book site axe test test-all coverage fuzz lab execute bench deploy-demo wheels lock clean distclean
 
 help:
 	@echo "make check     check errors, style, format and types"
 	@echo "make format    format the code, and correct what ruff can"
 	@echo "make book      build the site"
 	@echo "make site      serve the built site at http://127.0.0.1:8000, which its live page needs"
+	@echo "make axe       report accessibility problems of the built site; needs npm"
 	@echo "make test      run every test, and every notebook at a small scale"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make coverage  run the tests and print the share of lines that they reach"
@@ -58,6 +59,9 @@ book: $(READY)
 
 site: $(READY)
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html
+
+axe: $(READY)
+	$(BIN)/python tools/axe.py
 
 test: $(READY)
 	$(TESTS) -m "not slow"
