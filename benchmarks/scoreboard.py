@@ -106,7 +106,7 @@ def trained(name: str, seed: int, train: data.Images, test: data.Images) -> dict
         return json.loads(done.read_text())
     make, recipe, augmented = TRAINED[name]
     mean, std = data.channel_statistics(train.images)
-    augment = data.STANDARD if augmented else None
+    augment = data.STANDARD if augmented else ()
     batches = data.Batches(train, 128, mean, std, shuffle=True, augment=augment, seed=seed)
     mx.random.seed(seed)
     np.random.seed(seed)
