@@ -39,11 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nd2lcls: {_one_line(stop) if stop.args else 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `d2lcls ... | head` closed its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        _drop_output()
         return 1
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError) as error:
         print(f"d2lcls: {_one_line(error)}", file=sys.stderr)
+        _drop_output()
         return 1
+
+
+def _drop_output() -> None:
+    """Drop what was printed and cannot be written, or Python would complain again at exit, with code 120."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> Parser:

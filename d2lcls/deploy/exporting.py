@@ -11,11 +11,11 @@ from d2lcls.deploy.graph.bound import bind, check_arrays
 from d2lcls.deploy.graph.input_shapes import GraphError
 from d2lcls.deploy.manifest import Manifest, ModelError, read_manifest, write_model
 from d2lcls.machine.files import check_new_folder
-from d2lcls.models.allowed import load_symbol, reason_of
-from d2lcls.models.attributes import NotAllowed
 from d2lcls.models.efficientnet import set_image_size
 from d2lcls.models.fusion.folding import fold_batch_norm, fold_constants
 from d2lcls.models.fusion.fused import Arrays, assemble, checked, fuse_graph, trace
+from d2lcls.models.symbols.allowed import load_symbol, reason_of
+from d2lcls.models.symbols.attributes import NotAllowed
 from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx

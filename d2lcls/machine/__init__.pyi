@@ -9,5 +9,4 @@ from . import full_disk as full_disk
 from . import gluon as gluon
 from . import interrupts as interrupts
 from . import memory as memory
-from . import npz as npz
 from . import progress as progress

@@ -1,4 +1,3 @@
-from . import allowed as allowed
 from . import cnn as cnn
 from . import costs as costs
 from . import efficientnet as efficientnet
@@ -11,9 +10,8 @@ from . import plain as plain
 from . import slow_layers as slow_layers
 from . import summary as summary
 from . import surgery as surgery
+from . import symbols as symbols
 from . import zoo as zoo
-from .allowed import NotAllowed as NotAllowed
-from .allowed import load_symbol as load_symbol
 from .cnn import GlobalMean as GlobalMean
 from .cnn import SmallCNN as SmallCNN
 from .costs import layer_costs as layer_costs
@@ -42,6 +40,8 @@ from .surgery import set_bias_multiplier as set_bias_multiplier
 from .surgery import set_lr_multipliers as set_lr_multipliers
 from .surgery import split as split
 from .surgery import train_last as train_last
+from .symbols import NotAllowed as NotAllowed
+from .symbols import load_symbol as load_symbol
 from .zoo import get_model as get_model
 from .zoo import list_models as list_models
 from .zoo import preprocessing as preprocessing

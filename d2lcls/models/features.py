@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.machine.files import cache_folder, write_atomically
-from d2lcls.machine.npz import NpzError, npz_bytes, read_npz
+from d2lcls.weights.npz import NpzError, npz_bytes, read_npz
 
 import numpy as np
 from mxnet import nd

@@ -14,7 +14,7 @@ from typing import Any
 
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path, set_update_counts, trainer_parameters, update_counts, updaters
-from d2lcls.machine.npz import NpzError, npz_bytes, read_npz
+from d2lcls.weights.npz import NpzError, npz_bytes, read_npz
 
 import mxnet as mx
 import numpy as np

@@ -21,7 +21,7 @@ from d2lcls.data.preprocess import Preprocess
 from d2lcls.explain.scores import softmax
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
-from d2lcls.models.allowed import load_symbol
+from d2lcls.models.symbols.allowed import load_symbol
 from d2lcls.training.checkpoints import CheckpointError, load_parameters
 from d2lcls.training.evaluation import as_contexts, predict
 from d2lcls.training.recipe import Recipe

@@ -1,6 +1,7 @@
 from . import convert as convert
 from . import files as files
 from . import names as names
+from . import npz as npz
 from . import params_file as params_file
 from . import pickles as pickles
 from . import store as store

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2lcls.machine.npz import check_stored
+from d2lcls.weights.npz import check_stored
 from d2lcls.weights.pickles import STORAGES, Dict, Storage, Tensor, Unpickler
 
 import numpy as np

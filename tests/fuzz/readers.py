@@ -19,7 +19,7 @@ from d2lcls.deploy.onnx_file import _call
 from d2lcls.deploy.onnx_runtime import _try
 from d2lcls.deploy.serve.limits import Limits, Refused
 from d2lcls.deploy.serve.pictures import encoded
-from d2lcls.models.allowed import NotAllowed, load_symbol
+from d2lcls.models.symbols.allowed import NotAllowed, load_symbol
 from d2lcls.training.checkpoints import CheckpointError, read_progress
 from d2lcls.training.runs import read_run
 from d2lcls.weights import store

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from d2lcls.data.formats.records import record_decoder, scan_records, write_records
 from d2lcls.deploy.graph.symbol_json import parse_symbol
-from d2lcls.machine.npz import read_npz
-from d2lcls.models.allowed import ALLOWED
-from d2lcls.models.attributes import NotAllowed, check_attributes
+from d2lcls.models.symbols.allowed import ALLOWED
+from d2lcls.models.symbols.attributes import NotAllowed, check_attributes
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.runs import RUN, Run, read_run
+from d2lcls.weights.npz import read_npz
 from d2lcls.weights.params_file import read_params
 from d2lcls.weights.tensors import read_tensors, write_safetensors
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from d2lcls.deploy.graph.names import listed
 from d2lcls.deploy.graph.operators import LABEL_SLOT, LEARNED, is_true, whole_numbers
 from d2lcls.deploy.graph.symbol_json import Graph, Node
-from d2lcls.models.allowed import ALLOWED
+from d2lcls.models.symbols.allowed import ALLOWED
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """A network's graph in MXNet's JSON, of any version: checked before MXNet reads it, and brought up to date.
 
-`d2lcls.models.allowed` checks it: only the operators of image classifiers are allowed.
+`d2lcls.models.symbols.allowed` checks it: only the operators of image classifiers are allowed.
 
 Formats: `param` (2015), `param` and `attr` (2016), `attr` (2017), `attrs` (since 1.0); edges and heads of two or three
 numbers; with and without `node_row_ptr` and `backward_source_id`.
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from d2lcls.deploy.graph.operators import RENAMED, upgrade_attributes
-from d2lcls.models.allowed import check_graph, check_texts, load_symbol, parse_json, signature
-from d2lcls.models.attributes import FUSED, NotAllowed
+from d2lcls.models.symbols.allowed import check_graph, check_texts, load_symbol, parse_json, signature
+from d2lcls.models.symbols.attributes import FUSED, NotAllowed
 
 if TYPE_CHECKING:
     import mxnet as mx
@@ -94,7 +94,7 @@ def read_symbol(path: str | Path) -> Graph:
     """Read a `-symbol.json` file of any version.
 
     Returns:
-        the graph, upgraded and then checked by `d2lcls.models.allowed.check_graph`.
+        the graph, upgraded and then checked by `d2lcls.models.symbols.allowed.check_graph`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -19,8 +19,8 @@ from d2lcls.deploy.graph.input_shapes import (
 from d2lcls.deploy.graph.names import listed, without_kind
 from d2lcls.deploy.graph.symbol_json import Graph, read_symbol
 from d2lcls.machine.temporary import temporary_folder
-from d2lcls.models.allowed import reason_of
 from d2lcls.models.fusion.unfused import run
+from d2lcls.models.symbols.allowed import reason_of
 from d2lcls.weights.params_file import params_bytes, read_params
 
 import mxnet as mx

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 from d2lcls.deploy.serve import openapi
 from d2lcls.deploy.serve.batching import Batcher, Outcome, Ranked
-from d2lcls.deploy.serve.decoding import Decoded, Decoding, Pictures
+from d2lcls.deploy.serve.decoders.lanes import Decoded, Decoding, Pictures
 from d2lcls.deploy.serve.http import Connection, Request, http_date
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 from d2lcls.deploy.serve.logs import Repeated

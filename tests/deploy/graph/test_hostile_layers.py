@@ -7,8 +7,8 @@ import resource
 import subprocess
 import sys
 
-from d2lcls.models.allowed import ALLOWED, signature
-from d2lcls.models.attributes import FUSED, NotAllowed, check_attributes
+from d2lcls.models.symbols.allowed import ALLOWED, signature
+from d2lcls.models.symbols.attributes import FUSED, NotAllowed, check_attributes
 
 import mxnet as mx
 import pytest
@@ -33,7 +33,7 @@ RUN = """
 import json, sys
 import d2lcls
 from d2lcls.deploy.graph.input_shapes import GraphError, check_sizes, infer_shapes
-from d2lcls.models.allowed import load_symbol
+from d2lcls.models.symbols.allowed import load_symbol
 from d2lcls.models.fusion.unfused import run
 import mxnet as mx
 import numpy as np

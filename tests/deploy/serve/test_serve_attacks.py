@@ -265,12 +265,12 @@ def test_a_large_webp_of_few_bytes_is_not_called_broken(server):
 
 def test_a_decoder_that_is_killed_from_outside_costs_no_answer(server):
     for _ in range(5):
-        for parent in server.children("d2lcls.deploy.serve.decoder"):
+        for parent in server.children("d2lcls.deploy.serve.decoders.decoder"):
             for decoder in parent.children():
                 decoder.kill()
         assert server.predict(png())[0] == 200
         assert server.predict(png(0, 300, "JPEG"))[0] == 200
-    for parent in server.children("d2lcls.deploy.serve.decoder"):
+    for parent in server.children("d2lcls.deploy.serve.decoders.decoder"):
         parent.kill()
         for decoder in parent.children():
             decoder.kill()

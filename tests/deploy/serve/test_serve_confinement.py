@@ -15,15 +15,17 @@ pytest.importorskip("httptools")
 pytest.importorskip("uvloop")
 pytest.importorskip("multipart")
 
-from d2lcls.deploy.serve import confinement, frames
-from d2lcls.deploy.serve.decoder import LENGTH, START
+from d2lcls.deploy.serve import frames
+from d2lcls.deploy.serve.decoders import confinement
+from d2lcls.deploy.serve.decoders.decoder import LENGTH, START, TIME
 
 from serving import Serving, png, write_model
 
 # A decoder in which each picture starts code: expressions of Python, and system calls by their numbers.
 CAPTURED = """
 import ctypes, errno, json, os, platform, socket, subprocess, sys
-from d2lcls.deploy.serve import confinement, decoder, frames
+from d2lcls.deploy.serve import frames
+from d2lcls.deploy.serve.decoders import confinement, decoder
 libc, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
 
 def outcome(action):
@@ -70,7 +72,8 @@ class Parent:
             ours.sendall(frames.pack(frames.PICTURE, content))
             with ours.makefile("rb") as stream:
                 assert frames.read(stream)[0] == frames.READY
-                return frames.read(stream)
+                kind, answer = frames.read(stream)
+                return kind, answer[TIME.size :]
 
     def stop(self):
         self.control.close()
@@ -118,7 +121,7 @@ def test_code_in_a_decoder_reaches_no_file_no_process_and_no_network(tmp_path):
 
 def test_without_filters_decoders_work_and_one_line_says_so():
     script = "import platform; platform.machine = lambda: 'sparc'\n"
-    script += "import sys; from d2lcls.deploy.serve import decoder; sys.exit(decoder.main(sys.argv[1]))"
+    script += "import sys; from d2lcls.deploy.serve.decoders import decoder; sys.exit(decoder.main(sys.argv[1]))"
     parent = Parent(script, stderr=subprocess.PIPE, text=True)
     order = json.dumps(
         {"resize": 8, "crop": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "pixels": 100}

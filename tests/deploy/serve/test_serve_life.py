@@ -152,6 +152,7 @@ def test_engine_that_dies_is_replaced(shared):
     until(lambda: waiting(serving) == 1)
     engine.kill()
     assert crowd.join() == [500]
+    until(lambda: serving.lines("engine ended"))
     assert serving.lines("engine ended")[0]["level"] == "error"
     status, headers, _ = serving.ask("POST", "/v1/predict", png())
     assert status == 503 and headers["Retry-After"] and serving.ask("GET", "/healthz")[0] == 503
@@ -219,6 +220,7 @@ def test_access_log_has_no_contents(shared):
     serving = shared
     assert serving.predict(png(), query="?top=1")[0] == 200
     assert serving.ask("GET", "/healthz?secret")[0] == 200
+    until(lambda: serving.lines("request")[-1]["path"] == "/healthz")  # a thread writes the log
     events = serving.lines("request")[-2:]
     assert [(event["method"], event["path"], event["status"]) for event in events] == [
         ("POST", "/v1/predict", 200),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from d2lcls.models.attributes import FUSED, NotAllowed, check_attributes
+from d2lcls.models.symbols.attributes import FUSED, NotAllowed, check_attributes
 
 import mxnet as mx
 

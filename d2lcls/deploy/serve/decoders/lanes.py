@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy.serve import frames
-from d2lcls.deploy.serve.decoder import LENGTH, SECONDS, START, TIME
+from d2lcls.deploy.serve.decoders.decoder import LENGTH, SECONDS, START, TIME
 from d2lcls.deploy.serve.fair import Client, FairQueue
 from d2lcls.deploy.serve.limits import Limits, Refused, busy
 
@@ -229,7 +229,7 @@ class Decoding:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.parent = subprocess.Popen(
-                [sys.executable, "-m", "d2lcls.deploy.serve.decoder", str(theirs.fileno())],
+                [sys.executable, "-m", "d2lcls.deploy.serve.decoders.decoder", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,

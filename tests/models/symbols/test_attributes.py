@@ -2,8 +2,8 @@
 
 import re
 
-from d2lcls.models.allowed import ALLOWED
-from d2lcls.models.attributes import NotAllowed, check_attributes
+from d2lcls.models.symbols.allowed import ALLOWED
+from d2lcls.models.symbols.attributes import NotAllowed, check_attributes
 
 import mxnet as mx
 import pytest

@@ -9,7 +9,7 @@ The parent receives sockets over its own socket, and forks a decoder for each. A
 the length of a JSON object with the fields of `Preprocess` and the largest number of pixels, that object, and the
 encoded picture. It answers each with one frame, `DECODED`, `TOO_LARGE` or `BROKEN`: the microseconds that it took, and
 then the pixels, or what there is too much of, or nothing.
-Run as: python -m d2lcls.deploy.serve.decoder SOCKET
+Run as: python -m d2lcls.deploy.serve.decoders.decoder SOCKET
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Any
 
 from d2lcls.data.decode import COMMON_FORMATS, BrokenImage
 from d2lcls.data.preprocess import Preprocess
-from d2lcls.deploy.serve import confinement, frames
+from d2lcls.deploy.serve import frames
+from d2lcls.deploy.serve.decoders import confinement
 
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  what Image.open and Image.load would import later, from files they could not open
 

@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 
-from d2lcls.models.allowed import ALLOWED, NotAllowed, check_graph, load_symbol
+from d2lcls.models.symbols.allowed import ALLOWED, NotAllowed, check_graph, load_symbol
 
 import pytest
 
@@ -37,7 +37,7 @@ HOSTILE = [
 RUN = """
 import json, sys
 from d2lcls.deploy.graph.input_shapes import check_sizes, infer_shapes
-from d2lcls.models.allowed import load_symbol
+from d2lcls.models.symbols.allowed import load_symbol
 import mxnet as mx
 for content in json.load(sys.stdin):
     op = content["nodes"][-1]["op"]
