@@ -75,8 +75,8 @@ def kernel_editor() -> Figure:
     output = sum(
         EDGES[i, j] * picture[i : i + SIDE - 2, j : j + SIDE - 2] for i in range(3) for j in range(3)
     )  # (30, 30)
-    figure = Figure(figsize=(6.4, 2.7), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
+    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     bare(left, "Picture, 32 × 32", picture, cmap="gray", vmin=0, vmax=255)
     left.add_patch(Rectangle((column - 0.5, row - 0.5), 3, 3, fill=False, edgecolor=ACCENT, linewidth=2))
     bare(middle, f"Nine products, sum {output[row, column]}".replace("-", "−"))
@@ -115,7 +115,9 @@ def receptive_field() -> Figure:
                 axis.axvline(line - 0.5, color="white", linewidth=0.4)
         length = last - first + 1
         face = "none" if field is None else "#eba880"
-        axis.add_patch(Rectangle((first - 0.5,) * 2, length, length, facecolor=face, edgecolor=ACCENT, linewidth=2))
+        axis.add_patch(
+            Rectangle((first - 0.5,) * 2, length, length, facecolor=face, edgecolor=ACCENT, linewidth=2, zorder=3)
+        )
         axis.set_xlabel(f"{length} × {length}", fontsize=9)
     return figure
 
@@ -171,18 +173,19 @@ def softmax() -> Figure:
     figure = Figure(figsize=(6.4, 2.2), layout="constrained")
     loss = -np.log(probabilities[0])
     panels = (
-        ("logits $z$", logits),
-        ("probabilities $p$", probabilities),
-        (f"gradient $p - y$, true class cat\n(cross-entropy {loss:.3f} nats)", gradient),
+        ("logits $z$", logits, (-1.9, 3.3)),
+        ("probabilities $p$", probabilities, (0, 0.95)),
+        (f"gradient $p - y$, true class cat\n(cross-entropy {loss:.3f} nats)", gradient, (-0.8, 0.6)),
     )
-    for axis, (label, values) in zip(figure.subplots(1, 3, sharey=True), panels):
+    for axis, (label, values, limits) in zip(figure.subplots(1, 3, sharey=True), panels):
         bars = axis.barh(classes, values, color=[ACCENT if value < 0 else DARK for value in values])
-        texts = [f"{value:.3g}" if values is logits else f"{value:.3f}".replace("-", "−") for value in values]
+        digits = "g" if values is logits else ".3f"
+        texts = [f"{value:{digits}}".replace("-", "−") for value in values]
         axis.bar_label(bars, texts, padding=2, fontsize=8)
         axis.set_xlabel(label, fontsize=9)
         axis.tick_params(labelsize=9)
         axis.axvline(0, color="#444444", linewidth=0.8)
-        axis.margins(x=0.35)
+        axis.set_xlim(limits)
         axis.grid(False)
     figure.axes[0].invert_yaxis()
     return figure
