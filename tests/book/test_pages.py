@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
-CHAPTERS = sorted(path for part in ("foundations", "networks") for path in (BOOK / part).glob("*.ipynb"))
+CHAPTERS = [
+    BOOK / f"{name}.ipynb"
+    for name in ("foundations/images-as-numbers", "foundations/first-classifier", "networks/convolutional-networks")
+]
 PARTS = ("The idea", "Common mistakes", "Exercises", "Summary", "Further reading")
 LINES, COLUMNS = 20, 80
 

@@ -21,9 +21,9 @@ def test_it_ends_with_the_chapter_s_own_rows():
 
 
 def test_the_chapter_s_rows_are_marked_in_html():
-    page = scoreboard("training-loop")._repr_html_()
-    assert page.count("<tr>") == 7 and page.count('<td class="current">') == 5
-    assert page.index("SmallCNN, 2 epochs") < page.index('class="current"') < page.index("SmallCNN, 12 epochs")
+    page = scoreboard("convolutional-networks")._repr_html_()
+    assert page.count("<tr>") == 6 and page.count('<td class="current">') == 5
+    assert page.index("small dense network") < page.index('class="current"') < page.index("SmallCNN, 2 epochs")
 
 
 def test_another_chapter_is_refused():
