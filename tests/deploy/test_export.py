@@ -101,7 +101,8 @@ def test_constants_are_folded(network, examples):
     assert pads and not [node for node in nodes(folded) if node["op"] == "Pad"]
     assert set(values) == set(folded.list_arguments()) - {"data"}
     x = nd.array(examples)
-    np.testing.assert_array_equal(assemble(folded, values, statistics)(x).asnumpy(), net(x).asnumpy())
+    actual = assemble(folded, values, statistics)(x).asnumpy()
+    np.testing.assert_allclose(actual, net(x).asnumpy(), rtol=1e-5)  # oneDNN may add in another order
     again, same = fold_constants(folded, values)
     assert again is folded and same is values
 
