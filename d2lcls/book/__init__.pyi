@@ -3,3 +3,4 @@ from . import plots as plots
 from . import results as results
 from . import roofline as roofline
 from . import scoreboard as scoreboard
+from . import statistics as statistics

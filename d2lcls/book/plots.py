@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d2lcls.book.statistics import mean_interval
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -122,6 +124,29 @@ def show_bars(
     axis.grid(axis="x", alpha=0.3)
     if title:
         axis.set_title(title)
+    return figure
+
+
+def show_differences(differences: Mapping[str, Sequence[float] | np.ndarray], label: str, title: str) -> Figure:
+    """Draw paired differences: each seed as a ring, their mean as a square, and its 95 % confidence interval as a bar.
+
+    Args:
+        differences: by name of the change, one number per seed; at least two.
+        label: name of the axis, with its unit.
+        title: the finding, in a few words.
+    """
+    figure, axis = new_figure(7, 1.1 + 0.5 * len(differences))
+    for row, values in zip(range(len(differences))[::-1], differences.values()):
+        found = mean_interval(values)
+        axis.plot((found.low, found.high), (row, row), "-", color=DARK, linewidth=2.5, solid_capstyle="butt")
+        axis.plot(found.mean, row, "s", color=DARK, markersize=7)
+        axis.scatter(values, np.full(len(values), row + 0.22), s=22, facecolors="none", edgecolors=ACCENT)
+    axis.axvline(0, color="black", linestyle=":", linewidth=1.2)
+    axis.set_yticks(range(len(differences))[::-1], list(differences))
+    axis.set_ylim(-0.6, len(differences) - 0.4)
+    axis.set_xlabel(label)
+    axis.set_title(title)
+    axis.grid(axis="x", alpha=0.3)
     return figure
 
 
