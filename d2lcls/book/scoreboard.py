@@ -24,6 +24,11 @@ ROWS = (
     Row("first-classifier", "softmax regression", "gradient descent", "softmax_regression"),
     Row("first-classifier", "small dense network", "a hidden layer and backpropagation", "dense"),
     Row("convolutional-networks", "SmallCNN, 2 epochs", "convolutions", "cnn_2_epochs"),
+    Row("training-loop", "SmallCNN, 12 epochs", "a training loop that can be trusted", "cnn_12_epochs"),
+    Row("augmentation", "the same, augmented", "shifted and mirrored images", "cnn_augmented"),
+    Row("optimisation", "the same, tuned", "momentum, schedule, decay", "cnn_tuned"),
+    Row("deeper-networks", "CIFAR-ResNet-20", "shortcuts, and so depth", "resnet20"),
+    Row("making-it-fast", "fast94", "the same work in less time", "fast94"),
 )
 
 
