@@ -18,6 +18,7 @@ def show_roofline(
     rates: Mapping[str, float],
     bandwidth: float,
     title: str = "Layers that compute much for each byte come near the roof",
+    cache: float | None = None,
 ) -> Figure:
     """Draw the rate reached over the arithmetic intensity, both logarithmic, below the machine's limits.
 
@@ -31,6 +32,7 @@ def show_roofline(
         rates: GFLOP/s by name of a roof, such as "float32"; at most three.
         bandwidth: GB/s of the memory.
         title: the finding, in a few words.
+        cache: GB/s of the caches, drawn as a second slope, for layers whose arrays stay in them; None draws none.
 
     Raises:
         ValueError: there are no points or no roofs, or too many kinds of them, or a number is not above 0.
@@ -47,6 +49,8 @@ def show_roofline(
             f"points, rates and bandwidth must be above 0, with at least one point, not {points}, "
             f"{rates} and {bandwidth}."
         )
+    if cache is not None and not cache > 0:
+        raise ValueError(f"cache must be above 0, not {cache}.")
     ridges = [rate / bandwidth for rate in rates.values()]
     span = np.geomspace(min(every[:, 0].min(), *ridges) / 2, max(every[:, 0].max(), *ridges) * 2, 200)
     figure, axis = new_figure(7, 4.2)
@@ -66,11 +70,14 @@ def show_roofline(
     axis.annotate(
         f"memory: {bandwidth:,.0f} GB/s",
         (middle, middle * bandwidth),
-        (-4, 4),
+        (-4, 4) if cache is None else (8, -8),  # beside the slope, on the side where no other one is
         textcoords="offset points",
         fontsize=8,
-        ha="right",
+        ha="right" if cache is None else "left",
     )
+    if cache is not None:
+        slope = span[span <= max(rates.values()) / cache]
+        axis.loglog(slope, slope * cache, "--", color="black", linewidth=1.2, label=f"caches: {cache:,.0f} GB/s")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
     return figure

@@ -34,6 +34,15 @@ def test_it_can_be_read_in_grey():
     assert np.asarray(Image.open(stream).convert("L")).std() > 3
 
 
+def test_the_caches_have_a_slope_of_their_own():
+    axis = show_roofline(POINTS, {"float32": 120.0}, bandwidth=20.0, cache=60.0).axes[0]
+    slope = next(line for line in axis.lines if line.get_label() == "caches: 60 GB/s").get_xydata()
+    np.testing.assert_allclose(slope[:, 1], 60 * slope[:, 0])
+    assert slope[:, 1].max() <= 120
+    with pytest.raises(ValueError, match="cache must be above 0"):
+        show_roofline(POINTS, {"float32": 120.0}, bandwidth=20.0, cache=0)
+
+
 @pytest.mark.parametrize(
     "points, rates, bandwidth, message",
     [
