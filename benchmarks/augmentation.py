@@ -2,11 +2,15 @@
 
 Trains the book's CNN from scratch on the same 4,000 images of CIFAR-10, without augmentation and with several kinds,
 once per seed, and scores the network after the last step on 5,000 other images of the training split. No test image is
-used. Writes results/augmentation.json. About twenty minutes on two cores.
+used. Every finished run is kept in runs/augmentation and not repeated, so that two processes can share the seeds. Writes
+results/augmentation.json. About forty minutes on two cores.
 """
 
 import argparse
+import json
+import sys
 import time
+from typing import Any
 
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
@@ -17,6 +21,7 @@ from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
 
+RUNS = results.FOLDER.parent / "runs" / "augmentation"
 CROP, FLIP = data.pad_crop(4), data.flip(0.5)
 VARIANTS = {  # name: (transforms, alpha of mixup)
     "none": ((), 0.0),
@@ -29,16 +34,16 @@ VARIANTS = {  # name: (transforms, alpha of mixup)
 TRAIN, VALIDATION, EPOCHS = 4000, 5000, 20
 
 
-def main():
+def main() -> None:
     """Train every variant for every seed, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     seeds = parser.parse_args().seeds
     rest, valid = data.split_validation(data.load("cifar10", fallback=False), VALIDATION)
     train = data.split_validation(rest, TRAIN)[1]
     runs = [run(train, valid, name, seed) for seed in seeds for name in VARIANTS]
 
-    def column(name, key):
+    def column(name: str, key: str) -> list[float]:
         return [r[key] for r in runs if r["variant"] == name]
 
     accuracy = {name: results.spread(column(name, "valid_accuracy")) for name in VARIANTS}
@@ -49,7 +54,7 @@ def main():
     }
     path = results.write(
         "augmentation",
-        "python benchmarks/augmentation.py",
+        " ".join(["python benchmarks/augmentation.py", *sys.argv[1:]]),
         {
             "recipe": {
                 "model": "cnn",
@@ -81,8 +86,11 @@ def main():
     print(path)
 
 
-def run(train, valid, name, seed):
-    """Train one network and score it on whole, unchanged pictures."""
+def run(train: data.Images, valid: data.Images, name: str, seed: int) -> dict[str, Any]:
+    """Train one network, unless that was done before, and score it on whole, unchanged images."""
+    file = RUNS / f"{name}-{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
     transforms, alpha = VARIANTS[name]
     mean, std = data.channel_statistics(train.images)
     batches = data.Batches(train, 128, mean, std, shuffle=True, augment=transforms, mixup=alpha, seed=seed)
@@ -97,7 +105,7 @@ def run(train, valid, name, seed):
         f"seed {seed}, {name}: training {on_train.accuracy:.2%}, validation {on_valid.accuracy:.2%}, {seconds:.0f} s",
         flush=True,
     )
-    return {
+    record = {
         "variant": name,
         "seed": seed,
         "seconds": seconds,
@@ -107,6 +115,11 @@ def run(train, valid, name, seed):
         "valid_loss": on_valid.loss,
         "loss_by_epoch": [e.train_loss for e in epochs],
     }
+    RUNS.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record))
+    part.rename(file)
+    return record
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ import base64
 import json
 import re
 
+from d2lcls import cli
+from d2lcls.data import load, take_per_class
 from d2lcls.data.preprocess import Preprocess
 from d2lcls.deploy import load_model
+from d2lcls.training import Recipe, train
 
 import numpy as np
 import pytest
@@ -176,3 +179,33 @@ def test_every_request_goes_to_the_server_and_the_runtime_is_fetched_with_the_fi
     for name in ("model.onnx?", *FILES):
         assert [url for url in requests if f"/{name}" in url], name
     assert all(url.startswith((f"{server}/", f"blob:{server}/", "data:")) for url in requests)
+
+
+def test_a_model_of_the_reader_is_named_in_the_address(browser, server, site, pictures, tmp_path):
+    """The commands of the chapter *Ten minutes*, for a network trained on a few images."""
+    images = take_per_class(load("cifar10"), 4)
+    for number, (image, label) in enumerate(zip(images.images, images.labels)):
+        place = tmp_path / "images/train" / images.classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.broadcast_to(image, (*image.shape[:2], 3))  # the sample that replaces CIFAR-10 offline is grey
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    trained = train(
+        Recipe(dataset=str(tmp_path / "images"), num_epochs=1, batch_size=8), tmp_path / "run", on_epoch=None
+    )
+    cli.main(["export", str(trained.folder), "--out", str(tmp_path / "model")])
+    cli.main(["onnx", str(tmp_path / "model"), "--out", str(site / "_static/live/first")])
+
+    browser.goto(f"{server}/chapter/live.html?model=first")
+    choose(browser, pictures[0])
+    expected = load_model(site / "_static/live/first").predict(pictures[0])
+    np.testing.assert_allclose(
+        [share for _, share in top_five(browser)], [100 * share for _, share in expected], atol=0.06
+    )
+    assert expected != load_model(LIVE / "model").predict(pictures[0])
+
+
+def test_an_address_cannot_name_a_model_elsewhere(browser, server, pictures):
+    browser.goto(f"{server}/chapter/live.html?model=../model")
+    browser.set_input_files("#live-file", pictures[0])
+    browser.wait_for_selector(".live-failed")
+    assert status(browser).startswith("../model is not the name of a model folder: use letters, digits, - and _.")

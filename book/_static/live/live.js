@@ -21,8 +21,18 @@ const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
 
-function model() {
-  loading ??= loadModel(address("model"), address("runtime"), (bytes) => {
+/** The address of the model folder: the book's, or the one beside it that `?model=NAME` names. */
+function folder() {
+  const name = new URLSearchParams(location.search).get("model");
+  if (name === null) return address("model");
+  if (!/^[\w-]+$/.test(name)) {
+    throw new LoadError(`${name} is not the name of a model folder: use letters, digits, - and _.`);
+  }
+  return new URL(`../${name}/`, address("model")).href;
+}
+
+async function model() {
+  loading ??= loadModel(folder(), address("runtime"), (bytes) => {
     say(`Loading the network and its runtime: ${megabytes(bytes)} of ${megabytes(page.dataset.bytes)} MB.`);
   }).catch((error) => {
     loading = null; // the next picture tries again
