@@ -110,6 +110,8 @@ def walk(
     def hook(block, inputs, output):
         function(block, inputs[0], output[0] if isinstance(output, (list, tuple)) else output)
 
+    if any(parameter.shape is None or 0 in parameter.shape for parameter in net.collect_params().values()):
+        net(x)  # settles the shapes, for which MXNet runs the blocks on symbols: not what the function expects
     with uncompiled(net), ExitStack() as hooks:
         for block in blocks_of(net):
             if not children(block) or block.params.keys():  # a block of blocks may have parameters of its own

@@ -186,3 +186,10 @@ def test_the_context_is_the_networks():
     net = SmallCNN(10, (8, 16))
     net.initialize(ctx=mx.cpu(1))
     assert summarize(net, (3, 12, 10)).parameters == 1586
+
+
+def test_a_network_that_has_seen_no_batch_yet():
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(4, 3), nn.Flatten(), nn.Dense(2))
+    net.initialize()
+    assert [layer.shape for layer in summarize(net, (3, 8, 8)).layers] == [(4, 6, 6), (144,), (2,)]
