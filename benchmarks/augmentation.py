@@ -2,7 +2,7 @@
 
 Trains the book's CNN from scratch on the same 4,000 images of CIFAR-10, without augmentation and with several kinds,
 once per seed, and scores the network after the last step on 5,000 other images of the training split. No test image is
-used. Every finished run is kept in runs/augmentation and not repeated, so that two processes can share the seeds. Writes
+used. Finished runs are kept in runs/augmentation and not repeated, so that two processes can share the seeds. Writes
 results/augmentation.json. About forty minutes on two cores.
 """
 

@@ -65,8 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     train, test = (data.load("cifar10", split, fallback=False) for split in ("train", "test"))
     measured = {
-        name: [trained(name, seed, train, test, not options.untimed) for seed in options.seeds]
-        for name in options.only
+        name: [trained(name, seed, train, test, not options.untimed) for seed in options.seeds] for name in options.only
     }
     if list(measured) != list(TRAINED):
         return
