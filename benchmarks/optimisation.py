@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {  # the middle of the first
     "batch_32": (0.025, {"batch_size": 32}),
     "batch_512": (0.4, {"batch_size": 512}),
 }
-MOST_RATES = 7
+MOST_RATES = 9
 
 
 class Bench:

@@ -22,6 +22,7 @@ from d2lcls.training.steps import average_running_statistics
 
 import mxnet as mx
 
+NOTICEABLE = 0.05  # share of the time waiting for data that is worth printing
 READ_EVERY = 8  # steps between two readings of the loss: reading waits for the devices
 
 
@@ -47,7 +48,8 @@ class Epoch:
         text = f"epoch {self.epoch:3d}  lr {self.lr:.4f}  train {self.train_loss:.3f} {self.train_accuracy:6.2%}"
         if self.valid_loss is not None:
             text += f"  valid {self.valid_loss:.3f} {self.valid_accuracy:6.2%}"
-        return text + f"  {self.images_per_second:,.0f} images/s, {self.waiting:.1%} waiting for data"
+        text += f"  {self.images_per_second:,.0f} images/s"
+        return text + (f", {self.waiting:.0%} of the time waiting for data" if self.waiting >= NOTICEABLE else "")
 
 
 def print_epoch(record: Epoch) -> None:
