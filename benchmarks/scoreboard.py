@@ -51,8 +51,8 @@ TRAINED: dict[str, tuple[Callable[[], Any], Recipe]] = {
     "cnn_2_epochs": (lambda: get_model("cnn"), Recipe(num_epochs=2, lr=0.1, augment=())),
     "cnn_12_epochs": (lambda: get_model("cnn"), Recipe(num_epochs=12, lr=0.1, augment=())),
     "cnn_augmented": (lambda: get_model("cnn"), Recipe(num_epochs=12, lr=0.1)),
-    "cnn_tuned": (lambda: get_model("cnn"), Recipe(num_epochs=12, lr=0.2, label_smoothing=0.1)),
-    "resnet20": (lambda: get_model("cifar_resnet20_v1"), Recipe(num_epochs=12, lr=0.2, label_smoothing=0.1)),
+    "cnn_tuned": (lambda: get_model("cnn"), Recipe(num_epochs=12, lr=0.2)),
+    "resnet20": (lambda: get_model("cifar_resnet20_v1"), Recipe(num_epochs=12, lr=0.2)),
 }
 
 
