@@ -1,6 +1,7 @@
 """Run notebooks and store their outputs: `python tools/execute.py book/foundations/images-as-numbers.ipynb ...`
 
-With `--sources`, run only the cells that display source code of the package, after a change that alters no result.
+With `--sources`, run only the cells that display source code of the package or the scoreboard, after a change that
+alters no other result.
 
 Kernel paths and times are removed, so that a diff shows only what changed.
 """
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from d2lcls.book.scoreboard import Scoreboard
 from d2lcls.data import load
 
 import nbformat
@@ -19,7 +21,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 PICTURE = Path(__file__).resolve().parent.parent / "book/_static/mistakes.png"
-SHOWN = re.compile(r"(?:from \S+ import .+\s+)*(show_source\([\w.]+\))")
+SHOWN = re.compile(r"(?:from \S+ import .+\s+)*(show_source\([\w.]+\)|scoreboard\(.+\))")
 CELL_KEYS = ("tags", "mystnb", "jupyter")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -75,7 +77,7 @@ def readme_picture(notebook: nbformat.NotebookNode) -> list[bytes]:
 
 
 def refresh_sources(path: str | Path) -> None:
-    """Run the cells of a notebook that consist of `show_source(NAME)`, and the imports that they need."""
+    """Run the cells of a notebook that show source code or the scoreboard, and the imports that they need."""
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     imports = "\n".join(
@@ -89,9 +91,14 @@ def refresh_sources(path: str | Path) -> None:
         if match := SHOWN.fullmatch(cell.source.strip()):
             if not names:
                 exec(imports, names)
-            source = eval(match[1], names)
+            shown = eval(match[1], names)
             (output,) = cell.outputs
-            output.data = nbformat.from_dict({"text/markdown": source._repr_markdown_(), "text/plain": repr(source)})
+            kind, text = (
+                ("text/html", shown._repr_html_())
+                if isinstance(shown, Scoreboard)
+                else ("text/markdown", shown._repr_markdown_())
+            )
+            output.data = nbformat.from_dict({kind: text, "text/plain": repr(shown)})
     if names:
         nbformat.write(notebook, path)
 

@@ -60,7 +60,7 @@ def show_curves(records: Sequence[Epoch], title: str = "Loss and accuracy") -> F
         records: as `fit` returns them.
         title: the finding, in a few words.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [r.epoch for r in records]
     for axis, name, scale in ((left, "loss", 1), (right, "accuracy", 100)):
@@ -71,8 +71,8 @@ def show_curves(records: Sequence[Epoch], title: str = "Loss and accuracy") -> F
         axis.set_xlabel("epoch")
         _whole_numbers(axis)
         axis.grid(alpha=0.3)
-    left.set_ylabel("mean cross-entropy per image (nats)")
-    right.set_ylabel("top-1 accuracy (%)")
+    left.set_ylabel("cross-entropy per image (nats)")
+    right.set_ylabel("accuracy (%)")
     left.legend()
     figure.suptitle(title)
     return figure
@@ -89,8 +89,9 @@ def show_confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Whi
     share = 100 * matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     figure, axis = new_figure(6.4, 5.6)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.grid(False)
     for (row, column), percent in np.ndenumerate(share):
-        if percent >= 0.5:
+        if percent > 0.5:  # 0.5 itself would be rounded to 0
             colour = "white" if percent > 55 else "black"
             axis.text(column, row, f"{percent:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
