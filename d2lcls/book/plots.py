@@ -114,7 +114,7 @@ def show_bars(
         names: N texts.
         values: N numbers.
         label: name of the axis, with its unit.
-        errors: N half-lengths of error bars, or None.
+        errors: N half-widths of error bars, or None.
         title: the finding, in a few words.
     """
     figure, axis = new_figure(7, 0.7 + 0.35 * len(names))

@@ -18,8 +18,6 @@ CHAPTERS = [
         "networks/training-loop",
         "networks/augmentation",
         "networks/optimisation",
-        "networks/deeper-networks",
-        "networks/making-it-fast",
     )
 ]
 WITHOUT_SCOREBOARD = {"ten-minutes"}  # it comes before the first row
