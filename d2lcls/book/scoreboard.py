@@ -26,9 +26,9 @@ ROWS = (
     Row("convolutional-networks", "SmallCNN, 2 epochs", "convolutions", "cnn_2_epochs"),
     Row("training-loop", "SmallCNN, 12 epochs", "a training loop that can be trusted", "cnn_12_epochs"),
     Row("augmentation", "the same, augmented", "shifted and mirrored images", "cnn_augmented"),
-    Row("optimisation", "the same, tuned", "momentum, schedule, decay", "cnn_tuned"),
+    Row("optimisation", "the same, rate 0.2", "a tuned learning rate", "cnn_tuned"),
     Row("deeper-networks", "CIFAR-ResNet-20", "shortcuts, and so depth", "resnet20"),
-    Row("making-it-fast", "fast94", "the same work in less time", "fast94"),
+    Row("making-it-fast", "fast94, six views", "fewer and faster epochs", "fast94"),
 )
 
 
