@@ -15,6 +15,7 @@ from typing import Any
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.machine.files import write_atomically
 from d2lcls.models import SmallCNN
 from d2lcls.training import evaluate, fit
 from d2lcls.training.recipe import Recipe
@@ -115,10 +116,7 @@ def run(train: data.Images, valid: data.Images, name: str, seed: int) -> dict[st
         "valid_loss": on_valid.loss,
         "loss_by_epoch": [e.train_loss for e in epochs],
     }
-    RUNS.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(record))
-    part.rename(file)
+    write_atomically(file, json.dumps(record).encode())
     return record
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.machine.files import write_atomically
 from d2lcls.models import summarize, without_shortcuts
 from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.training import Epoch, TrainingDiverged, evaluate, fit
@@ -95,9 +96,7 @@ def run(name: str, seed: int, rate: float, epochs: int, train: data.Images, vali
             "by_epoch": [record.train_loss for record in records],
         }
         print(f"{folder.name}: {found}, {sum(record.seconds for record in records) / 60:.1f} minutes", flush=True)
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    part.rename(kept)
+    write_atomically(kept, json.dumps(found).encode())
     return found
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.machine.files import write_atomically
 from d2lcls.models.fast94 import Drawn, Fast94, whiten
 from d2lcls.training import RECIPES, evaluate, fit, six_views
 from d2lcls.training.recipe import PRECISIONS
@@ -195,9 +196,7 @@ def trained(
             "one_view": 100 * evaluate(net, scored).accuracy,
             "six_views": 100 * evaluate(net, scored, views=six_views).accuracy,
         }
-        part = kept.with_suffix(".part")
-        part.write_text(json.dumps(measured))
-        part.rename(kept)
+        write_atomically(kept, json.dumps(measured).encode())
     found: dict[str, Any] = json.loads(kept.read_text())
     print(
         f"without {without}, {epochs} epochs, seed {seed}: {found['six_views']:.2f} % with six views, "

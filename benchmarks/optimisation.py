@@ -28,6 +28,7 @@ from typing import Any
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.machine.files import write_atomically
 from d2lcls.models import SmallCNN
 from d2lcls.training import Recipe, TrainingDiverged, evaluate, fit
 
@@ -90,10 +91,7 @@ class Bench:
             record = json.loads(file.read_text())
         else:
             record = {"recipe": json.loads(key), **self.trained(recipe)}
-            RUNS.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(record))
-            part.rename(file)
+            write_atomically(file, json.dumps(record).encode())
             self.done += 1
             print(
                 f"{name}, rate {lr:g}, seed {seed}: validation {record['valid_accuracy']:.2f} %, training "

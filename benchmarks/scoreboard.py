@@ -19,6 +19,7 @@ from typing import Any
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.book import results
+from d2lcls.machine.files import write_atomically
 from d2lcls.models import get_model, summarize
 from d2lcls.models.fast94 import Fast94
 from d2lcls.training import Recipe, evaluate, fit
@@ -111,8 +112,7 @@ def trained(name: str, seed: int, train: data.Images, test: data.Images, timed: 
     score = evaluate(net, data.Batches(test, 256, mean, std))
     found = {"accuracy": 100 * score.accuracy, "minutes": minutes, "parameters": trained_values(net)}
     print(name, seed, found, flush=True)
-    RUNS.mkdir(parents=True, exist_ok=True)
-    done.write_text(json.dumps(found))
+    write_atomically(done, json.dumps(found).encode())
     return found
 
 
