@@ -48,10 +48,10 @@ SEARCH_SEED = 1000  # of the runs that choose the learning rate, and of no other
 def main() -> None:
     """Train what is not trained yet and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=45_000, help="training images, at most 45,000")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.03, 0.1, 0.3], help="learning rates to try")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.03, 0.1, 0.3, 1.0], help="learning rates to try")
     parser.add_argument("--search-epochs", type=int, default=2, help="epochs of each of these")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, help="train these and write nothing")
     options = parser.parse_args()

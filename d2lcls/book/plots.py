@@ -193,10 +193,10 @@ def show_range_test(result: RangeTest, title: str = "The loss at every learning 
     axis.semilogx(result.rates, result.smoothed, color=DARK, label="smoothed")
     if result.suggestion is not None:
         axis.axvline(result.suggestion, color=ACCENT, linestyle="--", label=f"suggestion {result.suggestion:.2g}")
-    least, most = result.smoothed.min(), result.smoothed.max()
-    # The smoothed curve sets the limits, so that no single batch does.
+    least, most = min(result.smoothed.min(), min(result.losses)), result.smoothed.max()
+    # The smoothed curve sets the upper limit, so that no single batch with a very large loss does.
     axis.set_ylim(least - 0.1 * (most - least) - 1e-3, most + 0.1 * (most - least) + 1e-3)
-    axis.set(xlabel="learning rate (logarithmic)", ylabel="mean loss per image", title=title)
+    axis.set(xlabel="learning rate (logarithmic)", ylabel="mean loss per image (nats)", title=title)
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

@@ -21,6 +21,7 @@ CHAPTERS = [
     )
 ]
 WITHOUT_SCOREBOARD = {"ten-minutes"}  # it comes before the first row
+WITH_PROJECT = {"ten-minutes", "first-classifier"}  # the last chapter of a part
 PARTS = ("The idea", "Common mistakes", "Exercises", "Summary", "Further reading")
 LINES, COLUMNS = 20, 80
 
@@ -47,6 +48,8 @@ def test_every_chapter_has_the_same_parts(path):
         assert start in text
     code = "\n".join(cell.source for cell in cells(path, "code"))
     assert (f'scoreboard("{path.stem}")' in code) == (path.stem not in WITHOUT_SCOREBOARD)
+    projects = [heading for heading in headings if heading.startswith("Project: ")]
+    assert len(projects) == (path.stem in WITH_PROJECT)
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
