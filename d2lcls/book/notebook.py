@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import textwrap
@@ -107,24 +108,44 @@ def show_source(function_or_class: Any) -> Source:
     return Source(textwrap.dedent(inspect.getsource(function_or_class)).rstrip())
 
 
+class _NotAnswered(Exception):
+    """The reader's function returned `...`, as it does before it is written."""
+
+
 def check(answer: Any, test: Callable[[Any], Any], hint: str) -> bool:
     """Check an answer to an exercise and print the result.
 
     Args:
-        answer: the reader's value or function; None or ... if there is none yet.
+        answer: the reader's value or function. There is no answer yet if it is None or ..., or a function that returns
+            ... to the test.
         test: function that gets the answer and returns whether it is right; if it raises, the answer is wrong.
         hint: a sentence that is printed if the answer is wrong.
 
     Returns:
         whether the answer is right.
     """
-    if answer is None or answer is ...:
+    if inspect.isfunction(answer):
+        answer = _unless_unwritten(answer)
+    try:
+        if answer is None or answer is ...:
+            raise _NotAnswered
+        right = bool(test(answer))
+    except _NotAnswered:
         print("Not answered yet.")
         return False
-    try:
-        right = bool(test(answer))
     except Exception as error:  # the reader's code may raise anything
         print(f"Not yet: it raises {type(error).__name__}: {error}. {hint}")
         return False
     print("Right." if right else f"Not yet. {hint}")
     return right
+
+
+def _unless_unwritten(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        if result is ...:
+            raise _NotAnswered
+        return result
+
+    return call

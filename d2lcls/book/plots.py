@@ -49,7 +49,7 @@ def show_images(images: np.ndarray, titles: Sequence[str] | None = None, columns
             image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255 if image.dtype == np.uint8 else None
         )
         if titles is not None:
-            axis.set_title(titles[index], fontsize=8)
+            axis.set_title(titles[index], fontsize=9.5)
     return figure
 
 

@@ -32,6 +32,9 @@ ROWS = (
 )
 
 
+CAPTION = "Highlighted: this chapter."
+
+
 class Scoreboard:
     """The rows of all chapters up to one of them, for a notebook to display."""
 
@@ -55,7 +58,8 @@ class Scoreboard:
             marked = ' class="current"' if row.chapter == self.current else ""
             lines.append("".join(f"<td{marked}>{html.escape(text)}</td>" for text in texts))
         body = "".join(f"<tr>{line}</tr>" for line in lines[1:])
-        return f'<table class="scoreboard"><thead><tr>{lines[0]}</tr></thead><tbody>{body}</tbody></table>'
+        head = f"<caption>{CAPTION}</caption><thead><tr>{lines[0]}</tr></thead>"
+        return f'<table class="scoreboard">{head}<tbody>{body}</tbody></table>'
 
 
 def scoreboard(chapter: str) -> Scoreboard:
@@ -76,11 +80,13 @@ def scoreboard(chapter: str) -> Scoreboard:
 
 
 def _accuracy(entry: Mapping[str, Any]) -> str:
-    return f"{entry['accuracy']['mean']:.1f} %"
+    return f"{entry['accuracy']['mean']:.1f}%"
 
 
 def _minutes(entry: Mapping[str, Any]) -> str:
     minutes = entry["minutes"]["median"]
+    if minutes < 0.05:
+        return "–"  # nothing is trained
     return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 

@@ -51,6 +51,14 @@ def test_a_missing_answer_is_not_wrong(capsys, missing):
     assert capsys.readouterr().out == "Not answered yet.\n"
 
 
+def test_a_function_that_is_not_written_yet_is_not_wrong(capsys):
+    def unwritten(x):
+        return ...
+
+    assert notebook.check(unwritten, lambda answer: answer(1) == 1, "Think.") is False
+    assert capsys.readouterr().out == "Not answered yet.\n"
+
+
 def test_what_the_answer_raises_is_told(capsys):
     assert notebook.check(lambda x: x / 0, lambda answer: answer(1) == 1, "Mind zero.") is False
     assert capsys.readouterr().out == "Not yet: it raises ZeroDivisionError: division by zero. Mind zero.\n"

@@ -17,7 +17,7 @@ def test_it_ends_with_the_chapter_s_own_rows():
     text = repr(scoreboard("first-classifier")).splitlines()
     assert len(text) == 5 and "guessing" in text[1] and "small dense network" in text[-1]
     assert [line.count("> ") for line in text] == [0, 0, 1, 1, 1]
-    assert "83.9 %" in text[1] and "6.7" in text[1] and "390,000" in text[1]
+    assert "83.9%" in text[1] and "6.7" in text[1] and "390,000" in text[1]
 
 
 def test_the_chapter_s_rows_are_marked_in_html():

@@ -1,4 +1,4 @@
-"""On the built site, no page scrolls sideways, at the width of a laptop or of a phone, and no code is cut off."""
+"""On the built site, no page scrolls sideways on a laptop or a phone, and no code, formula or table is cut off."""
 
 from pathlib import Path
 
@@ -16,6 +16,15 @@ CUT_OFF = """
 () => [...document.querySelectorAll("div.highlight pre, .cell_output pre")]
   .filter((each) => each.offsetParent && each.scrollWidth > each.clientWidth + 1)
   .map((each) => each.textContent.trim().split("\\n").sort((a, b) => b.length - a.length)[0])
+"""
+FORMULAS = """
+async () => {
+  await (window.MathJax?.startup?.promise ?? Promise.resolve());
+  return [...document.querySelectorAll("div.math, mjx-container[display=true], .bd-article table")]
+    .filter((each) => each.offsetParent && !each.closest("details:not([open])"))
+    .filter((each) => each.scrollWidth > each.clientWidth + 1)
+    .map((each) => `${each.tagName} ${each.textContent.trim().slice(0, 60)} ${each.scrollWidth} > ${each.clientWidth}`);
+}
 """
 SCROLLS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -37,11 +46,12 @@ def pages(browser):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_page_scrolls_sideways(pages, width):
-    found = {name: page.evaluate(WIDE)[:3] for name, page in pages(width) if page.evaluate(SCROLLS) > 0}
-    assert not found
-
-
-def test_no_code_and_no_output_is_cut_off(pages):
-    found = {name: lines for name, page in pages(1280) if (lines := page.evaluate(CUT_OFF))}
-    assert not found, "\n".join(f"{name}: {len(lines)}, such as {lines[0]}" for name, lines in found.items())
+def test_nothing_scrolls_sideways_and_nothing_is_cut_off(pages, width):
+    found = {}
+    for name, page in pages(width):
+        wide = page.evaluate(WIDE) if page.evaluate(SCROLLS) > 0 else []
+        if width == 1280:  # on a phone, wide tables and formulas scroll by themselves
+            wide += page.evaluate(CUT_OFF) + page.evaluate(FORMULAS)
+        if wide:
+            found[name] = wide
+    assert not found, "\n".join(f"{name}: {len(wide)}, such as {wide[0]}" for name, wide in found.items())

@@ -129,7 +129,7 @@ export function draw(container) {
     ),
     element("div", { className: "panel numbers" }, products, element("span", {}, "Picture × kernel")),
     result,
-    element("p", {}, "If the kernel’s numbers sum to 0, an output of 0 is shown as middle grey; otherwise outputs below "
+    element("p", {}, "If the kernel’s numbers sum to 0, an output of 0 is shown as mid-grey; otherwise outputs below "
       + "0 are shown black and those above 255 white."),
   );
   write();
