@@ -32,9 +32,6 @@ ROWS = (
 )
 
 
-CAPTION = "Highlighted: this chapter."
-
-
 class Scoreboard:
     """The rows of all chapters up to one of them, for a notebook to display."""
 
@@ -58,7 +55,7 @@ class Scoreboard:
             marked = ' class="current"' if row.chapter == self.current else ""
             lines.append("".join(f"<td{marked}>{html.escape(text)}</td>" for text in texts))
         body = "".join(f"<tr>{line}</tr>" for line in lines[1:])
-        head = f"<caption>{CAPTION}</caption><thead><tr>{lines[0]}</tr></thead>"
+        head = f"<caption>Highlighted: this chapter.</caption><thead><tr>{lines[0]}</tr></thead>"
         return f'<table class="scoreboard">{head}<tbody>{body}</tbody></table>'
 
 
