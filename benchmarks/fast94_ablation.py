@@ -48,13 +48,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=WHOLE)
-    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of all runs")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        choices=PRECISIONS,
+        help="of all runs, or one for each seed: only runs of one seed are compared with each other",
+    )
     parser.add_argument(
         "--images", type=int, help="so many images and narrow layers, to try the script; writes no result"
     )
     parser.add_argument("--only", nargs="+", choices=(NOTHING, *IDEAS), help="leave out these and write nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs")
     options = parser.parse_args()
+    precisions = options.precision * len(options.seeds) if len(options.precision) == 1 else options.precision
+    if len(precisions) != len(options.seeds):
+        parser.error(f"--precision takes one value, or one for each of the {len(options.seeds)} seeds.")
     train, test = (data.load("cifar10", split, fallback=False) for split in ("train", "test"))
     if options.images:
         train, test = train.subset(slice(options.images)), test.subset(slice(options.images))
@@ -63,15 +72,11 @@ def main() -> None:
     widths = (16, 16, 16) if options.images else WIDTHS
     complete: dict[int, list[dict[str, Any]]] = {epochs: [] for epochs in lengths}
     without: dict[str, list[dict[str, Any]]] = {idea: [] for idea in IDEAS}
-    for seed in options.seeds:  # after every seed there is something to compare
+    for seed, precision in zip(options.seeds, precisions):  # after every seed there is something to compare
         for epochs in reversed(lengths) if NOTHING in chosen else ():
-            complete[epochs].append(
-                trained(NOTHING, epochs, seed, widths, options.precision, train, test, options.runs)
-            )
+            complete[epochs].append(trained(NOTHING, epochs, seed, widths, precision, train, test, options.runs))
         for idea in (idea for idea in IDEAS if idea in chosen):
-            without[idea].append(
-                trained(idea, options.epochs, seed, widths, options.precision, train, test, options.runs)
-            )
+            without[idea].append(trained(idea, options.epochs, seed, widths, precision, train, test, options.runs))
     if options.images or options.only:
         return
     values = {
@@ -79,7 +84,7 @@ def main() -> None:
         "epochs": options.epochs,
         "images": len(train),
         "widths": widths,
-        "precision": options.precision,
+        "precision": precisions,
         **summary(complete, without),
         "units": {
             "accuracy": "% of the 10,000 test images with six views, by the idea that was left out",
