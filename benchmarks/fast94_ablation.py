@@ -9,9 +9,10 @@ with the accuracy that the complete recipe has after 10 epochs, the idea saves 3
 Between the lengths that were run, the logarithm of the error is taken as a straight line over the logarithm of the
 number of epochs; beyond them, the nearest line is extended. Each seed has its own curve. Every run keeps its
 checkpoints in runs/fast94_ablation and goes on from them if it is interrupted. Two processes with one thread each
-(OMP_NUM_THREADS=1), which share the ideas out with --only, are quicker than one with two. Writes
-results/fast94_ablation.json. With --precision bfloat16 on two cores that have instructions for it, about an hour and a
-half; in float32, three and a half hours.
+(OMP_NUM_THREADS=1), which share the ideas out with --only, are quicker than one with two. A run that was finished in
+another precision, on another machine, is compared with runs in that precision. Writes results/fast94_ablation.json.
+With --precision bfloat16 on two cores that have instructions for it, about an hour and a half; in float32, three and a
+half hours with AVX-512 and six with AVX2.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ WHOLE = RECIPES["fast94"].num_epochs
 SHARES = 5 / 13, 9 / 13  # of the epochs, for the complete recipe's curve
 WIDTHS = 32, 128, 128  # half of the recipe's
 NOTHING = "nothing"
+Pair = tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]  # a run, and the runs it is compared with by epochs
 IDEAS = "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing", "small_first"
 
 
@@ -48,43 +50,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=WHOLE)
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        default=["float32"],
-        choices=PRECISIONS,
-        help="of all runs, or one for each seed: only runs of one seed are compared with each other",
-    )
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of runs that are still missing")
     parser.add_argument(
         "--images", type=int, help="so many images and narrow layers, to try the script; writes no result"
     )
     parser.add_argument("--only", nargs="+", choices=(NOTHING, *IDEAS), help="leave out these and write nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs")
     options = parser.parse_args()
-    precisions = options.precision * len(options.seeds) if len(options.precision) == 1 else options.precision
-    if len(precisions) != len(options.seeds):
-        parser.error(f"--precision takes one value, or one for each of the {len(options.seeds)} seeds.")
     train, test = (data.load("cifar10", split, fallback=False) for split in ("train", "test"))
     if options.images:
         train, test = train.subset(slice(options.images)), test.subset(slice(options.images))
     lengths = [*(round(share * options.epochs) for share in SHARES), options.epochs]
-    chosen = options.only or (NOTHING, *IDEAS)
     widths = (16, 16, 16) if options.images else WIDTHS
-    complete: dict[int, list[dict[str, Any]]] = {epochs: [] for epochs in lengths}
-    without: dict[str, list[dict[str, Any]]] = {idea: [] for idea in IDEAS}
-    for seed, precision in zip(options.seeds, precisions):  # after every seed there is something to compare
-        for epochs in reversed(lengths) if NOTHING in chosen else ():
-            complete[epochs].append(trained(NOTHING, epochs, seed, widths, precision, train, test, options.runs))
-        for idea in (idea for idea in IDEAS if idea in chosen):
-            without[idea].append(trained(idea, options.epochs, seed, widths, precision, train, test, options.runs))
-    if options.images or options.only:
+
+    def run(idea: str, epochs: int, seed: int, precision: str) -> dict[str, Any]:
+        return trained(idea, epochs, seed, widths, precision, train, test, options.runs)
+
+    if options.only:
+        for seed in options.seeds:
+            for idea in options.only:
+                for epochs in reversed(lengths) if idea == NOTHING else (options.epochs,):
+                    run(idea, epochs, seed, options.precision)
+        return
+    complete = {epochs: [run(NOTHING, epochs, seed, options.precision) for seed in options.seeds] for epochs in lengths}
+    without: dict[str, list[Pair]] = {idea: [] for idea in IDEAS}
+    for idea in IDEAS:
+        for seed in options.seeds:
+            # Machines differ: a run that was finished in another precision is compared with runs in that precision.
+            precision = precision_of(idea, options.epochs, seed, len(train), options.runs, options.precision)
+            curve = [(epochs, run(NOTHING, epochs, seed, precision)) for epochs in lengths]
+            without[idea].append((run(idea, options.epochs, seed, precision), curve))
+    if options.images:
         return
     values = {
         "seeds": options.seeds,
         "epochs": options.epochs,
         "images": len(train),
         "widths": widths,
-        "precision": precisions,
         **summary(complete, without),
         "units": {
             "accuracy": "% of the 10,000 test images with six views, by the idea that was left out",
@@ -93,42 +95,60 @@ def main() -> None:
             "lost": "points of accuracy lost without the idea, by seed",
             "saved": "epochs: the length of the recipe less the length at which the complete recipe has the accuracy "
             "that the recipe without the idea ends with, by seed",
-            "seconds": "of training, by the idea that was left out",
+            "precision": "of the runs without an idea and of those they are compared with, by seed",
+            "slower": "seconds of training without the idea divided by those with it, by seed",
         },
     }
     command = " ".join(["python benchmarks/fast94_ablation.py", *sys.argv[1:]])
     print(results.write("fast94_ablation", command, values, data=["cifar10"]))
 
 
-def summary(complete: dict[int, list[dict[str, Any]]], without: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(complete: dict[int, list[dict[str, Any]]], without: dict[str, list[Pair]]) -> dict[str, Any]:
     """Return what the runs say: accuracies, and what is lost and how many epochs are saved, seed by seed.
 
     Args:
         complete: runs of the complete recipe by number of epochs, each a list over the seeds.
-        without: runs without an idea by its name.
+        without: for each idea a list over the seeds: the run without it, and the complete recipe's runs of the same
+            seed and precision by number of epochs.
     """
-    whole = complete[max(complete)]
-    ends = {idea: [run["six_views"] for run in runs] for idea, runs in without.items()}
-    ends["six_views"] = [run["one_view"] for run in whole]  # the complete recipe, scored with one view
-    curves = [
-        [(epochs, 100 - runs[seed]["six_views"]) for epochs, runs in complete.items()] for seed in range(len(whole))
-    ]
-    accuracies = {NOTHING: [run["six_views"] for run in whole], **ends}
-    every = {NOTHING: whole, **without}
+    whole = max(complete)
+    every: dict[str, list[Pair]] = {
+        **without,
+        # The complete recipe, scored with one view.
+        "six_views": [
+            (
+                {**complete[whole][index], "six_views": complete[whole][index]["one_view"]},
+                [(epochs, runs[index]) for epochs, runs in complete.items()],
+            )
+            for index in range(len(complete[whole]))
+        ],
+    }
+
+    def by_idea(value: Callable[[dict[str, Any], dict[int, dict[str, Any]]], float]) -> dict[str, Any]:
+        return {
+            idea: results.spread([value(run, dict(curve)) for run, curve in pairs]) for idea, pairs in every.items()
+        }
+
+    def saved(run: dict[str, Any], curve: dict[int, dict[str, Any]]) -> float:
+        errors = [(epochs, 100 - point["six_views"]) for epochs, point in curve.items()]
+        return whole - length(errors, 100 - run["six_views"])
+
     return {
-        "accuracy": {idea: results.spread(values) for idea, values in accuracies.items()},
-        "one_view": {idea: results.spread([run["one_view"] for run in runs]) for idea, runs in every.items()},
+        "accuracy": {
+            NOTHING: results.spread([run["six_views"] for run in complete[whole]]),
+            **by_idea(lambda run, curve: run["six_views"]),
+        },
+        "one_view": {
+            NOTHING: results.spread([run["one_view"] for run in complete[whole]]),
+            **by_idea(lambda run, curve: run["one_view"]),
+        },
         "curve": {
             str(epochs): results.spread([run["six_views"] for run in complete[epochs]]) for epochs in sorted(complete)
         },
-        "lost": {
-            idea: results.spread([a["six_views"] - b for a, b in zip(whole, values)]) for idea, values in ends.items()
-        },
-        "saved": {
-            idea: results.spread([max(complete) - length(curve, 100 - b) for curve, b in zip(curves, values)])
-            for idea, values in ends.items()
-        },
-        "seconds": {idea: results.spread([run["seconds"] for run in runs]) for idea, runs in every.items()},
+        "lost": by_idea(lambda run, curve: curve[whole]["six_views"] - run["six_views"]),
+        "saved": by_idea(saved),
+        "precision": {idea: [run["precision"] for run, _ in pairs] for idea, pairs in every.items()},
+        "slower": by_idea(lambda run, curve: run["seconds"] / curve[whole]["seconds"]),
     }
 
 
@@ -165,8 +185,8 @@ def trained(
     runs: Path,
 ) -> dict[str, Any]:
     """Return accuracies and seconds of one run, from its folder if it was finished before."""
-    folder = runs / f"{without}-{epochs}-epochs-seed-{seed}-{precision}-{len(train)}-images"
-    kept = folder / "measured.json"
+    kept = measured_file(without, epochs, seed, precision, len(train), runs)
+    folder = kept.parent
     if not kept.exists():
         mean, std = data.channel_statistics(train.images)
         flips = without != "alternating_flip"
@@ -205,13 +225,24 @@ def trained(
             "six_views": 100 * evaluate(net, scored, views=six_views).accuracy,
         }
         write_atomically(kept, json.dumps(measured).encode())
-    found: dict[str, Any] = json.loads(kept.read_text())
+    found: dict[str, Any] = {**json.loads(kept.read_text()), "precision": precision}
     print(
         f"without {without}, {epochs} epochs, seed {seed}: {found['six_views']:.2f} % with six views, "
         f"{found['one_view']:.2f} % with one, {found['seconds']:.0f} s",
         flush=True,
     )
     return found
+
+
+def measured_file(without: str, epochs: int, seed: int, precision: str, images: int, runs: Path) -> Path:
+    """Return the file that a finished run leaves behind."""
+    return runs / f"{without}-{epochs}-epochs-seed-{seed}-{precision}-{images}-images" / "measured.json"
+
+
+def precision_of(without: str, epochs: int, seed: int, images: int, runs: Path, preferred: str) -> str:
+    """Return the precision in which a run is finished, or the preferred one if it is not, or in that one."""
+    done = [name for name in PRECISIONS if measured_file(without, epochs, seed, name, images, runs).exists()]
+    return preferred if preferred in done or not done else done[0]
 
 
 def network(without: str, seed: int, widths: tuple[int, int, int], batches: data.Batches) -> Fast94:
