@@ -77,8 +77,8 @@ def read_list(path: Path = LIST) -> tuple[File, ...]:
 # GitHub packs a repository at a commit with `git archive` when it is asked for, at an address of the form below
 # ("Source code archive URLs" in its documentation). It does not promise the same bytes every time, often announces no
 # length and then sends every answer from the start: an interrupted download goes on only where the server can do that.
-# The address has not been asked by those who wrote this; the archive that `git archive` makes of this commit
-# (119,705,107 bytes) has been.
+# The address could not be tried when this was written; the archive that `git archive` makes of this commit (119,705,107
+# bytes) was, from another server.
 _REVISION = "fc80ba90f803d79d0383df52c5a4ac5de99ff6fc"
 GROCERY = Dataset(
     name="grocery",
