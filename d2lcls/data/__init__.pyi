@@ -39,11 +39,17 @@ from .loading import load as load
 from .preprocess import Preprocess as Preprocess
 from .transforms import STANDARD as STANDARD
 from .transforms import TRANSFORMS as TRANSFORMS
+from .transforms import autoaugment as autoaugment
 from .transforms import colour_jitter as colour_jitter
+from .transforms import cutmix as cutmix
 from .transforms import cutout as cutout
 from .transforms import flip as flip
 from .transforms import make_transform as make_transform
 from .transforms import mixup as mixup
 from .transforms import pad_crop as pad_crop
 from .transforms import randaugment as randaugment
+from .transforms import random_erasing as random_erasing
+from .transforms import random_resized_crop as random_resized_crop
 from .transforms import reflect_crop as reflect_crop
+from .transforms import rotate as rotate
+from .transforms import standard_for as standard_for

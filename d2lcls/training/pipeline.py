@@ -83,6 +83,7 @@ def _train(
     contexts = devices.parse(ctx) if isinstance(ctx, str) else as_contexts(ctx)
     check_feasible(recipe, contexts)
     images, validation = load_images(recipe)
+    recipe = recipe.for_images(*images.images.shape[1:3])  # for run.json
     batches, valid = cut_batches(recipe, images, validation)
     mx.random.seed(recipe.seed)
     net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
@@ -149,6 +150,7 @@ def load_images(recipe: Recipe) -> tuple[Images, Images | None]:
 
 def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tuple[Batches, Batches | None]:
     """Cut training and validation images into batches as a resolved recipe says."""
+    recipe = recipe.for_images(*images.images.shape[1:3])
     assert recipe.model
     if recipe.pretrained:
         expected = preprocessing(recipe.model)
@@ -164,6 +166,7 @@ def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tu
         shuffle=True,
         augment=[data.make_transform(text) for text in recipe.transforms],
         mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
         seed=recipe.seed,
         size=size,
         balanced=recipe.balanced,

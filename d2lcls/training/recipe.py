@@ -7,13 +7,15 @@ book all come from its fields. To add a training option, add a field here and us
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from d2lcls.data.imbalance import class_weights
-from d2lcls.data.transforms import TRANSFORMS, make_transform
+from d2lcls.data.transforms import make_transform, standard_for
+from d2lcls.data.transforms.registry import PHOTOGRAPH, forms
 from d2lcls.training.losses import LOSSES, Loss, takes
 from d2lcls.training.schedules import SCHEDULES
 
@@ -97,9 +99,11 @@ class Recipe:
         above=0,
     )
     augment: tuple[str, ...] = _field(
-        ("pad_crop", "flip"),
-        "transforms of the training images, applied in the order given; choose from "
-        f"{', '.join(TRANSFORMS)}, alternating_flip; or none; pad_crop:2 shifts by up to 2 pixels",
+        ("standard",),
+        "transforms of the training images before they are scaled, applied in the order given; choose from standard "
+        f"({' '.join(standard_for(32, 32))} for images of less than {PHOTOGRAPH} pixels on a side, "
+        f"{' '.join(standard_for(PHOTOGRAPH, PHOTOGRAPH))} for others), {forms()}, alternating_flip; or none; AREA is "
+        "the smallest share of an image that is cropped",
         group="most used",
         metavar="NAME",
     )
@@ -123,6 +127,13 @@ class Recipe:
         metavar="SIDE:EPOCHS",
     )
     mixup: float = _field(0.0, "alpha of mixup; 0 is off", group="data", metavar="ALPHA", at_least=0)
+    cutmix: float = _field(
+        0.0,
+        "alpha of CutMix; 0 is off; with --mixup, each batch gets one of the two at random",
+        group="data",
+        metavar="ALPHA",
+        at_least=0,
+    )
     balanced: bool = _field(False, "draw every class equally often", group="data")
 
     schedule: str | Callable[[int], float] = _field(
@@ -243,7 +254,12 @@ class Recipe:
     @property
     def transforms(self) -> list[str]:
         """The names of `augment` that are functions of a single batch; alternating flips depend on the epoch."""
-        return [name for name in self.augment if name not in ("alternating_flip", "none")]
+        return [name for name in self.augment if name not in ("standard", "alternating_flip", "none")]
+
+    def for_images(self, height: int, width: int) -> Recipe:
+        """Return the recipe with "standard" in `augment` replaced by what it means for images of a size in pixels."""
+        names = (standard_for(height, width) if name == "standard" else (name,) for name in self.augment)
+        return dataclasses.replace(self, augment=tuple(itertools.chain.from_iterable(names)))
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Return the arguments of MXNet's optimizer."""
