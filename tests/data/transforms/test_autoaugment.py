@@ -1,6 +1,7 @@
 import importlib
 
 from d2lcls.data import autoaugment
+from d2lcls.data.transforms.operations import invert
 
 import cv2
 import numpy as np
@@ -105,6 +106,11 @@ def test_a_pair_is_what_was_published(pair, direction):
             expected = pillow(expected, name, int(magnitude[0]) if magnitude else 0, direction)
     differ = (abs(made.astype(int) - np.array(expected)) > 3).any(axis=2)
     assert differ.mean() < 0.08  # borders of turned pictures, and values beside a threshold
+
+
+def test_inverting_is_pillows():
+    made = invert(noise(1), 0.5, rng())[0]
+    np.testing.assert_array_equal(made, ImageOps.invert(Image.fromarray(noise(1)[0])))
 
 
 def test_pairs_and_operations_are_drawn_with_their_probabilities(monkeypatch):
