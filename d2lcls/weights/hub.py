@@ -205,4 +205,4 @@ def _failure(host: str, error: BaseException) -> str:
     if response is not None:
         return f"{host} answered HTTP {response.status_code}"
     reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
-    return f"{host} gave nothing ({reason})"
+    return f"{host} failed ({reason})"

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from d2lcls.data.formats.imagenet import imagenet_classes
@@ -132,6 +133,8 @@ def test_the_store_goes_before_the_hub(hub, resnet, tmp_path):
 def test_a_broken_connection_is_continued(hub, resnet):
     hub.files[REPOSITORY] = resnet[1]
     hub.cut.append(12_000_000)  # more than one chunk of huggingface_hub
+    with suppress(WeightsUnavailable):  # huggingface_hub 2 goes on by itself, 1 when it is called again
+        get_weights(NAME)
     assert get_weights(NAME).read_bytes() == resnet[1]
     begins = [begin for method, _, begin in hub.log if method == "GET"]
     assert len(begins) == 2 and int(begins[1].removeprefix("bytes=").partition("-")[0]) > 1_000_000
@@ -185,14 +188,14 @@ def test_a_refusal_is_one_line(hub, resnet, status, code, expected):
 
 def test_without_a_network_the_host_is_named(hub):
     hub.close()
-    assert reason().startswith(f"{hub.address} gave nothing (")
+    assert reason().startswith(f"{hub.address} failed (")
     assert "refused" in reason()
 
 
 def test_a_server_that_is_no_hub_is_named(hub, resnet):
     hub.files[REPOSITORY] = resnet[1]
     hub.commit = ""
-    assert reason().startswith(f"{hub.address} gave nothing (")
+    assert reason().startswith(f"{hub.address} failed (")
 
 
 def test_without_the_extra_the_command_that_installs_it_is_named(hub, monkeypatch):
