@@ -1,5 +1,6 @@
 """Weights from the Hugging Face hub, which a server on this machine stands for."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from d2lcls.cli import main
 from d2lcls.data.formats.imagenet import imagenet_classes
 from d2lcls.machine.files import cache_folder
 from d2lcls.models import get_model, list_models, preprocessing
@@ -22,6 +24,7 @@ import numpy as np
 import pytest
 from hub_server import COMMIT, HubServer
 from mxnet import autograd, gluon
+from PIL import Image
 
 constants = pytest.importorskip("huggingface_hub.constants")
 NAME = "resnet18_v1b"
@@ -389,6 +392,39 @@ def test_mobilenet_v2_gets_the_bias_of_pytorchs_last_layer_and_keeps_it(hub, tmp
         np.testing.assert_array_equal(again(images()).asnumpy(), fetched(images()).asnumpy())
     ten = get_model(name, classes=10, pretrained=True)
     assert get_values(ten).keys() == get_values(net).keys()  # as a network made without weights, for a checkpoint
+
+
+@pytest.mark.parametrize("name, mean", [("resnet18_v2", 0.5), ("mobilenetv2_1.0", 0.485)])
+def test_training_normalises_as_the_weights_expect_and_can_be_resumed(hub, name, mean, tmp_path, capsys):
+    if name == "resnet18_v2":
+        content = made_like_timms(name, tmp_path)[1]
+    else:
+        content = content_of({**to_torch(made(name)), "classifier.bias": np.ones(1000, np.float32)}, tmp_path)
+    hub.files[HUB[name].repository] = content
+    rng = np.random.default_rng(0)
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        folder = tmp_path / "photos" / place
+        folder.mkdir(parents=True)
+        for number in range(8):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{number}.png")
+    options = ["--dataset", tmp_path / "photos", "--model", name, "--pretrained", "--size", 32, "--batch-size", 4]
+    options += ["--train-last", 1, "--augment", "none", "--validation", 0, "--out", tmp_path / "run"]
+    command = ["train", *map(str, options)]
+    assert main([*command, "--epochs", "1"]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["mean"][0] == mean
+    assert main([*command, "--epochs", "1", "--resume"]) == 0
+
+
+def test_the_commands_know_weights_from_the_hub(hub, resnet, capsys):
+    assert main(["weights", "list"]) == 0
+    about = f"{REPOSITORY} on the Hugging Face hub; Apache-2.0; published 70.8%"
+    assert re.search(f"^{NAME} +not here: d2lcls weights get {NAME}; {about}$", capsys.readouterr().out, re.M)
+    hub.files[REPOSITORY] = resnet[1]
+    path = get_weights(NAME)
+    assert main(["weights", "list"]) == 0
+    assert re.search(f"^{NAME} +{path}; {about}; sha256 [0-9a-f]{{8}}$", capsys.readouterr().out, re.M)
+    assert main(["weights", "verify", NAME]) == 0
+    assert capsys.readouterr().out == f"{NAME}: {path}: OK\n"
 
 
 def get_initialised(name):
