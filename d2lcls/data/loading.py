@@ -8,8 +8,8 @@ from d2lcls.data.decode import Size
 from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import DataUnavailable, fetch
 from d2lcls.data.download.sample import SAMPLE_NAME, read_sample
-from d2lcls.data.formats.folders import load_folder
-from d2lcls.data.formats.records import read_records
+from d2lcls.data.formats.splits import has_split as pictures_have_split
+from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
 from d2lcls.machine.files import cache_folder
@@ -17,33 +17,36 @@ from d2lcls.machine.files import cache_folder
 import numpy as np
 
 
-def load(name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None) -> Images:
-    """Load one split of a data set, which is fetched first if it is not in the cache.
+def open_split(
+    name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None, draft: bool = False
+) -> Images | LazyImages:
+    """Open one split of a data set; pictures of one's own are decoded when a batch needs them.
 
     Args:
-        name: a name in `DATASETS`; or a folder with `train/<class>/*.jpg` and perhaps `test/...` (written as
-            `./cifar10` if it has the name of a data set); or the `.rec` file of a record set. A folder may have `val`
-            in place of `test`.
-        split: "train" or "test".
+        name: a name in `DATASETS`; or a folder, a CSV list or a `.rec` file, as for `open_pictures` (a folder with the
+            name of a data set is written as `./cifar10`).
+        split: "train", "val" or "test".
         fallback: if no source can be reached, print one line and return the package's sample of Fashion-MNIST
             in the image shape of the data set; see `is_sample`. False raises instead.
-        size: side or (height, width) in pixels that the pictures of a folder or record set are cropped to;
-            None is 32. It does not apply to data sets by name.
+        size: side or (height, width) in pixels that pictures of one's own are cropped to; None is 32. It does not apply
+            to data sets by name.
+        draft: shrink large JPEGs during decoding; see `read_image`.
+
+    Returns:
+        `Images` of a data set by name, `LazyImages` of pictures of one's own.
 
     Raises:
-        ValueError: the data set or split is unknown.
-        FileNotFoundError, BrokenImage: as `load_folder` and `read_records`.
+        ValueError: the data set or split is unknown; or as `open_pictures`.
+        FileNotFoundError: the folder, file or split does not exist.
         DataUnavailable: no source can be reached and `fallback` is False.
         OSError: a file in the cache is damaged, or the cache cannot be written.
     """
     path = Path(name)
-    if path.suffix == ".rec":
-        return read_records(path, size or 32)
-    if path.is_dir() and name not in catalog.DATASETS:
-        return load_folder(_split_folder(path, split), size or 32)
+    if path.suffix in (".rec", ".csv") or (path.is_dir() and str(name) not in catalog.DATASETS):
+        return open_pictures(path, split, size or 32, draft)
     if path.parent != Path(".") and str(name) not in catalog.DATASETS:
         raise FileNotFoundError(
-            f"{name}: no such folder. Expected one with train/CLASS/*.jpg, a .rec file, "
+            f"{name}: no such folder. Expected one with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list, a .rec file, "
             f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}."
         )
     name = str(name)
@@ -68,15 +71,26 @@ def load(name: str | Path, split: str = "train", fallback: bool = True, size: Si
     return Images(images, labels, dataset.classes, name)
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    """Return the folder of a split; `val` replaces a missing `test`, as in many published sets."""
-    if split != "test" or (root / "test").is_dir():
-        return root / split
-    if (root / "val").is_dir():
-        return root / "val"
-    raise FileNotFoundError(
-        f"{root}: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures to `test`."
-    )
+def has_split(name: str | Path, split: str) -> bool:
+    """Return whether a data set by name, or one's own pictures, have images of this split."""
+    if str(name) in catalog.DATASETS:
+        return split in catalog.DATASETS[str(name)].splits
+    return pictures_have_split(Path(name), split)
+
+
+def load(name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None) -> Images:
+    """Load one split of a data set into memory; it is fetched first if it is not in the cache.
+
+    Args:
+        name, split, fallback, size: as for `open_split`.
+
+    Raises:
+        BrokenImage: a picture cannot be read.
+        MemoryError: the pictures do not fit into memory.
+        Others: as `open_split`.
+    """
+    opened = open_split(name, split, fallback, size)
+    return opened.load() if isinstance(opened, LazyImages) else opened
 
 
 def is_sample(data: Images | LazyImages) -> bool:
