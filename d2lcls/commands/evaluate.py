@@ -92,10 +92,11 @@ def _evaluate_imagenet(options: argparse.Namespace) -> None:
             "a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, and without RUN"
         )
     ctx = devices.parse(options.ctx)
-    preprocess = preprocessing(options.model)
     split = "train" if options.split == "train" else "val"
-    images = open_imagenet(options.root, preprocess, split)  # before the weights: a wrong folder shows at once
+    open_imagenet(options.root, preprocessing(options.model), split)  # before the weights: a wrong folder shows at once
     net = get_model(options.model, classes=1000, pretrained=options.weights or True, ctx=ctx)
+    preprocess = preprocessing(options.model, options.weights)
+    images = open_imagenet(options.root, preprocess, split)
     net.hybridize(static_alloc=True, static_shape=True)
     _score(options, split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx)
 

@@ -20,6 +20,7 @@ from d2lcls.training.precision import check_precision
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.runs import Run, read_run
 from d2lcls.training.steps import check_training_memory
+from d2lcls.weights.store import get_weights
 
 import mxnet as mx
 import numpy as np
@@ -84,9 +85,12 @@ def _train(
     check_feasible(recipe, contexts)
     images, validation = load_images(recipe)
     recipe = recipe.for_images(*images.images.shape[1:3])  # for run.json
+    restored = resume and (folder / "last.npz").exists()
+    if recipe.pretrained and not restored:
+        get_weights(recipe.model or MODEL)  # their source decides the preprocessing
     batches, valid = cut_batches(recipe, images, validation)
     mx.random.seed(recipe.seed)
-    net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
+    net = make_network(recipe, batches, restored)
     if on_begin:
         on_begin(images, validation, folder)
     epochs = fit(net, batches, valid, recipe, ctx=contexts, checkpoint_dir=folder, resume=resume, on_epoch=on_epoch)
