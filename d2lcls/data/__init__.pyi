@@ -2,6 +2,7 @@ from . import batches as batches
 from . import decode as decode
 from . import download as download
 from . import formats as formats
+from . import groups as groups
 from . import images as images
 from . import imbalance as imbalance
 from . import lazy as lazy
@@ -26,6 +27,7 @@ from .formats import open_imagenet as open_imagenet
 from .formats import open_records as open_records
 from .formats import read_records as read_records
 from .formats import write_records as write_records
+from .groups import class_groups as class_groups
 from .images import Images as Images
 from .images import channel_statistics as channel_statistics
 from .images import split_validation as split_validation
@@ -36,6 +38,7 @@ from .imbalance import take_per_class as take_per_class
 from .lazy import LazyImages as LazyImages
 from .loading import is_sample as is_sample
 from .loading import load as load
+from .loading import open_split as open_split
 from .preprocess import Preprocess as Preprocess
 from .transforms import STANDARD as STANDARD
 from .transforms import TRANSFORMS as TRANSFORMS

@@ -161,7 +161,8 @@ def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tu
         mean, std = np.array(expected.mean), np.array(expected.std)
     else:
         mean, std = data.channel_statistics(images.images)
-    size = recipe.size if recipe.dataset in data.DATASETS else None  # folders and records are cropped on loading
+    loaded = images.images.shape[1:3] == (recipe.size, recipe.size)  # photographs are cropped on loading
+    size = None if loaded else recipe.size
     train = Batches(
         images,
         recipe.batch_size,

@@ -74,7 +74,7 @@ class Recipe:
 
     dataset: str | None = _field(
         None,
-        "cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file (default: cifar10)",
+        "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg, or a .rec file (default: cifar10)",
         group="most used",
     )
     model: str | None = _field(

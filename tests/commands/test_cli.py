@@ -184,7 +184,8 @@ def test_data_list_says_what_there_is_and_where(capsys, tmp_path):
 
 def test_data_check_names_every_file_and_fails(capsys, tmp_path):
     code, out, err = call(capsys, "data", "check")
-    assert code == 1 and err == "" and out.count(": missing") == 10
+    assert code == 1 and err == "" and out.count(": missing") == 20  # 6 files, 4, and the first 10 of thousands
+    assert "grocery: 5,415 more files are missing or wrong\n" in out
     code, out, _ = call(capsys, "data", "check", "fashion_mnist")
     assert code == 1 and out.count("\n") == 4
     assert f"fashion_mnist: {tmp_path}/empty-cache/fashion_mnist/train-images-idx3-ubyte: missing" in out
