@@ -62,7 +62,7 @@ def _tune(options: argparse.Namespace) -> None:
         check_writable(Path(options.pictures, "history.png"))
     name = options.study or _study_name(recipe, options.share)
 
-    def begin(train: Images, validation: Images) -> None:
+    def begin(train: Images | LazyImages, validation: Images | LazyImages) -> None:
         print(f"{len(train):,} training images, {len(validation):,} for validation; study {name}", flush=True)
 
     space = {

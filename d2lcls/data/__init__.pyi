@@ -1,4 +1,5 @@
 from . import batches as batches
+from . import cached as cached
 from . import decode as decode
 from . import download as download
 from . import formats as formats
@@ -24,6 +25,7 @@ from .formats import list_folder as list_folder
 from .formats import load_folder as load_folder
 from .formats import open_folder as open_folder
 from .formats import open_imagenet as open_imagenet
+from .formats import open_list as open_list
 from .formats import open_records as open_records
 from .formats import read_records as read_records
 from .formats import write_records as write_records
@@ -36,6 +38,7 @@ from .imbalance import long_tailed as long_tailed
 from .imbalance import take_evenly as take_evenly
 from .imbalance import take_per_class as take_per_class
 from .lazy import LazyImages as LazyImages
+from .loading import has_split as has_split
 from .loading import is_sample as is_sample
 from .loading import load as load
 from .loading import open_split as open_split

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from d2lcls.data.decode import Size, height_and_width, read_image
+from d2lcls.data.decode import Size, read_image
 from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import DataUnavailable, fetch
 from d2lcls.data.download.dataset import Dataset, File
 from d2lcls.data.download.sample import GROCERY_SAMPLE, SAMPLE_NAME, open_grocery_sample, read_sample
-from d2lcls.data.formats.folders import open_folder
-from d2lcls.data.formats.records import open_records
+from d2lcls.data.formats.splits import has_split as pictures_have_split
+from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
 from d2lcls.machine.files import cache_folder
@@ -24,14 +24,13 @@ def open_split(
     """Open one split of a data set, which is fetched first if it is not in the cache.
 
     Args:
-        name: a name in `DATASETS`; or a folder with `train/<class>/*.jpg` and perhaps `test/...` (written as
-            `./cifar10` if it has the name of a data set); or the `.rec` file of a record set. A folder may have `val`
-            in place of `test`.
-        split: "train" or "test"; "val" for a data set that has it.
+        name: a name in `DATASETS`; or a folder, a CSV list or a `.rec` file, as for `open_pictures` (a folder with the
+            name of a data set is written as `./cifar10`).
+        split: "train", "val" or "test".
         fallback: if no source can be reached, print one line and return the package's sample: ten classes of
             Grocery Store for that set, Fashion-MNIST in the image shape of the data set for the others; see
             `is_sample`. False raises instead.
-        size: side or (height, width) in pixels that photographs are cropped to; None is 32 for a folder or record set,
+        size: side or (height, width) in pixels that photographs are cropped to; None is 32 for pictures of one's own,
             and `image_shape` for Grocery Store. It does not apply to the other data sets by name.
         draft: shrink large JPEGs during decoding; see `read_image`.
 
@@ -39,19 +38,17 @@ def open_split(
         `LazyImages` of photographs, which are decoded when a batch needs them; `Images` of the other data sets by name.
 
     Raises:
-        ValueError: the data set or split is unknown.
-        FileNotFoundError, BrokenImage: as `open_folder` and `open_records`.
+        ValueError: the data set or split is unknown; or as `open_pictures`.
+        FileNotFoundError: the folder, file or split does not exist.
         DataUnavailable: no source can be reached and `fallback` is False.
         OSError: a file in the cache is damaged, or the cache cannot be written.
     """
     path = Path(name)
-    if path.suffix == ".rec":
-        return open_records(path, size or 32, draft=draft)
-    if path.is_dir() and name not in catalog.DATASETS:
-        return open_folder(_split_folder(path, split), size or 32, draft=draft)
+    if path.suffix in (".rec", ".csv") or (path.is_dir() and str(name) not in catalog.DATASETS):
+        return open_pictures(path, split, size or 32, draft)
     if path.parent != Path(".") and str(name) not in catalog.DATASETS:
         raise FileNotFoundError(
-            f"{name}: no such folder. Expected one with train/CLASS/*.jpg, a .rec file, "
+            f"{name}: no such folder. Expected one with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list, a .rec file, "
             f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}."
         )
     name = str(name)
@@ -73,6 +70,13 @@ def open_split(
     return Images(images, labels, dataset.classes, name)
 
 
+def has_split(name: str | Path, split: str) -> bool:
+    """Return whether a data set by name, or one's own pictures, have images of this split."""
+    if str(name) in catalog.DATASETS:
+        return split in catalog.DATASETS[str(name)].splits
+    return pictures_have_split(Path(name), split)
+
+
 def load(name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None) -> Images:
     """Load one split of a data set into memory; it is fetched first if it is not in the cache.
 
@@ -85,20 +89,7 @@ def load(name: str | Path, split: str = "train", fallback: bool = True, size: Si
         Others: as `open_split`.
     """
     opened = open_split(name, split, fallback, size)
-    if isinstance(opened, Images):
-        return opened
-    return Images(opened.images.load(), opened.labels, opened.classes, opened.name)
-
-
-def _split_folder(root: Path, split: str) -> Path:
-    """Return the folder of a split; `val` replaces a missing `test`, as in many published sets."""
-    if split != "test" or (root / "test").is_dir():
-        return root / split
-    if (root / "val").is_dir():
-        return root / "val"
-    raise FileNotFoundError(
-        f"{root}: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures to `test`."
-    )
+    return opened.load() if isinstance(opened, LazyImages) else opened
 
 
 def is_sample(data: Images | LazyImages) -> bool:
@@ -131,13 +122,11 @@ def _open_photographs(dataset: Dataset, files: Sequence[File], size: Size, draft
     label_of = {name: label for label, name in enumerate(dataset.classes)}
     labels = np.array([label_of[PurePosixPath(file.name).parent.name] for file in files], dtype=np.int64)
 
-    def decode(position: int) -> np.ndarray:
+    def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
         file = files[position]
         return read_image(_read(folder / file.name, file, dataset.name), size, draft=draft)
 
-    return LazyImages(
-        Decoded(decode, np.arange(len(files)), height_and_width(size)), labels, dataset.classes, dataset.name
-    )
+    return LazyImages(Decoded(read, np.arange(len(files)), size, draft), labels, dataset.classes, dataset.name)
 
 
 def _read(path: Path, file: File, name: str) -> bytes:

@@ -74,7 +74,8 @@ class Recipe:
 
     dataset: str | None = _field(
         None,
-        "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg, or a .rec file (default: cifar10)",
+        "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list (path, class and "
+        "perhaps split), or a .rec file (default: cifar10)",
         group="most used",
     )
     model: str | None = _field(
@@ -112,13 +113,27 @@ class Recipe:
     )
     seed: int = _field(0, "seed of every random draw", group="most used", metavar="N", at_least=0)
 
-    validation: float = _field(
-        0.1,
-        "share of the training images held out for validation; 0 is none",
+    validation: float | None = _field(
+        None,
+        "share of the training images held out for validation; 0 is none (default: the data set's own validation "
+        "images, or 0.1)",
         group="data",
         metavar="SHARE",
         at_least=0,
         at_most=1,
+    )
+    validation_folder: str | None = _field(
+        None, "validation images, a folder with CLASS/*.jpg", group="data", metavar="FOLDER"
+    )
+    skip_broken: bool = _field(
+        False, "leave out pictures that cannot be read, after decoding each once to find them", group="data"
+    )
+    cache: bool = _field(
+        False,
+        "keep the decoded pictures in a file of the run's folder until the training ends, instead of decoding them in "
+        "every epoch",
+        group="data",
+        resume=False,
     )
     small_first: tuple[int, int] | None = _field(
         None,
@@ -235,8 +250,10 @@ class Recipe:
             make_transform(text)
         if self.small_first and not (len(self.small_first) == 2 and min(self.small_first) >= 1):
             raise ValueError(f"small_first must be a side in pixels and a number of epochs, not {self.small_first}.")
-        if not self.validation < 1:
+        if self.validation == 1:
             raise ValueError("validation must be below 1: some images must be left to train on.")
+        if self.validation is not None and self.validation_folder:
+            raise ValueError("validation_folder takes the place of validation: give only one of them.")
         if not self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be below 1, not {self.label_smoothing}.")
         if self.momentum is not None and self.optimizer not in ("sgd", "nag"):
