@@ -15,6 +15,7 @@ from d2lcls.machine.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
     from d2lcls.training.recipe import Recipe
 
     import optuna
