@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from d2lcls.data.lazy import LazyImages
 
-AnyImages = TypeVar("AnyImages", "Images", "LazyImages", "Images | LazyImages")
+class Labelled(Protocol):
+    """What `Images` and `LazyImages` have in common."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def counts(self) -> np.ndarray: ...
+
+    def subset(self, indices: Any) -> Self: ...
+
+
+AnyImages = TypeVar("AnyImages", bound=Labelled)
 
 
 @dataclass(frozen=True, eq=False)  # == of arrays gives an array
