@@ -41,7 +41,7 @@ WHOLE = RECIPES["fast94"].num_epochs
 SHARES = 5 / 13, 9 / 13  # of the epochs, for the complete recipe's curve
 WIDTHS = 32, 128, 128  # half of the recipe's
 NOTHING = "nothing"
-Pair = tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]  # a run, and the runs it is compared with by epochs
+Pair = tuple[dict[str, Any], dict[int, dict[str, Any]]]  # a run, and the runs it is compared with by epochs
 IDEAS = "whitening", "dirac", "alternating_flip", "bias_lr", "lookahead", "label_smoothing", "small_first"
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         for seed in options.seeds:
             # Machines differ: a run that was finished in another precision is compared with runs in that precision.
             precision = precision_of(idea, options.epochs, seed, len(train), options.runs, options.precision)
-            curve = [(epochs, run(NOTHING, epochs, seed, precision)) for epochs in lengths]
+            curve = {epochs: run(NOTHING, epochs, seed, precision) for epochs in lengths}
             without[idea].append((run(idea, options.epochs, seed, precision), curve))
     if options.images:
         return
@@ -118,16 +118,14 @@ def summary(complete: dict[int, list[dict[str, Any]]], without: dict[str, list[P
         "six_views": [
             (
                 {**complete[whole][index], "six_views": complete[whole][index]["one_view"]},
-                [(epochs, runs[index]) for epochs, runs in complete.items()],
+                {epochs: runs[index] for epochs, runs in complete.items()},
             )
             for index in range(len(complete[whole]))
         ],
     }
 
     def by_idea(value: Callable[[dict[str, Any], dict[int, dict[str, Any]]], float]) -> dict[str, Any]:
-        return {
-            idea: results.spread([value(run, dict(curve)) for run, curve in pairs]) for idea, pairs in every.items()
-        }
+        return {idea: results.spread([value(run, curve) for run, curve in pairs]) for idea, pairs in every.items()}
 
     def saved(run: dict[str, Any], curve: dict[int, dict[str, Any]]) -> float:
         errors = [(epochs, 100 - point["six_views"]) for epochs, point in curve.items()]
@@ -240,7 +238,7 @@ def measured_file(without: str, epochs: int, seed: int, precision: str, images: 
 
 
 def precision_of(without: str, epochs: int, seed: int, images: int, runs: Path, preferred: str) -> str:
-    """Return the precision in which a run is finished, or the preferred one if it is not, or in that one."""
+    """Return the precision in which a run was finished; the preferred one if it was not, or in that one too."""
     done = [name for name in PRECISIONS if measured_file(without, epochs, seed, name, images, runs).exists()]
     return preferred if preferred in done or not done else done[0]
 

@@ -9,7 +9,7 @@ three times over; the median is multiplied by the number of epochs of its row. S
 the same time, even if the networks were trained on several. Nothing else may run meanwhile.
 
 Writes results/scoreboard.json. About two hours on two cores with AVX-512, 20 minutes of them for the timing. Two
-processes with one thread each (OMP_NUM_THREADS=1), which share the networks out with --only or --seeds, are quicker.
+processes with one thread each (OMP_NUM_THREADS=1), which share the networks out with --only and --seeds, are quicker.
 """
 
 from __future__ import annotations
