@@ -127,8 +127,8 @@ def check(answer: Any, test: Callable[[Any], Any], hint: str) -> bool:
     if inspect.isfunction(answer):
         answer = _unless_unwritten(answer)
     elif inspect.isclass(answer):
-        written = _unless_unwritten(answer.hybrid_forward)
-        answer = type(answer.__name__, (answer,), {"hybrid_forward": written})
+        block: Any = answer
+        answer = type(block.__name__, (block,), {"hybrid_forward": _unless_unwritten(block.hybrid_forward)})
     try:
         if answer is None or answer is ...:
             raise _NotAnswered
