@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _evaluate_run(options: argparse.Namespace) -> None:
     from d2lcls import data
     from d2lcls.machine import devices
+    from d2lcls.training.pipeline import open_images
     from d2lcls.training.runs import load_run
 
     ctx = devices.parse(options.ctx)
@@ -67,16 +68,19 @@ def _evaluate_run(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
     if options.split == "test" and not options.dataset and Path(dataset).suffix == ".rec":
         raise ValueError(f"{dataset} holds the training images. Name the test images with --dataset TEST.rec.")
-    split = "train" if options.split == "validation" else options.split
-    images = data.load(options.dataset or dataset, split, size=run.image_shape[:2])
-    if options.split != "test" and run.validation_images:
-        parts = data.split_validation(images, run.recipe.validation, run.recipe.seed)
-        if len(parts[1]) != run.validation_images:
+    recipe = dataclasses.replace(run.recipe, dataset=options.dataset or dataset)
+    if options.split == "test":
+        images = data.open_split(recipe.dataset or "", "test", size=run.image_shape[:2], draft=True)
+        if isinstance(images, data.LazyImages):
+            images = images.with_classes(run.classes).checked(recipe.skip_broken)
+    else:
+        train, validation = open_images(recipe)
+        if (len(validation) if validation else 0) != run.validation_images:
             raise ValueError(
                 f"The run was validated on {run.validation_images:,} images of the caller's choice, which are not "
                 "in its folder: score the test set, or call d2lcls.training.evaluate."
             )
-        images = parts[options.split == "validation"]
+        images = validation if options.split == "validation" and validation else train
     _score(options, options.split, net, run.batches(images), ctx)
 
 
@@ -92,10 +96,11 @@ def _evaluate_imagenet(options: argparse.Namespace) -> None:
             "a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, and without RUN"
         )
     ctx = devices.parse(options.ctx)
-    preprocess = preprocessing(options.model)
     split = "train" if options.split == "train" else "val"
-    images = open_imagenet(options.root, preprocess, split)  # before the weights: a wrong folder shows at once
+    open_imagenet(options.root, preprocessing(options.model), split)  # before the weights: a wrong folder shows at once
     net = get_model(options.model, classes=1000, pretrained=options.weights or True, ctx=ctx)
+    preprocess = preprocessing(options.model, options.weights)
+    images = open_imagenet(options.root, preprocess, split)
     net.hybridize(static_alloc=True, static_shape=True)
     _score(options, split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx)
 
@@ -107,7 +112,7 @@ def _score(
 
     views = six_views if options.tta else None
     score, accuracies = evaluate_classes(net, batches, ctx, verbose=not options.json, views=views)
-    print(json.dumps({"split": split, **asdict(score)}) if options.json else f"{split}: {score}")
+    print(json.dumps({"split": split, **dataclasses.asdict(score)}) if options.json else f"{split}: {score}")
     if not options.per_class:
         return
     classes, counts = batches.data.classes, batches.data.counts()

@@ -213,8 +213,6 @@ def _images(options: argparse.Namespace, manifest: Manifest, split: str) -> Imag
     name = options.dataset or manifest.dataset
     if not name:
         raise ValueError(f"The manifest of {manifest.name} names no data set: name images with --dataset.")
-    if name in data.DATASETS:
-        return data.load(name, split)
     return data.load(name, split, size=manifest.preprocess.resize)
 
 

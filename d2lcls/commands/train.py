@@ -10,6 +10,7 @@ from d2lcls.commands.parsers import Command, add_recipe_options, recipe_of
 
 if TYPE_CHECKING:
     from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
     from d2lcls.training.loop import Epoch
     from d2lcls.training.recipe import Recipe
 
@@ -58,7 +59,7 @@ def _train(options: argparse.Namespace) -> None:
         if curves:
             curves.write(record)
 
-    def begin(images: Images, validation: Images | None, folder: Path) -> None:
+    def begin(images: Images | LazyImages, validation: Images | LazyImages | None, folder: Path) -> None:
         print(
             f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
             f"{len(images.classes)} classes; writing to {folder}"
@@ -72,10 +73,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _next_step(recipe: Recipe, folder: Path) -> str:
     """Return the sentence that names the command to score the run with."""
-    from d2lcls.data import DATASETS
+    from d2lcls.data import has_split
 
     assert recipe.dataset
-    tested = recipe.dataset in DATASETS or any(Path(recipe.dataset, split).is_dir() for split in ("test", "val"))
+    tested = has_split(recipe.dataset, "test")
     return (
         f"Score it {'once on the test set' if tested else 'on its validation set'} with: d2lcls evaluate {folder}"
         f"{'' if tested else ' --split validation'}{' --tta' if recipe.tta else ''}"

@@ -15,6 +15,7 @@ from d2lcls.machine.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
     from d2lcls.training.recipe import Recipe
 
     import optuna
@@ -62,7 +63,7 @@ def _tune(options: argparse.Namespace) -> None:
         check_writable(Path(options.pictures, "history.png"))
     name = options.study or _study_name(recipe, options.share)
 
-    def begin(train: Images, validation: Images) -> None:
+    def begin(train: Images | LazyImages, validation: Images | LazyImages) -> None:
         print(f"{len(train):,} training images, {len(validation):,} for validation; study {name}", flush=True)
 
     space = {

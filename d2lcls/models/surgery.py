@@ -50,7 +50,9 @@ def replace_head(net: gluon.Block, classes: int, seed: int = 0) -> None:
     if isinstance(layer, nn.Dense):
         new = nn.Dense(classes, in_units=inputs)
     else:
-        new = nn.Conv2D(classes, 1, use_bias=layer.bias is not None, in_channels=inputs)
+        # MobileNetV2 has one only with weights from PyTorch, of which a network made for a checkpoint knows nothing.
+        bias = layer.bias is not None and type(net).__name__ != "MobileNetV2"
+        new = nn.Conv2D(classes, 1, use_bias=bias, in_channels=inputs)
     new.initialize(mx.init.Normal(0.01), ctx=ctx)
     if layer is not old:  # the layers after it, such as SqueezeNet's mean over the pixels, stay
         whole = nn.HybridSequential()

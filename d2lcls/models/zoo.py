@@ -12,6 +12,8 @@ from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
 from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.models.surgery import replace_head
+from d2lcls.weights.hub import HUB
+from d2lcls.weights.store import find_weights, get_weights, has_own_source
 
 import mxnet as mx
 from mxnet import gluon
@@ -64,7 +66,6 @@ def get_model(
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
     from d2lcls.weights.files import load_weights
-    from d2lcls.weights.store import get_weights
 
     net = _make(name, 1000, kwargs)
     net.initialize(ctx=ctx or mx.cpu())
@@ -99,13 +100,22 @@ def _make(name, classes, kwargs):
     return net
 
 
-def preprocessing(name: str) -> Preprocess:
+def preprocessing(name: str, weights: str | Path | None = None) -> Preprocess:
     """Return the preprocessing that a network's ImageNet weights expect.
+
+    Weights from the Hugging Face hub may expect another one than GluonCV's of the same network. Call this after
+    `get_model`, when it is known where the weights came from.
 
     Args:
         name: a name that `get_model` accepts.
+        weights: the file of weights; None is the one that is on this machine or, if there is none, one of the source
+            that `get_weights` would ask first.
     """
     name = name.lower()
+    if name in HUB:
+        path = Path(weights) if weights else find_weights(name)
+        if path.name == HUB[name].file if path else not has_own_source(name):
+            return HUB[name].preprocess
     size = SCALES[name.rsplit("_", 1)[1]].size if name in NAMES else 299 if "inception" in name else 224
     if "lite" in name:
         return Preprocess(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")

@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         net: initialised `gluon.Block` that maps (N, C, H, W) to logits (N, K).
-        batches: `Batches` without mixup.
+        batches: `Batches` without mixup and cutmix.
         ctx: context or list of contexts; None is where the network's parameters are.
         verbose: show progress.
         views: function from a batch to pairs of a weight and a view of it, such as `six_views`, whose logits are added

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from d2lcls import data
 from d2lcls.data.batches import Batches
+from d2lcls.data.cached import cached
+from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
+from d2lcls.data.lazy import LazyImages
 from d2lcls.machine import devices
 from d2lcls.machine.files import hold_folder
 from d2lcls.models import get_model, hold_statistics, initialise_from_data, preprocessing, replace_head
@@ -20,11 +24,15 @@ from d2lcls.training.precision import check_precision
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.runs import Run, read_run
 from d2lcls.training.steps import check_training_memory
+from d2lcls.weights.store import get_weights
 
 import mxnet as mx
 import numpy as np
 
 DATASET, MODEL = "cifar10", "cnn"  # of a recipe that names none
+VALIDATION = 0.1  # share of the training images, of a recipe that gives none for a set without validation images
+PICTURES = 2000  # of which statistics are computed if pictures are decoded one by one
+AnyImages = Images | LazyImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +52,9 @@ def train(
     ctx: str | mx.Context | list[mx.Context] = "auto",
     resume: bool = False,
     on_epoch: Callable[[Epoch], Any] | None = print_epoch,
-    on_begin: Callable[[Images, Images | None, Path], Any] | None = None,
+    on_begin: Callable[[AnyImages, AnyImages | None, Path], Any] | None = None,
 ) -> Trained:
-    """Carry out a recipe: load its data, make its network, train it, and write the run's folder.
+    """Carry out a recipe: open its data, make its network, train it, and write the run's folder.
 
     `d2lcls train` is this function. Model, device, memory and data are checked before anything is written.
 
@@ -63,7 +71,8 @@ def train(
         `Trained`.
 
     Raises:
-        FileNotFoundError, DataUnavailable, BrokenImage: as `data.load`.
+        FileNotFoundError, DataUnavailable: as `data.open_split`.
+        BrokenImage: a picture cannot be read, and `skip_broken` is not set.
         Others: as `fit`.
     """
     recipe = resolve(recipe)
@@ -78,18 +87,39 @@ def _train(
     ctx: str | mx.Context | list[mx.Context],
     resume: bool,
     on_epoch: Callable[[Epoch], Any] | None,
-    on_begin: Callable[[Images, Images | None, Path], Any] | None,
+    on_begin: Callable[[AnyImages, AnyImages | None, Path], Any] | None,
 ) -> Trained:
     contexts = devices.parse(ctx) if isinstance(ctx, str) else as_contexts(ctx)
     check_feasible(recipe, contexts)
-    images, validation = load_images(recipe)
-    batches, valid = cut_batches(recipe, images, validation)
-    mx.random.seed(recipe.seed)
-    net = make_network(recipe, batches, restored=resume and (folder / "last.npz").exists())
-    if on_begin:
-        on_begin(images, validation, folder)
-    epochs = fit(net, batches, valid, recipe, ctx=contexts, checkpoint_dir=folder, resume=resume, on_epoch=on_epoch)
+    images, validation = open_images(recipe)
+    recipe = recipe.for_images(*images.images.shape[1:3])  # for run.json
+    restored = resume and (folder / "last.npz").exists()
+    if recipe.pretrained and not restored:
+        get_weights(recipe.model or MODEL)  # their source decides the preprocessing
+    with _cached(recipe, images, validation, folder) as (images, validation):
+        batches, valid = cut_batches(recipe, images, validation)
+        mx.random.seed(recipe.seed)
+        net = make_network(recipe, batches, restored)
+        if on_begin:
+            on_begin(images, validation, folder)
+        epochs = fit(net, batches, valid, recipe, ctx=contexts, checkpoint_dir=folder, resume=resume, on_epoch=on_epoch)
     return Trained(net, epochs, read_run(folder), folder)
+
+
+@contextmanager
+def _cached(
+    recipe: Recipe, images: AnyImages, validation: AnyImages | None, folder: Path
+) -> Iterator[tuple[AnyImages, AnyImages | None]]:
+    """Keep the decoded pictures in the run's folder, if the recipe says so and they are not in memory already."""
+    with ExitStack() as files:
+
+        def keep(opened: Any, name: str) -> Any:
+            if not (recipe.cache and isinstance(opened, data.LazyImages)):
+                return opened
+            folder.mkdir(parents=True, exist_ok=True)
+            return files.enter_context(cached(opened, folder / name))
+
+        yield keep(images, "train.decoded"), keep(validation, "validation.decoded")
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -113,7 +143,7 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
     check_precision(recipe.precision, ctx)
     if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
         raise ValueError("train_last and unfreeze leave layers as they were, which needs pretrained weights.")
-    if recipe.patience and not recipe.validation:
+    if recipe.patience and recipe.validation == 0:
         raise ValueError("patience needs a validation set: validation must be above 0.")
     net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
     if shape and ctx[0].device_type == "cpu":
@@ -122,40 +152,55 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
 
 
 def _image_shape(dataset: str, size: int | None) -> tuple[int, ...] | None:
-    """Return the shape (N, H, W, C) of a set of images without reading them; None for a name that `load` refuses."""
+    """Return the shape (N, H, W, C) of a set of images without reading them; None for a name that is refused later."""
     if dataset in data.DATASETS:
         height, width, channels = data.DATASETS[dataset].image_shape
         return data.DATASETS[dataset].splits["train"], size or height, size or width, channels
-    if Path(dataset).suffix == ".rec":
-        return data.open_records(dataset, size or 32).images.shape
-    if Path(dataset).is_dir():
-        return data.open_folder(Path(dataset, "train"), size or 32).images.shape
-    return None
+    if not Path(dataset).exists():
+        return None
+    return open_pictures(Path(dataset), "train", size or 32, announce=False).images.shape
 
 
-def load_images(recipe: Recipe) -> tuple[Images, Images | None]:
-    """Load the training images of a resolved recipe and split off its validation images, None if it has none."""
+def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
+    """Open the training and validation images of a resolved recipe; the latter are None if it has none.
+
+    Pictures of one's own are only listed, and each file is looked at; see `LazyImages.checked`.
+
+    Raises:
+        BrokenImage: a picture cannot be read, and the recipe does not skip these.
+        Others: as `data.open_split`.
+    """
     assert recipe.dataset
-    images = data.load(recipe.dataset, "train", size=recipe.size)
+
+    def opened(images: AnyImages) -> AnyImages:
+        return images.checked(recipe.skip_broken) if isinstance(images, LazyImages) else images
+
+    images = opened(data.open_split(recipe.dataset, "train", size=recipe.size, draft=True))
     if recipe.pretrained and images.images.shape[3] != 3:
         raise ValueError(
             f"Pretrained networks take colour images; those of {images.name} have {images.images.shape[3]} channel. "
             "Train without --pretrained."
         )
-    if not recipe.validation:
-        return images, None
-    return data.split_validation(images, recipe.validation, recipe.seed)
+    if recipe.validation_folder:
+        validation = data.open_folder(recipe.validation_folder, recipe.size or 32, draft=True)
+        return images, opened(validation.with_classes(images.classes))
+    if recipe.validation is None and data.has_split(recipe.dataset, "val"):
+        return images, opened(data.open_split(recipe.dataset, "val", size=recipe.size, draft=True))
+    share = VALIDATION if recipe.validation is None else recipe.validation
+    return data.split_validation(images, share, recipe.seed) if share else (images, None)
 
 
-def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tuple[Batches, Batches | None]:
+def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None) -> tuple[Batches, Batches | None]:
     """Cut training and validation images into batches as a resolved recipe says."""
+    recipe = recipe.for_images(*images.images.shape[1:3])
     assert recipe.model
     if recipe.pretrained:
         expected = preprocessing(recipe.model)
         mean, std = np.array(expected.mean), np.array(expected.std)
     else:
-        mean, std = data.channel_statistics(images.images)
-    size = recipe.size if recipe.dataset in data.DATASETS else None  # folders and records are cropped on loading
+        mean, std = data.channel_statistics(_some(images))
+    loaded = images.images.shape[1:3] == (recipe.size, recipe.size)  # photographs are cropped on loading
+    size = None if loaded else recipe.size
     train = Batches(
         images,
         recipe.batch_size,
@@ -164,6 +209,7 @@ def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tu
         shuffle=True,
         augment=[data.make_transform(text) for text in recipe.transforms],
         mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
         seed=recipe.seed,
         size=size,
         balanced=recipe.balanced,
@@ -171,6 +217,13 @@ def cut_batches(recipe: Recipe, images: Images, validation: Images | None) -> tu
         small_first=recipe.small_first,
     )
     return train, Batches(validation, 256, mean, std, size=size) if validation else None
+
+
+def _some(images: AnyImages) -> np.ndarray:
+    """Return the pixels that statistics are computed of: all that are in memory, or those of some pictures."""
+    if isinstance(images, Images) or len(images) <= PICTURES:
+        return images.images[:]
+    return images.images[np.random.default_rng(0).choice(len(images), PICTURES, replace=False)]
 
 
 def make_network(recipe: Recipe, batches: Batches, restored: bool = False) -> mx.gluon.HybridBlock:

@@ -7,13 +7,15 @@ book all come from its fields. To add a training option, add a field here and us
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from d2lcls.data.imbalance import class_weights
-from d2lcls.data.transforms import TRANSFORMS, make_transform
+from d2lcls.data.transforms import make_transform, standard_for
+from d2lcls.data.transforms.registry import PHOTOGRAPH, forms
 from d2lcls.training.losses import LOSSES, Loss, takes
 from d2lcls.training.schedules import SCHEDULES
 
@@ -72,7 +74,8 @@ class Recipe:
 
     dataset: str | None = _field(
         None,
-        "cifar10, fashion_mnist, a folder with train/CLASS/*.jpg, or a .rec file (default: cifar10)",
+        "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list (path, class and "
+        "perhaps split), or a .rec file (default: cifar10)",
         group="most used",
     )
     model: str | None = _field(
@@ -97,9 +100,11 @@ class Recipe:
         above=0,
     )
     augment: tuple[str, ...] = _field(
-        ("pad_crop", "flip"),
-        "transforms of the training images, applied in the order given; choose from "
-        f"{', '.join(TRANSFORMS)}, alternating_flip; or none; pad_crop:2 shifts by up to 2 pixels",
+        ("standard",),
+        "transforms of the training images before they are scaled, applied in the order given; choose from standard "
+        f"({' '.join(standard_for(32, 32))} for images of less than {PHOTOGRAPH} pixels on a side, "
+        f"{' '.join(standard_for(PHOTOGRAPH, PHOTOGRAPH))} for others), {forms()}, alternating_flip; or none; AREA is "
+        "the smallest share of an image that is cropped",
         group="most used",
         metavar="NAME",
     )
@@ -108,13 +113,27 @@ class Recipe:
     )
     seed: int = _field(0, "seed of every random draw", group="most used", metavar="N", at_least=0)
 
-    validation: float = _field(
-        0.1,
-        "share of the training images held out for validation; 0 is none",
+    validation: float | None = _field(
+        None,
+        "share of the training images held out for validation; 0 is none (default: the data set's own validation "
+        "images, or 0.1)",
         group="data",
         metavar="SHARE",
         at_least=0,
         at_most=1,
+    )
+    validation_folder: str | None = _field(
+        None, "validation images, a folder with CLASS/*.jpg", group="data", metavar="FOLDER"
+    )
+    skip_broken: bool = _field(
+        False, "leave out pictures that cannot be read, after decoding each once to find them", group="data"
+    )
+    cache: bool = _field(
+        False,
+        "keep the decoded pictures in a file of the run's folder until the training ends, instead of decoding them in "
+        "every epoch",
+        group="data",
+        resume=False,
     )
     small_first: tuple[int, int] | None = _field(
         None,
@@ -123,6 +142,13 @@ class Recipe:
         metavar="SIDE:EPOCHS",
     )
     mixup: float = _field(0.0, "alpha of mixup; 0 is off", group="data", metavar="ALPHA", at_least=0)
+    cutmix: float = _field(
+        0.0,
+        "alpha of CutMix; 0 is off; with --mixup, each batch gets one of the two at random",
+        group="data",
+        metavar="ALPHA",
+        at_least=0,
+    )
     balanced: bool = _field(False, "draw every class equally often", group="data")
 
     schedule: str | Callable[[int], float] = _field(
@@ -224,8 +250,10 @@ class Recipe:
             make_transform(text)
         if self.small_first and not (len(self.small_first) == 2 and min(self.small_first) >= 1):
             raise ValueError(f"small_first must be a side in pixels and a number of epochs, not {self.small_first}.")
-        if not self.validation < 1:
+        if self.validation == 1:
             raise ValueError("validation must be below 1: some images must be left to train on.")
+        if self.validation is not None and self.validation_folder:
+            raise ValueError("validation_folder takes the place of validation: give only one of them.")
         if not self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be below 1, not {self.label_smoothing}.")
         if self.momentum is not None and self.optimizer not in ("sgd", "nag"):
@@ -243,7 +271,12 @@ class Recipe:
     @property
     def transforms(self) -> list[str]:
         """The names of `augment` that are functions of a single batch; alternating flips depend on the epoch."""
-        return [name for name in self.augment if name not in ("alternating_flip", "none")]
+        return [name for name in self.augment if name not in ("standard", "alternating_flip", "none")]
+
+    def for_images(self, height: int, width: int) -> Recipe:
+        """Return the recipe with "standard" in `augment` replaced by what it means for images of a size in pixels."""
+        names = (standard_for(height, width) if name == "standard" else (name,) for name in self.augment)
+        return dataclasses.replace(self, augment=tuple(itertools.chain.from_iterable(names)))
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Return the arguments of MXNet's optimizer."""

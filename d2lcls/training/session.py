@@ -41,7 +41,7 @@ from d2lcls.training.steps import (
 import mxnet as mx
 import numpy as np
 
-OF_BATCHES = {"batch_size", "mixup", "balanced", "small_first"}  # decided by the batches, see `_fingerprint`
+OF_BATCHES = {"batch_size", "mixup", "cutmix", "balanced", "small_first"}  # decided by the batches, see `_fingerprint`
 
 
 class TrainingDiverged(ArithmeticError):
@@ -232,9 +232,9 @@ class Session:
             side, _ = train.small_first
             settle_shapes(net, example[:, :, :side, :side], self.ctx, self.recipe.seed)  # fails now rather than later
         check_labels(train.data, outputs)
-        if train.mixup and outputs != len(train.data.classes):
+        if (train.mixup or train.cutmix) and outputs != len(train.data.classes):
             raise ValueError(
-                f"mixup needs a network with one output per class: {len(train.data.classes)}, not {outputs}."
+                f"mixup and cutmix need a network with one output per class: {len(train.data.classes)}, not {outputs}."
             )
 
     def _unfreezing_plan(self) -> Mapping[int, int] | None:
@@ -328,7 +328,9 @@ def _groups_at(plan: Mapping[int, int], epoch: int) -> int:
 def _fingerprint(net: mx.gluon.Block, train: Any, recipe: Recipe, devices: int) -> dict[str, Any]:
     """Describe all that decides a run's numbers, as JSON returns it: the recipe, and what it does not contain."""
     parameters = parameters_by_path(net).items()
-    facts = replace(recipe, batch_size=train.batch_size, mixup=train.mixup, balanced=train.balanced).to_json()
+    facts = replace(
+        recipe, batch_size=train.batch_size, mixup=train.mixup, cutmix=train.cutmix, balanced=train.balanced
+    ).to_json()
     facts = {name: facts[name] for name in facts if name in COMPARED}
     return {
         **facts,

@@ -152,6 +152,8 @@ def test_help_does_not_wait_for_mxnet():
         (["train", "--size", "0"], "argument --size: must be above 0"),
         (["train", "--seed", "-1"], "argument --seed: must be at least 0, not -1"),
         (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
+        (["train", "--cutmix", "x"], "argument --cutmix: must be a number, not 'x'"),
+        (["train", "--augment", "flip", "rotate:x"], "After rotate: a number of degrees is needed, as in 'rotate:15'"),
         (["train", "--augment", "blur"], "Unknown transform 'blur': choose one of pad_crop"),
         (
             ["train", "--optimizer", "adam", "--momentum", "0.9"],
@@ -182,7 +184,8 @@ def test_data_list_says_what_there_is_and_where(capsys, tmp_path):
 
 def test_data_check_names_every_file_and_fails(capsys, tmp_path):
     code, out, err = call(capsys, "data", "check")
-    assert code == 1 and err == "" and out.count(": missing") == 10
+    assert code == 1 and err == "" and out.count(": missing") == 20  # 6 files, 4, and the first 10 of thousands
+    assert "grocery: 5,415 more files are missing or wrong\n" in out
     code, out, _ = call(capsys, "data", "check", "fashion_mnist")
     assert code == 1 and out.count("\n") == 4
     assert f"fashion_mnist: {tmp_path}/empty-cache/fashion_mnist/train-images-idx3-ubyte: missing" in out
@@ -538,6 +541,31 @@ def test_every_field_of_the_recipe_is_an_option_of_train(capsys):
         assert f" {recipe.option_name(field)} " in text
     first = [text.index(f" {option} ", text.index("options:")) for option in ("--dataset", "--lr", "--seed")]
     assert max(first) < text.index("optimisation:")  # the most used ones come first
+
+
+@pytest.mark.parametrize("size, names", [(16, ["pad_crop", "flip"]), (64, ["random_resized_crop:0.35", "flip"])])
+def test_run_json_says_what_the_standard_augmentation_was(capsys, photos, tmp_path, size, names):
+    arguments = ["train", "--dataset", photos, "--size", size, "--batch-size", 8, "--out", tmp_path / "run"]
+    assert call(capsys, *arguments, "--epochs", 1)[0] == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["augment"] == names
+    for again in (arguments, ["train", "--out", tmp_path / "run"]):  # the names and "standard" are the same
+        code, out, err = call(capsys, *again, "--epochs", 1, "--resume")
+        assert code == 0, err
+
+
+def test_help_says_what_the_standard_augmentation_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, out, _ = call(capsys, "train", "--help")
+    assert "pad_crop flip for images of less than 64 pixels on a side, random_resized_crop:0.35 flip for others" in out
+    assert "rotate[:DEGREES]" in out and "autoaugment" in out and "(default: standard)" in out and "--cutmix" in out
+
+
+def test_a_run_with_everything_for_photographs(capsys, photos, tmp_path):
+    names = ["random_resized_crop:0.5", "flip", "rotate:10", "colour_jitter:0.4", "autoaugment", "random_erasing:0.25"]
+    arguments = ["train", "--dataset", photos, *TINY[:-1], *names, "--mixup", 0.2, "--cutmix", 1, "--epochs", 2]
+    assert call(capsys, *arguments, "--out", tmp_path / "run")[0] == 0
+    made = json.loads((tmp_path / "run/run.json").read_text())["recipe"]
+    assert made["augment"] == names and (made["mixup"], made["cutmix"]) == (0.2, 1.0)
 
 
 def test_resume_needs_nothing_but_the_folder(capsys, photos, tmp_path):

@@ -56,8 +56,8 @@ def test_the_number_of_threads_changes_no_batch(photos, monkeypatch):
     for cores in (1, 2, 8):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         opened, threads = open_folder(photos, 16), set()
-        inner = opened.images.decode
-        opened.images.decode = lambda position: threads.add(threading.get_ident()) or inner(position)
+        inner = opened.images.read
+        opened.images.read = lambda *arguments: threads.add(threading.get_ident()) or inner(*arguments)
         batches = Batches(opened, 7, shuffle=True, augment=(pad_crop(2), flip()), seed=4)
         seen[cores], used[cores] = list(batches.epoch(3)), threads
     assert used[1] and threading.get_ident() not in used[8]

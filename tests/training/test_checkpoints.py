@@ -295,7 +295,7 @@ def test_another_recipe_is_named(shapes, tmp_path):
         "decay_biases": True,
         "devices": 2,
     }
-    of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "balanced": True, "alternating_flip": True}
+    of_batches = {"batch_size": 15, "mixup": 0.2, "cutmix": 1.0, "seed": 4, "balanced": True, "alternating_flip": True}
     for name, options in [
         *((name, {name: value}) for name, value in changes.items()),
         *(("data_seed" if name == "seed" else name, {"batches": {name: value}}) for name, value in of_batches.items()),

@@ -308,6 +308,8 @@ def test_bad_arguments_are_named(shapes):
         fit(network(), batches(shapes), resume=True)
     with pytest.raises(ValueError, match="one output per class: 3, not 5"):
         fit(network(5), batches(shapes, mixup=0.2))
+    with pytest.raises(ValueError, match="mixup and cutmix need a network with one output per class: 3, not 5"):
+        fit(network(5), batches(shapes, cutmix=1.0))
     with pytest.raises(ValueError, match="AlexNet cannot take images of 12 x 12 pixels with 3 channels"):
         fit(alexnet(), batches(shapes))
     with pytest.raises(ValueError, match="patience needs a validation set"):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from d2lcls.data.formats.folders import class_folders, list_folder
-from d2lcls.data.formats.records import record_decoder, scan_records
+from d2lcls.data.formats.records import naming_record, record_reader, scan_records
 from d2lcls.data.lazy import Decoded, LazyImages
 from d2lcls.data.preprocess import Preprocess
 
@@ -66,15 +66,20 @@ def open_imagenet(root: str | Path, preprocess: Preprocess, split: str = "val") 
     rec = root if root.is_file() else root / f"{split}.rec"
     if folder is root and rec.is_file():
         offsets, labels, classes = scan_records(rec, imagenet_classes()[0])
-        decode = record_decoder(rec, offsets, preprocess.image)
         labels = _standard_labels(classes, rec.with_suffix(".classes"))[labels]
+        content = record_reader(rec, offsets)
+
+        def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
+            with naming_record(rec, position):
+                return preprocess.image(content(position))
+
     else:
         paths, labels = _list_pictures(root, folder, split)
 
-        def decode(position: int) -> np.ndarray:
+        def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
             return preprocess.image(paths[position])
 
-    images = Decoded(decode, np.arange(len(labels)), (preprocess.crop, preprocess.crop))
+    images = Decoded(read, np.arange(len(labels)), preprocess.crop)
     return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}")
 
 
@@ -90,7 +95,7 @@ def _standard_labels(names: Sequence[str], source: Path) -> np.ndarray:
     return np.array([positions[name.replace("_", " ")] for name in names], dtype=np.int64)
 
 
-def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[Path], np.ndarray]:
+def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[str], np.ndarray]:
     """Return (paths, labels) of a folder with one subfolder for each class, or of the unpacked validation archive."""
     if class_folders(folder):
         paths, labels, names = list_folder(folder)
@@ -108,7 +113,7 @@ def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[Path], np
             f"{folder}: its pictures are numbered {min(numbered)} to {max(numbered)}, but the "
             f"development kit has {len(truth)} labels, for 1 to {len(truth)}."
         )
-    return list(numbered.values()), truth[np.array(list(numbered)) - 1]
+    return [str(path) for path in numbered.values()], truth[np.array(list(numbered)) - 1]
 
 
 def _ground_truth(root: Path, folder: Path) -> np.ndarray:

@@ -8,14 +8,15 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_and_width, open_image, read_image
-from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
+from d2lcls.data.decode import BrokenImage, Size, check_complete, check_interpolation, open_image, read_image
+from d2lcls.data.formats.folders import check_on_broken, list_folder
 from d2lcls.data.images import Images
-from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.data.lazy import Decoded, LazyImages, check_classes_left
 from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
@@ -64,9 +65,9 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
                     broken.append(error)
                     continue
                 idx.write(f"{len(written)}\t{rec.tell()}\n")
-                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + path.read_bytes()))
+                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + Path(path).read_bytes()))
                 written.append(label)
-        check_classes_left(root, set(written), classes)
+        check_classes_left(str(root), classes, np.unique(labels), np.unique(written))
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, files):
             os.replace(part, file)
@@ -115,8 +116,17 @@ def open_records(
     if not rec.is_file():
         raise FileNotFoundError(f"{rec}: no such file.")
     offsets, labels, classes = scan_records(rec)
-    decode = record_decoder(rec, offsets, lambda content: read_image(content, size, interpolation, draft))
-    return LazyImages(Decoded(decode, np.arange(len(labels)), height_and_width(size)), labels, classes, rec.stem)
+    content = record_reader(rec, offsets)
+
+    def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
+        with naming_record(rec, position):
+            return read_image(content(position), size, interpolation, draft)
+
+    def check(position: int) -> None:
+        with naming_record(rec, position):
+            check_complete(content(position))
+
+    return LazyImages(Decoded(read, np.arange(len(labels)), size, draft), labels, classes, rec.stem, check)
 
 
 def read_records(prefix: str | Path, size: Size = 32, interpolation: str = "bilinear", draft: bool = False) -> Images:
@@ -198,26 +208,29 @@ def _check_index(rec: Path, offsets: Sequence[int]) -> None:
         raise BrokenImage(f"{rec}: {index.name} lists other records. Write both again.")
 
 
-def record_decoder(
-    rec: Path, offsets: Sequence[int], picture: Callable[[bytes], np.ndarray]
-) -> Callable[[int], np.ndarray]:
-    """Return a function from the number of a record to its picture, which several threads may call.
+def record_reader(rec: Path, offsets: Sequence[int]) -> Callable[[int], bytes]:
+    """Return a function from the number of a record to its image file, which several threads may call.
 
     Args:
         rec, offsets: a record file, and where its records begin.
-        picture: function from the bytes of an image file to an array.
     """
 
-    def decode(position):
+    def content(position: int) -> bytes:
         with open(rec, "rb") as file:  # not shared, as threads would move each other's position in it
-            content, _ = _read_record(file, offsets[position])
-        (several,) = struct.unpack_from("<I", content)
-        try:
-            return picture(content[24 + 4 * several :])
-        except BrokenImage as error:
-            raise BrokenImage(f"{rec}: record {position}: {error}") from error
+            whole, _ = _read_record(file, offsets[position])
+        (several,) = struct.unpack_from("<I", whole)
+        return whole[24 + 4 * several :]
 
-    return decode
+    return content
+
+
+@contextmanager
+def naming_record(rec: Path, position: int) -> Iterator[None]:
+    """Name the record in a `BrokenImage`."""
+    try:
+        yield
+    except BrokenImage as error:
+        raise BrokenImage(f"{rec}: record {position}: {error}") from error
 
 
 def _read_record(file: BinaryIO, offset: int, most: int | None = None) -> tuple[bytes, int]:

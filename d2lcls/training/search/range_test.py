@@ -106,9 +106,9 @@ def lr_range_test(
                 parameter.reset_ctx(ctx)  # new arrays: training writes into these only
         outputs = settle_shapes(net, train.example(), ctx, recipe.seed)
         check_labels(train.data, outputs)
-        if train.mixup and outputs != len(train.data.classes):
+        if (train.mixup or train.cutmix) and outputs != len(train.data.classes):
             raise ValueError(
-                f"mixup needs a network with one output per class: {len(train.data.classes)}, not {outputs}."
+                f"mixup and cutmix need a network with one output per class: {len(train.data.classes)}, not {outputs}."
             )
         trainer = make_trainer(net, recipe.optimizer, {**recipe.optimizer_arguments(), "learning_rate": lowest})
         return _sweep(net, train, trainer, np.geomspace(lowest, highest, steps), recipe, ctx)

@@ -17,6 +17,7 @@ import mxnet as mx
 if TYPE_CHECKING:
     from d2lcls.data.batches import Batches
     from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
     from d2lcls.models.features import FeatureBatches
     from d2lcls.training.loop import Epoch
     from d2lcls.training.recipe import Recipe
@@ -166,7 +167,7 @@ def tune_recipe(
     *,
     share: float = 1.0,
     ctx: list[mx.Context] | None = None,
-    on_begin: Callable[[Images, Images], Any] | None = None,
+    on_begin: Callable[[Images | LazyImages, Images | LazyImages], Any] | None = None,
     **arguments: Any,
 ) -> optuna.Study:
     """Search for the fields of a recipe with the best validation accuracy.
@@ -189,13 +190,13 @@ def tune_recipe(
     from d2lcls.training import pipeline
 
     recipe = pipeline.resolve(recipe)
-    if not recipe.validation:
+    if recipe.validation == 0:
         raise ValueError("A search needs a validation set: validation must be above 0.")
     pipeline.check_feasible(recipe, as_contexts(ctx))
-    images, _ = pipeline.load_images(dataclasses.replace(recipe, validation=0.0))
-    if share < 1:
-        images = split_validation(images, share, recipe.seed)[1]  # that share of each class
-    train, validation = split_validation(images, recipe.validation, recipe.seed)
+    train, validation = pipeline.open_images(recipe)
+    assert validation
+    if share < 1:  # that share of each class
+        train, validation = (split_validation(images, share, recipe.seed)[1] for images in (train, validation))
     if on_begin:
         on_begin(train, validation)
 
