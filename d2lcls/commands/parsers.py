@@ -79,16 +79,17 @@ def add_recipe_options(
         base: the recipe whose values are shown as defaults; None is the default recipe.
         without: fields that get no option.
     """
-    from d2lcls.training import recipe
+    from d2lcls.training.fields import option_name
+    from d2lcls.training.recipe import Recipe, options
 
     groups: dict[str, Any] = {"most used": parser}
-    for field in recipe.options():
+    for field in options():
         if field.name not in without:
             group = field.metadata["group"]
             if group not in groups:
                 groups[group] = parser.add_argument_group(group)
-            default = getattr(base or recipe.Recipe(), field.name)
-            _add_field(groups[group], field, recipe.option_name(field), default)
+            default = getattr(base or Recipe(), field.name)
+            _add_field(groups[group], field, option_name(field), default)
 
 
 def _add_field(parser: Any, field: dataclasses.Field[Any], option: str, default: Any) -> None:
@@ -111,7 +112,7 @@ def _add_field(parser: Any, field: dataclasses.Field[Any], option: str, default:
 
 def _reader(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
     """Return the function that reads and checks the text of an option."""
-    from d2lcls.training.recipe import check_value
+    from d2lcls.training.fields import check_value
 
     kinds = typing.get_type_hints(_recipe_class())[field.name]
     kind = next((k for k in (int, float) if k is kinds or k in typing.get_args(kinds)), str)
@@ -175,10 +176,11 @@ def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) ->
 
 def _with_dashes(message: str) -> str:
     """Write the names of fields at the beginning of a message as options."""
-    from d2lcls.training import recipe
+    from d2lcls.training.fields import option_name
+    from d2lcls.training.recipe import options
 
     name, _, rest = message.partition(" ")
-    names = {field.name: recipe.option_name(field) for field in recipe.options()}
+    names = {field.name: option_name(field) for field in options()}
     return f"{names.get(name, name)} {rest}".rstrip(".")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add(command: Command) -> None:
     """Add the command to the parser. Its options are the fields of `Recipe`, and where and how to run it."""
-    from d2lcls.training.recipe import RECIPES
+    from d2lcls.training.recipes import RECIPES
 
     train = command(
         "train",
@@ -38,7 +38,8 @@ def add(command: Command) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from d2lcls.training.recipe import RECIPES, Recipe
+    from d2lcls.training.recipe import Recipe
+    from d2lcls.training.recipes import RECIPES
 
     base = RECIPES[options.recipe] if options.recipe else Recipe()
     if options.resume and options.out and not options.recipe and Path(options.out, "run.json").exists():

@@ -101,10 +101,11 @@ def _study_name(recipe: Recipe, share: float) -> str:
 
 def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
     """Return the command line that trains the best trial: the options that were given, and what was found."""
-    from d2lcls.training import recipe
+    from d2lcls.training.fields import option_name
+    from d2lcls.training.recipe import options as fields
 
     words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", options.ctx])]
-    for field in recipe.options():
+    for field in fields():
         value = getattr(options, field.name, None)
         if value is not None and field.name not in ("num_epochs", "validation"):
             values = (
@@ -114,9 +115,7 @@ def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
                 if isinstance(value, tuple)
                 else [value]
             )
-            words += [recipe.option_name(field)] + (
-                [] if value is True else [shlex.quote(str(part)) for part in values]
-            )
+            words += [option_name(field)] + ([] if value is True else [shlex.quote(str(part)) for part in values])
     return " ".join([*words, f"--lr {best['lr']:.4g} --wd {best['wd']:.4g} --augment {best['augment']}"])
 
 

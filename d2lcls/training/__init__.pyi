@@ -1,11 +1,13 @@
 from . import checkpoints as checkpoints
 from . import evaluation as evaluation
+from . import fields as fields
 from . import lookahead as lookahead
 from . import loop as loop
 from . import losses as losses
 from . import pipeline as pipeline
 from . import precision as precision
 from . import recipe as recipe
+from . import recipes as recipes
 from . import runs as runs
 from . import schedules as schedules
 from . import search as search
@@ -28,8 +30,8 @@ from .losses import LOSSES as LOSSES
 from .losses import cross_entropy as cross_entropy
 from .losses import focal as focal
 from .pipeline import train as train
-from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
+from .recipes import RECIPES as RECIPES
 from .runs import Run as Run
 from .runs import classify as classify
 from .runs import load_run as load_run

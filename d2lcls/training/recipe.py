@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,52 +15,13 @@ from typing import Any
 from d2lcls.data.imbalance import class_weights
 from d2lcls.data.transforms import make_transform, standard_for
 from d2lcls.data.transforms.registry import PHOTOGRAPH, forms
+from d2lcls.training.fields import CUSTOM, check_value, setting
 from d2lcls.training.losses import LOSSES, Loss, takes
 from d2lcls.training.schedules import SCHEDULES
 
 import numpy as np
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-CUSTOM = "function "  # begins the description of a function that the caller supplied
-
-
-def _field(
-    default: Any,
-    text: str,
-    *,
-    group: str,
-    metavar: str | None = None,
-    option: str | None = None,
-    choices: Mapping[str, Any] | tuple[str, ...] = (),
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    resume: bool = True,
-) -> Any:
-    """Describe a field.
-
-    Args:
-        default: its default.
-        text: what it means, with its unit.
-        group: the group of options that it is listed in.
-        metavar: what stands for its value in the help of the command line.
-        option: the name of its option; None is the field's name with dashes; "" is no option.
-        choices: the names that are allowed.
-        above, at_least, at_most: limits of a number.
-        resume: whether a resumed run must have the same value.
-    """
-    metadata = {
-        "text": text,
-        "group": group,
-        "metavar": metavar,
-        "option": option,
-        "choices": tuple(choices),
-        "above": above,
-        "at_least": at_least,
-        "at_most": at_most,
-        "resume": resume,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -72,26 +32,26 @@ class Recipe:
         ValueError: a value is out of range or does not fit the others; says which.
     """
 
-    dataset: str | None = _field(
+    dataset: str | None = setting(
         None,
         "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list (path, class and "
         "perhaps split), or a .rec file (default: cifar10)",
         group="most used",
     )
-    model: str | None = _field(
+    model: str | None = setting(
         None,
         "cnn, fast94, efficientnet_lite0, or a name in GluonCV's model zoo such as cifar_resnet20_v1 (default: cnn)",
         group="most used",
         metavar="NAME",
     )
-    num_epochs: int = _field(
+    num_epochs: int = setting(
         12, "passes over the training set", group="most used", metavar="N", option="--epochs", above=0
     )
-    batch_size: int = _field(128, "images per step", group="most used", metavar="N", above=0)
-    lr: float | None = _field(
+    batch_size: int = setting(128, "images per step", group="most used", metavar="N", above=0)
+    lr: float | None = setting(
         None, "peak learning rate (default: 0.1, or 0.01 with --pretrained)", group="most used", metavar="RATE", above=0
     )
-    size: int | None = _field(
+    size: int | None = setting(
         None,
         "side of the images in pixels: pictures of folders and .rec files are cropped to it (default: 32), images of "
         "named data sets are scaled to it (default: as they are); with --pretrained, to the size of the weights",
@@ -99,7 +59,7 @@ class Recipe:
         metavar="PIXELS",
         above=0,
     )
-    augment: tuple[str, ...] = _field(
+    augment: tuple[str, ...] = setting(
         ("standard",),
         "transforms of the training images before they are scaled, applied in the order given; choose from standard "
         f"({' '.join(standard_for(32, 32))} for images of less than {PHOTOGRAPH} pixels on a side, "
@@ -108,12 +68,12 @@ class Recipe:
         group="most used",
         metavar="NAME",
     )
-    pretrained: bool = _field(
+    pretrained: bool = setting(
         False, "start from ImageNet weights with a new last layer; BatchNorm's statistics stay fixed", group="most used"
     )
-    seed: int = _field(0, "seed of every random draw", group="most used", metavar="N", at_least=0)
+    seed: int = setting(0, "seed of every random draw", group="most used", metavar="N", at_least=0)
 
-    validation: float | None = _field(
+    validation: float | None = setting(
         None,
         "share of the training images held out for validation; 0 is none (default: the data set's own validation "
         "images, or 0.1)",
@@ -122,73 +82,73 @@ class Recipe:
         at_least=0,
         at_most=1,
     )
-    validation_folder: str | None = _field(
+    validation_folder: str | None = setting(
         None, "validation images, a folder with CLASS/*.jpg", group="data", metavar="FOLDER"
     )
-    skip_broken: bool = _field(
+    skip_broken: bool = setting(
         False, "leave out pictures that cannot be read, after decoding each once to find them", group="data"
     )
-    cache: bool = _field(
+    cache: bool = setting(
         False,
         "keep the decoded pictures in a file of the run's folder until the training ends, instead of decoding them in "
         "every epoch",
         group="data",
         resume=False,
     )
-    small_first: tuple[int, int] | None = _field(
+    small_first: tuple[int, int] | None = setting(
         None,
         "in the first EPOCHS, train on random windows of SIDE x SIDE pixels, which takes less time",
         group="data",
         metavar="SIDE:EPOCHS",
     )
-    mixup: float = _field(0.0, "alpha of mixup; 0 is off", group="data", metavar="ALPHA", at_least=0)
-    cutmix: float = _field(
+    mixup: float = setting(0.0, "alpha of mixup; 0 is off", group="data", metavar="ALPHA", at_least=0)
+    cutmix: float = setting(
         0.0,
         "alpha of CutMix; 0 is off; with --mixup, each batch gets one of the two at random",
         group="data",
         metavar="ALPHA",
         at_least=0,
     )
-    balanced: bool = _field(False, "draw every class equally often", group="data")
+    balanced: bool = setting(False, "draw every class equally often", group="data")
 
-    schedule: str | Callable[[int], float] = _field(
+    schedule: str | Callable[[int], float] = setting(
         "cosine", "learning-rate schedule after warm-up", group="optimisation", choices=SCHEDULES
     )
-    warmup_epochs: float = _field(1.0, "epochs of linear warm-up", group="optimisation", metavar="N", at_least=0)
-    optimizer: str = _field("sgd", "MXNet's name of the optimizer", group="optimisation", metavar="NAME")
-    momentum: float | None = _field(
+    warmup_epochs: float = setting(1.0, "epochs of linear warm-up", group="optimisation", metavar="N", at_least=0)
+    optimizer: str = setting("sgd", "MXNet's name of the optimizer", group="optimisation", metavar="NAME")
+    momentum: float | None = setting(
         None, "momentum of sgd and nag (default: 0.9)", group="optimisation", metavar="FACTOR", at_least=0, at_most=1
     )
-    optimizer_params: Mapping[str, Any] | None = _field(
+    optimizer_params: Mapping[str, Any] | None = setting(
         None, "further arguments of MXNet's optimizer", group="optimisation", option=""
     )
-    wd: float = _field(
+    wd: float = setting(
         5e-4, "weight decay; biases and normalisation are spared", group="optimisation", metavar="FACTOR", at_least=0
     )
-    decay_biases: bool = _field(False, "apply weight decay to biases and normalisation too", group="optimisation")
-    bias_lr: float = _field(
+    decay_biases: bool = setting(False, "apply weight decay to biases and normalisation too", group="optimisation")
+    bias_lr: float = setting(
         1.0, "factor on the learning rate of biases", group="optimisation", metavar="FACTOR", above=0
     )
-    l1: float = _field(
+    l1: float = setting(
         0.0,
         "factor of the L1 penalty, the sum of the weights' absolute values",
         group="optimisation",
         metavar="FACTOR",
         at_least=0,
     )
-    clip_norm: float | None = _field(
+    clip_norm: float | None = setting(
         None, "clip the gradient to this norm", group="optimisation", metavar="NORM", above=0
     )
-    lookahead: int = _field(
+    lookahead: int = setting(
         0, "average the weights with their past every N steps; 0 is off", group="optimisation", metavar="N", at_least=0
     )
-    precision: str = _field(
+    precision: str = setting(
         "float32",
         "precision of convolutions and dense layers; auto measures which is fastest",
         group="optimisation",
         choices=(*PRECISIONS, "auto"),
     )
-    patience: int | None = _field(
+    patience: int | None = setting(
         None,
         "stop after N epochs without a better validation accuracy",
         group="optimisation",
@@ -197,17 +157,17 @@ class Recipe:
         resume=False,
     )
 
-    train_last: int | None = _field(
+    train_last: int | None = setting(
         None,
         "train only the last N groups of layers, 1 being the new layer; with --unfreeze, start with them",
         group="fine-tuning",
         metavar="N",
         above=0,
     )
-    unfreeze: str | Mapping[int, int] | None = _field(
+    unfreeze: str | Mapping[int, int] | None = setting(
         None, "gradual: train deeper groups of layers as the epochs go by", group="fine-tuning", choices=("gradual",)
     )
-    layer_lr_decay: float = _field(
+    layer_lr_decay: float = setting(
         1.0,
         "factor on the learning rate from one group of layers to the one before it",
         group="fine-tuning",
@@ -216,24 +176,24 @@ class Recipe:
         at_most=1,
     )
 
-    loss: str | Callable[..., Any] = _field(
+    loss: str | Callable[..., Any] = setting(
         "cross_entropy", "the loss function", group="loss and rare classes", choices=LOSSES
     )
-    label_smoothing: float = _field(
+    label_smoothing: float = setting(
         0.0, "label smoothing of cross_entropy; 0.1 is usual", group="loss and rare classes", metavar="E", at_least=0
     )
-    class_weights: bool = _field(
+    class_weights: bool = setting(
         False, "weight each image by the inverse of its class's frequency", group="loss and rare classes"
     )
 
-    tta: bool = _field(
+    tta: bool = setting(
         False,
         "score the network on six views of each image, shifted and mirrored",
         group="run",
         option="",
         resume=False,
     )
-    checkpoint_steps: int | None = _field(
+    checkpoint_steps: int | None = setting(
         None,
         "save a checkpoint every N steps, in addition to every epoch",
         group="run",
@@ -362,37 +322,6 @@ def options() -> Iterator[dataclasses.Field[Any]]:
     return (field for field in dataclasses.fields(Recipe) if field.metadata["option"] != "")
 
 
-def option_name(field: dataclasses.Field[Any]) -> str:
-    """Return the name of a field's option, such as "--batch-size"."""
-    return field.metadata["option"] or "--" + field.name.replace("_", "-")
-
-
-def check_value(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise ValueError if a value is not allowed for a field of `Recipe`."""
-    limits = field.metadata
-    if "int" in str(field.type).split(" | ") and isinstance(value, (float, np.floating)):
-        raise ValueError(f"{field.name} must be a whole number, not {value}.")
-    if value is None or callable(value) or isinstance(value, Mapping):
-        return
-    if limits["choices"] and value not in limits["choices"] and not str(value).startswith(CUSTOM):
-        raise ValueError(f"{field.name} must be one of {', '.join(limits['choices'])}, not {value!r}.")
-    for name, holds in (("above", _above), ("at_least", _at_least), ("at_most", _at_most)):
-        if limits[name] is not None and not holds(value, limits[name]):
-            raise ValueError(f"{field.name} must be {name.replace('_', ' ')} {limits[name]}, not {value}.")
-
-
-def _above(value: float, limit: float) -> bool:
-    return limit < value < math.inf
-
-
-def _at_least(value: float, limit: float) -> bool:
-    return limit <= value < math.inf
-
-
-def _at_most(value: float, limit: float) -> bool:
-    return value <= limit
-
-
 def _refuse_description(name: str, value: str) -> None:
     if value.startswith(CUSTOM):
         raise ValueError(
@@ -413,29 +342,3 @@ def _plain(value: Any) -> Any:
 def _described(value: Any) -> str:
     value = _plain(value)
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-RECIPES = {
-    # CIFAR-10 to 94 % in the least time; the chapter "Making it fast" explains it. The ideas and, where they fit, the
-    # numbers are from Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024).
-    "fast94": Recipe(
-        model="fast94",
-        num_epochs=13,
-        batch_size=1000,
-        lr=1.5,
-        schedule="linear",
-        warmup_epochs=3.0,
-        optimizer="nag",
-        momentum=0.85,
-        wd=0.00133,
-        bias_lr=64.0,
-        decay_biases=True,
-        label_smoothing=0.2,
-        lookahead=5,
-        augment=("reflect_crop:2", "alternating_flip"),
-        small_first=(28, 10),
-        validation=0.0,
-        precision="auto",
-        tta=True,
-    )
-}

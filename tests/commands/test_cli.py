@@ -9,7 +9,7 @@ from pathlib import Path
 import d2lcls
 from d2lcls import cli
 from d2lcls.commands.parsers import recipe_of
-from d2lcls.training import recipe
+from d2lcls.training import RECIPES, fields, recipe
 
 import numpy as np
 import pytest
@@ -538,7 +538,7 @@ def test_every_field_of_the_recipe_is_an_option_of_train(capsys):
         cli.main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for field in recipe.options():
-        assert f" {recipe.option_name(field)} " in text
+        assert f" {fields.option_name(field)} " in text
     first = [text.index(f" {option} ", text.index("options:")) for option in ("--dataset", "--lr", "--seed")]
     assert max(first) < text.index("optimisation:")  # the most used ones come first
 
@@ -582,5 +582,5 @@ def test_what_belongs_to_a_recipe_s_optimizer_and_loss_goes_with_them():
     options = cli.make_parser().parse_args(
         ["train", "--recipe", "fast94", "--optimizer", "adam", "--loss", "focal", "--epochs", "26"]
     )
-    chosen = recipe_of(options, recipe.RECIPES["fast94"], scale=True)
+    chosen = recipe_of(options, RECIPES["fast94"], scale=True)
     assert (chosen.momentum, chosen.label_smoothing, chosen.warmup_epochs) == (None, 0.0, 6.0)
