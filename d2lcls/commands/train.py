@@ -1,4 +1,4 @@
-"""`d2lcls train`: train a network, from scratch or from ImageNet weights."""
+"""`d2lcls train`: train a network, from scratch, from ImageNet weights or others, or from an earlier run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(command: Command) -> None:
     train = command(
         "train",
         _train,
-        "Train a network, from scratch or from ImageNet weights.",
+        "Train a network, from scratch, from ImageNet weights or others, or from an earlier run.",
         "d2lcls train --dataset cifar10 --model cnn",
     )
     train.add_argument(
@@ -47,8 +47,12 @@ def _train(options: argparse.Namespace) -> None:
 
         base = read_run(options.out).recipe  # of which only what is given again can differ, and is then refused
     recipe = recipe_of(options, base, scale=bool(options.recipe))
-    if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
-        options.wrong("--train-last and --unfreeze keep layers as they are at first: that needs --pretrained")
+    if (recipe.train_last or recipe.unfreeze) and not recipe.starts_trained:
+        options.wrong(
+            "--train-last and --unfreeze keep layers as they are at first: that needs --pretrained, --weights or --from"
+        )
+    if ":" in (recipe.model or "") and "model" not in options:  # no file decides which code is run
+        options.wrong(f"the run was trained with a network of your own: give --model {recipe.model} again")
     from d2lcls.training.loop import print_epoch  # MXNet is imported here, after the options have been checked
     from d2lcls.training.pipeline import resolve, train
     from d2lcls.training.tensorboard import Curves

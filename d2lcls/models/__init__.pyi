@@ -6,6 +6,7 @@ from . import fast94 as fast94
 from . import features as features
 from . import fusion as fusion
 from . import gradients as gradients
+from . import own as own
 from . import plain as plain
 from . import slow_layers as slow_layers
 from . import summary as summary

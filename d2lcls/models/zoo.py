@@ -10,6 +10,7 @@ from typing import Any
 
 from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
+from d2lcls.models.own import is_own, make_own
 from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.models.surgery import replace_head
 from d2lcls.weights.hub import HUB
@@ -35,6 +36,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(["cnn", "fast94", *NAMES, *theirs], pattern))
 
 
+def model_name(name: str) -> str:
+    """Return a model's name as it is listed, in lower case; those of classes of one's own keep their case."""
+    return name if is_own(name) else name.lower()
+
+
 def get_model(
     name: str,
     classes: int | None = None,
@@ -45,8 +51,9 @@ def get_model(
     """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", or a classifier
-            of GluonCV's model zoo, such as "cifar_resnet20_v1".
+        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", a classifier
+            of GluonCV's model zoo, such as "cifar_resnet20_v1", or a class of your own, "package.module:Class", whose
+            code is then run (see `make_own`).
         classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
         pretrained: True loads ImageNet weights, from this machine or else from the first source that answers; a path
             loads that file. If `classes` is not 1000, a new head then replaces the old one.
@@ -58,11 +65,11 @@ def get_model(
         `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, classes).
 
     Raises:
-        ValueError: no classifier has that name; the nearest names are suggested.
+        ValueError: no classifier has that name; the nearest names are suggested. Or as `make_own`.
         WeightsUnavailable: no source gave the weights.
         WeightsError: the file of weights is damaged, or belongs to another network.
     """
-    name = name.lower()
+    name = model_name(name)
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
     from d2lcls.weights.files import load_weights
@@ -76,6 +83,8 @@ def get_model(
 
 
 def _make(name, classes, kwargs):
+    if is_own(name):
+        return make_own(name, classes, **kwargs)
     if name == "cnn":
         from d2lcls.models.cnn import SmallCNN
 
@@ -111,7 +120,7 @@ def preprocessing(name: str, weights: str | Path | None = None) -> Preprocess:
         weights: the file of weights; None is the one that is on this machine or, if there is none, one of the source
             that `get_weights` would ask first.
     """
-    name = name.lower()
+    name = model_name(name)
     if name in HUB:
         path = Path(weights) if weights else find_weights(name)
         if path.name == HUB[name].file if path else not has_own_source(name):

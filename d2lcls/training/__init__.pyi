@@ -1,9 +1,9 @@
 from . import checkpoints as checkpoints
 from . import evaluation as evaluation
 from . import fields as fields
-from . import lookahead as lookahead
 from . import loop as loop
 from . import losses as losses
+from . import optimizers as optimizers
 from . import pipeline as pipeline
 from . import precision as precision
 from . import recipe as recipe
@@ -14,6 +14,7 @@ from . import search as search
 from . import session as session
 from . import steps as steps
 from . import tensorboard as tensorboard
+from . import transfer as transfer
 from .checkpoints import CheckpointError as CheckpointError
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint

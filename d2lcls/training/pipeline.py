@@ -17,13 +17,15 @@ from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
 from d2lcls.machine import devices
 from d2lcls.machine.files import hold_folder
-from d2lcls.models import get_model, hold_statistics, initialise_from_data, preprocessing, replace_head
+from d2lcls.models import get_model
+from d2lcls.models.zoo import model_name
 from d2lcls.training.evaluation import as_contexts
 from d2lcls.training.loop import Epoch, fit, print_epoch
 from d2lcls.training.precision import check_precision
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.runs import Run, read_run
 from d2lcls.training.steps import check_training_memory
+from d2lcls.training.transfer.start import check_start, expected_input, locate, make_network
 from d2lcls.weights.store import get_weights
 
 import mxnet as mx
@@ -76,7 +78,8 @@ def train(
         Others: as `fit`.
     """
     recipe = resolve(recipe)
-    folder = Path(folder or f"runs/{Path(recipe.dataset or DATASET).stem}-{recipe.model}")
+    name = (recipe.model or MODEL).rpartition(":")[2]  # of a class of one's own without its module
+    folder = Path(folder or f"runs/{Path(recipe.dataset or DATASET).stem}-{name}")
     with hold_folder(folder):
         return _train(recipe, folder, ctx, resume, on_epoch, on_begin)
 
@@ -90,16 +93,22 @@ def _train(
     on_begin: Callable[[AnyImages, AnyImages | None, Path], Any] | None,
 ) -> Trained:
     contexts = devices.parse(ctx) if isinstance(ctx, str) else as_contexts(ctx)
+    restored = resume and (folder / "last.npz").exists()
+    if not restored:
+        check_start(recipe)
     check_feasible(recipe, contexts)
     images, validation = open_images(recipe)
     recipe = recipe.for_images(*images.images.shape[1:3])  # for run.json
-    restored = resume and (folder / "last.npz").exists()
     if recipe.pretrained and not restored:
         get_weights(recipe.model or MODEL)  # their source decides the preprocessing
+    if recipe.from_run and restored:
+        started = dataclasses.replace(recipe, from_run=str(folder))  # the earlier run is not needed any more
+    else:
+        started = recipe
     with _cached(recipe, images, validation, folder) as (images, validation):
-        batches, valid = cut_batches(recipe, images, validation)
+        batches, valid = cut_batches(started, images, validation)
         mx.random.seed(recipe.seed)
-        net = make_network(recipe, batches, restored)
+        net = make_network(recipe, batches, restored, print if on_epoch and not restored else None)
         if on_begin:
             on_begin(images, validation, folder)
         epochs = fit(net, batches, valid, recipe, ctx=contexts, checkpoint_dir=folder, resume=resume, on_epoch=on_epoch)
@@ -124,11 +133,13 @@ def _cached(
 
 def resolve(recipe: Recipe) -> Recipe:
     """Return a recipe with data set (as an absolute path), model, image size and learning rate filled in."""
-    dataset, model = recipe.dataset or DATASET, (recipe.model or MODEL).lower()
+    recipe = locate(recipe)
+    dataset = recipe.dataset or DATASET
     if dataset not in data.DATASETS and Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
-    size = recipe.size or (preprocessing(model).crop if recipe.pretrained else None)
-    return dataclasses.replace(recipe, dataset=dataset, model=model, size=size, lr=recipe.peak_lr)
+    recipe = dataclasses.replace(recipe, dataset=dataset, model=model_name(recipe.model or MODEL), lr=recipe.peak_lr)
+    expected = None if recipe.size else expected_input(recipe)
+    return dataclasses.replace(recipe, size=expected.size) if expected else recipe
 
 
 def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
@@ -141,8 +152,10 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
     """
     assert recipe.dataset and recipe.model
     check_precision(recipe.precision, ctx)
-    if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
-        raise ValueError("train_last and unfreeze leave layers as they were, which needs pretrained weights.")
+    if (recipe.train_last or recipe.unfreeze) and not recipe.starts_trained:
+        raise ValueError(
+            "train_last and unfreeze leave layers as they were, which needs pretrained, weights or from_run."
+        )
     if recipe.patience and recipe.validation == 0:
         raise ValueError("patience needs a validation set: validation must be above 0.")
     net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
@@ -194,11 +207,13 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
     """Cut training and validation images into batches as a resolved recipe says."""
     recipe = recipe.for_images(*images.images.shape[1:3])
     assert recipe.model
-    if recipe.pretrained:
-        expected = preprocessing(recipe.model)
-        mean, std = np.array(expected.mean), np.array(expected.std)
-    else:
-        mean, std = data.channel_statistics(_some(images))
+    expected, channels = expected_input(recipe), images.images.shape[3]
+    if expected and len(expected.mean) != channels:
+        raise ValueError(
+            f"The parameters to start from are for images with {len(expected.mean)} channels; those of {images.name} "
+            f"have {channels}. Start from others, or train from random parameters."
+        )
+    mean, std = expected[1:] if expected else data.channel_statistics(_some(images))
     loaded = images.images.shape[1:3] == (recipe.size, recipe.size)  # photographs are cropped on loading
     size = None if loaded else recipe.size
     train = Batches(
@@ -224,27 +239,3 @@ def _some(images: AnyImages) -> np.ndarray:
     if isinstance(images, Images) or len(images) <= PICTURES:
         return images.images[:]
     return images.images[np.random.default_rng(0).choice(len(images), PICTURES, replace=False)]
-
-
-def make_network(recipe: Recipe, batches: Batches, restored: bool = False) -> mx.gluon.HybridBlock:
-    """Make and initialise the network of a resolved recipe, from ImageNet weights if it says so.
-
-    Args:
-        recipe: `Recipe`; its `seed` decides the new head, MXNet's global seed the other parameters.
-        batches: the training batches.
-        restored: a checkpoint will replace all parameters, so that no pretrained weights are needed.
-    """
-    assert recipe.model
-    classes = len(batches.data.classes)
-    pretrained = recipe.pretrained and not restored
-    net = get_model(recipe.model, 1000 if recipe.pretrained else classes, pretrained=pretrained)
-    if recipe.pretrained:
-        if restored:
-            net.initialize()
-            net(mx.nd.array(batches.example()))
-        replace_head(net, classes, recipe.seed)
-        hold_statistics(net)  # with few images, a batch's own statistics mislead, and running ones lag behind
-    else:
-        net.initialize(mx.init.MSRAPrelu(slope=0))
-        initialise_from_data(net, batches)
-    return net

@@ -40,7 +40,8 @@ class Recipe:
     )
     model: str | None = setting(
         None,
-        "cnn, fast94, efficientnet_lite0, or a name in GluonCV's model zoo such as cifar_resnet20_v1 (default: cnn)",
+        "cnn, fast94, efficientnet_lite0, a name in GluonCV's model zoo such as cifar_resnet20_v1, or "
+        "package.module:Class for a network of your own, whose code is then run (default: cnn, or that of --from)",
         group="most used",
         metavar="NAME",
     )
@@ -49,12 +50,17 @@ class Recipe:
     )
     batch_size: int = setting(128, "images per step", group="most used", metavar="N", above=0)
     lr: float | None = setting(
-        None, "peak learning rate (default: 0.1, or 0.01 with --pretrained)", group="most used", metavar="RATE", above=0
+        None,
+        "peak learning rate (default: 0.1, or 0.01 with --pretrained, --weights or --from)",
+        group="most used",
+        metavar="RATE",
+        above=0,
     )
     size: int | None = setting(
         None,
         "side of the images in pixels: pictures of folders and .rec files are cropped to it (default: 32), images of "
-        "named data sets are scaled to it (default: as they are); with --pretrained, to the size of the weights",
+        "named data sets are scaled to it (default: as they are); with --pretrained, --weights or --from, the default "
+        "is the size of the images that the weights were trained on, if it is known",
         group="most used",
         metavar="PIXELS",
         above=0,
@@ -157,6 +163,22 @@ class Recipe:
         resume=False,
     )
 
+    weights: str | None = setting(
+        None,
+        "start from the parameters of --model in a .params, .safetensors or .pth file; the last layer is replaced if "
+        "it has another number of classes; BatchNorm's statistics stay fixed",
+        group="fine-tuning",
+        metavar="FILE",
+    )
+    from_run: str | None = setting(
+        None,
+        "start from the best parameters of an earlier run, the folder that train wrote, with its model and its "
+        "normalisation of the images; the last layer is replaced if the classes differ; BatchNorm's statistics stay "
+        "fixed",
+        group="fine-tuning",
+        metavar="RUN",
+        option="--from",
+    )
     train_last: int | None = setting(
         None,
         "train only the last N groups of layers, 1 being the new layer; with --unfreeze, start with them",
@@ -214,6 +236,11 @@ class Recipe:
             raise ValueError("validation must be below 1: some images must be left to train on.")
         if self.validation is not None and self.validation_folder:
             raise ValueError("validation_folder takes the place of validation: give only one of them.")
+        starts = [name for name in ("from_run", "weights", "pretrained") if getattr(self, name)]
+        if len(starts) > 1:
+            raise ValueError(f"{starts[0]} and {starts[1]} are two starting points: give only one of them.")
+        if self.weights and not self.model:
+            raise ValueError("weights belong to a network: name it with model.")
         if not self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be below 1, not {self.label_smoothing}.")
         if self.momentum is not None and self.optimizer not in ("sgd", "nag"):
@@ -224,9 +251,14 @@ class Recipe:
             raise ValueError("class_weights goes with a loss by name only, not with a function.")
 
     @property
+    def starts_trained(self) -> bool:
+        """Whether the network starts from trained parameters: ImageNet weights, a file, or an earlier run."""
+        return bool(self.pretrained or self.weights or self.from_run)
+
+    @property
     def peak_lr(self) -> float:
         """The peak learning rate: `lr`, or its default."""
-        return self.lr or (0.01 if self.pretrained else 0.1)
+        return self.lr or (0.01 if self.starts_trained else 0.1)
 
     @property
     def transforms(self) -> list[str]:

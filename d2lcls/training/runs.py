@@ -168,14 +168,23 @@ def load_run(folder: str | Path, ctx: mx.Context | list[mx.Context] | None = Non
         CheckpointError: a file is damaged.
     """
     run = read_run(folder)
-    best = Path(folder, "best.npz" if run.validation_images else "last.npz")  # without validation none is best
+    net = _load_network(Path(folder, NETWORK), best_checkpoint(folder, run), as_contexts(ctx))
+    net.hybridize(static_alloc=True, static_shape=True)
+    return run, net
+
+
+def best_checkpoint(folder: str | Path, run: Run) -> Path:
+    """Return the path of a run's best parameters: without validation, those of its last step.
+
+    Raises:
+        FileNotFoundError: no epoch of the run was finished.
+    """
+    best = Path(folder, "best.npz" if run.validation_images else "last.npz")
     if not best.is_file():
         raise FileNotFoundError(
             f"{folder}: no epoch of this run was finished yet. Finish it with: d2lcls train --resume --out {folder}"
         )
-    net = _load_network(Path(folder, NETWORK), best, as_contexts(ctx))
-    net.hybridize(static_alloc=True, static_shape=True)
-    return run, net
+    return best
 
 
 def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.gluon.HybridBlock:

@@ -23,7 +23,7 @@ from d2lcls.training.checkpoints import (
     save_checkpoint,
 )
 from d2lcls.training.evaluation import check_labels
-from d2lcls.training.lookahead import Lookahead
+from d2lcls.training.optimizers.lookahead import Lookahead
 from d2lcls.training.precision import check_precision, choose, lower
 from d2lcls.training.recipe import COMPARED, Recipe
 from d2lcls.training.runs import NETWORK, RUN, Run, save_run

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from d2lcls.data.download.transfer import file_checksum
 from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import clear_cache, parameters_by_path
 from d2lcls.weights.convert import from_torch, get_values, set_values, to_torch
+from d2lcls.weights.names import FAMILIES, dialects_of, torch_layers
 from d2lcls.weights.params_file import ParamsError, params_bytes, read_params
 from d2lcls.weights.tensors import WeightsError, read_tensors, write_safetensors
 
@@ -62,6 +63,32 @@ def load_weights(net: mx.gluon.Block, path: str | Path) -> None:
             from_torch(net, state)
     except ValueError as error:
         raise WeightsError(f"{path}: does not fit. {error}") from error
+
+
+def rows_in_file(net: mx.gluon.Block, path: str | Path, layers: Sequence[str]) -> int | None:
+    """Return the number of outputs that a layer has in a file of weights; None if the file has no such layer.
+
+    Args:
+        net: the network that the file belongs to, whatever its number of classes.
+        path: as for `load_weights`.
+        layers: paths that the layer may have in the network, such as "output"; the first in the file is taken.
+
+    Raises:
+        FileNotFoundError, WeightsError: as for `load_weights`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights.")
+    try:
+        arrays = read_params(path) if path.suffix == ".params" else read_tensors(path)
+    except ParamsError as error:
+        raise WeightsError(str(error)) from error
+    names = [layer for layer in layers if f"{layer}.weight" in arrays]
+    if not names and type(net).__name__ in FAMILIES:
+        translations = [torch_layers(net, dialect) for dialect in dialects_of(net)]
+        names = [translated[layer] for translated in translations for layer in layers if layer in translated]
+    shapes = [arrays[f"{name}.weight"].shape for name in names if f"{name}.weight" in arrays]
+    return shapes[0][0] if shapes and shapes[0] else None
 
 
 def _add_missing_bias(net: mx.gluon.Block) -> None:

@@ -193,7 +193,7 @@ def test_dropout_depends_on_seed_and_step(shapes):
 
 def test_lookahead_is_told_of_every_step(shapes, monkeypatch):
     seen = []
-    monkeypatch.setattr("d2lcls.training.lookahead.Lookahead.after", lambda self, steps: seen.append(steps))
+    monkeypatch.setattr("d2lcls.training.optimizers.lookahead.Lookahead.after", lambda self, steps: seen.append(steps))
     fit(network(), batches(shapes, 50), recipe=Recipe(num_epochs=2, lr=0.01, lookahead=2), on_epoch=None)
     assert seen == [1, 2, 3, 4, 5, 6]
 

@@ -1,0 +1,2 @@
+from . import lookahead as lookahead
+from .lookahead import Lookahead as Lookahead

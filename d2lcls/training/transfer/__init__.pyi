@@ -1,0 +1,1 @@
+from . import start as start
