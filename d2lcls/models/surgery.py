@@ -19,6 +19,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 HEADS = ("output", "fc")
+RANDOM = ("Dropout", "_shuffle", "_random", "_sample")  # how the names of operators begin that draw numbers
 
 
 def replace_head(net: gluon.Block, classes: int, seed: int = 0) -> None:
@@ -217,6 +218,30 @@ def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.Hy
     return front, tail
 
 
+def split_constant(net: gluon.Block, size: tuple[int, int]) -> tuple[nn.HybridSequential, Tail] | None:
+    """Split a network whose last layer alone is trained, so that the front returns the same at every step.
+
+    Dropout draws anew at every step: the front ends before the first layer that draws random numbers.
+
+    Args:
+        net: network with groups, all but the last of them frozen by `train_last`.
+        size: (height, width) of the images in pixels.
+
+    Returns:
+        (front, tail) as `split`; None if the first layer is random already, or the network does more than run its
+        `features` and its head.
+    """
+    set_image_size(net, *size)
+    blocks, image = _features(net), mx.sym.var("data")
+    end = next((index for index, block in enumerate(blocks) if _is_random(block)), len(blocks))
+    if not end:
+        return None
+    front = nn.HybridSequential()
+    front.add(*blocks[:end])
+    tail = Tail(blocks[end:], getattr(net, head_name(net)))
+    return (front, tail) if _operators(tail(front(image))) == _operators(net(image)) else None
+
+
 def head_name(net: gluon.Block) -> str:
     """Return the name of the attribute that holds a network's last layer.
 
@@ -244,6 +269,11 @@ def _features(net: gluon.Block) -> list[gluon.Block]:
 
 def _operators(symbol):
     return [(node["op"], node.get("attrs")) for node in json.loads(symbol.tojson())["nodes"]]
+
+
+def _is_random(block):
+    operators = _operators(block(mx.sym.var("data")))
+    return any(op.startswith(RANDOM) or (attrs or {}).get("act_type") == "rrelu" for op, attrs in operators)
 
 
 def _has_weights(block):

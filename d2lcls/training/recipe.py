@@ -22,6 +22,7 @@ from d2lcls.training.schedules import SCHEDULES
 import numpy as np
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+ADAPTIVE = ("adam", "adamw", "nadam", "lamb")  # their steps do not shrink with the gradient
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Recipe:
     batch_size: int = setting(128, "images per step", group="most used", metavar="N", above=0)
     lr: float | None = setting(
         None,
-        "peak learning rate (default: 0.1, or 0.01 with --pretrained, --weights or --from)",
+        "peak learning rate (default: 0.1, or 0.01 with --pretrained, --weights or --from; for "
+        f"{', '.join(ADAPTIVE)} a hundredth of that)",
         group="most used",
         metavar="RATE",
         above=0,
@@ -121,7 +123,12 @@ class Recipe:
         "cosine", "learning-rate schedule after warm-up", group="optimisation", choices=SCHEDULES
     )
     warmup_epochs: float = setting(1.0, "epochs of linear warm-up", group="optimisation", metavar="N", at_least=0)
-    optimizer: str = setting("sgd", "MXNet's name of the optimizer", group="optimisation", metavar="NAME")
+    optimizer: str = setting(
+        "sgd",
+        "sgd, nag, adam, adamw (decoupled weight decay), lamb or another of MXNet's optimizers",
+        group="optimisation",
+        metavar="NAME",
+    )
     momentum: float | None = setting(
         None, "momentum of sgd and nag (default: 0.9)", group="optimisation", metavar="FACTOR", at_least=0, at_most=1
     )
@@ -147,6 +154,14 @@ class Recipe:
     )
     lookahead: int = setting(
         0, "average the weights with their past every N steps; 0 is off", group="optimisation", metavar="N", at_least=0
+    )
+    ema: float = setting(
+        0.0,
+        "decay of an exponential moving average of the weights, such as 0.999, which is then validated and saved in "
+        "their place; 0 is off",
+        group="optimisation",
+        metavar="DECAY",
+        at_least=0,
     )
     precision: str = setting(
         "float32",
@@ -181,7 +196,8 @@ class Recipe:
     )
     train_last: int | None = setting(
         None,
-        "train only the last N groups of layers, 1 being the new layer; with --unfreeze, start with them",
+        "train only the last N groups of layers, 1 being the new layer; with --unfreeze, start with them; with 1 and "
+        "--augment none, the frozen layers run once for each image rather than in every epoch",
         group="fine-tuning",
         metavar="N",
         above=0,
@@ -241,6 +257,10 @@ class Recipe:
             raise ValueError(f"{starts[0]} and {starts[1]} are two starting points: give only one of them.")
         if self.weights and not self.model:
             raise ValueError("weights belong to a network: name it with model.")
+        if not self.ema < 1:
+            raise ValueError(f"ema must be below 1, not {self.ema}.")
+        if self.ema and self.lookahead:
+            raise ValueError("ema and lookahead both average the weights: give only one of them.")
         if not self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be below 1, not {self.label_smoothing}.")
         if self.momentum is not None and self.optimizer not in ("sgd", "nag"):
@@ -258,7 +278,8 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate: `lr`, or its default."""
-        return self.lr or (0.01 if self.starts_trained else 0.1)
+        usual = 0.01 if self.starts_trained else 0.1
+        return self.lr or (usual / 100 if self.optimizer in ADAPTIVE else usual)
 
     @property
     def transforms(self) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -23,6 +24,7 @@ from d2lcls.training.checkpoints import (
     save_checkpoint,
 )
 from d2lcls.training.evaluation import check_labels
+from d2lcls.training.optimizers.ema import MovingAverage
 from d2lcls.training.optimizers.lookahead import Lookahead
 from d2lcls.training.precision import check_precision, choose, lower
 from d2lcls.training.recipe import COMPARED, Recipe
@@ -30,6 +32,7 @@ from d2lcls.training.runs import NETWORK, RUN, Run, save_run
 from d2lcls.training.steps import (
     LossScale,
     Tally,
+    average_running_statistics,
     check_training_memory,
     is_finite,
     make_trainer,
@@ -101,7 +104,11 @@ class Session:
             self._train_groups(0)
         if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
             raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or set unfreeze.")
-        self.lookahead = Lookahead(net, self.total_steps, recipe.lookahead) if recipe.lookahead else None
+        self.average: Lookahead | MovingAverage | None = None
+        if recipe.lookahead:
+            self.average = Lookahead(net, self.total_steps, recipe.lookahead)
+        elif recipe.ema:
+            self.average = MovingAverage(net, self.total_steps, recipe.ema)
         self.state = State(_fingerprint(net, train, recipe, len(ctx)))
         self.best: dict[str, np.ndarray] | None = None
         self.described = False  # whether the folder holds what this run has written into it
@@ -116,6 +123,7 @@ class Session:
                 self.state.precision = choose(net, x, y, ctx, self.loss)
         check_precision(self.state.precision, ctx)  # another machine may have measured it
         self.model = lower(net, self.state.precision)
+        self.scored: mx.gluon.HybridBlock = net
         self.loss_scale = LossScale(*self.state.loss_scale) if self.state.precision == "float16" else None
         self.tally = Tally(*self.state.sums)
 
@@ -152,9 +160,23 @@ class Session:
         )
         unread = self.tally.add(step, len(x), *sums)
         self.state.step += 1
-        if self.lookahead:
-            self.lookahead.after(self.state.step)
+        if self.average:
+            self.average.after(self.state.step)
         return unread
+
+    def train_tail(self, tail: mx.gluon.HybridBlock) -> None:
+        """From now on, train and score the last layers alone, on batches of the features that come before them."""
+        self.model = self.scored = tail
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network have the moving average of its weights for a `with` statement, if the recipe has one."""
+        if not isinstance(self.average, MovingAverage):  # lookahead's weights are in the network already
+            yield
+            return
+        with self.average.in_network():
+            average_running_statistics(self.net)
+            yield
 
     def read_results(self) -> None:
         """Wait for the steps so far and add up their results; raise TrainingDiverged if a loss is not finite."""
@@ -174,7 +196,7 @@ class Session:
         if self.last:
             self.state.sums = (self.tally.loss, self.tally.hits, self.tally.images)
             self.state.loss_scale = (self.loss_scale.scale, self.loss_scale.good) if self.loss_scale else ()
-            slow = self.lookahead.slow if self.lookahead else None
+            slow = self.average.slow if self.average else None
             self._save_run(self.last.parent)
             save_checkpoint(self.last, self.net, self.trainer, asdict(self.state), slow)
 
@@ -184,10 +206,11 @@ class Session:
         accuracy = record["valid_accuracy"]
         if accuracy is not None and accuracy > self.state.best_accuracy:
             self.state.best_accuracy, self.state.best_epoch = accuracy, record["epoch"]
-            self.best = parameters_to_arrays(self.net)
-            if self.last:
-                self._save_run(self.last.parent)
-                save_checkpoint(self.last.with_name("best.npz"), self.net, progress=asdict(self.state))
+            with self.averaged():
+                self.best = parameters_to_arrays(self.net)
+                if self.last:
+                    self._save_run(self.last.parent)
+                    save_checkpoint(self.last.with_name("best.npz"), self.net, progress=asdict(self.state))
         self.tally = Tally()
         self.save()
 
@@ -266,7 +289,7 @@ class Session:
         self._check_same(last, self.state.recipe)
         if self.run:
             self.run.check_same(last.parent)
-        slow = self.lookahead.slow if self.lookahead else None
+        slow = self.average.slow if self.average else None
         progress = load_checkpoint(last, self.net, self.trainer, slow)
         try:
             self.state = State(**progress)
