@@ -22,7 +22,7 @@ from d2lcls.training.schedules import SCHEDULES
 import numpy as np
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-ADAPTIVE = ("adam", "adamw", "nadam", "lamb")  # their steps do not shrink with the gradient
+RATES = {"adam": 0.001, "adamw": 0.001, "nadam": 0.001, "lamb": 0.01}  # usual rates where they are not 0.1
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Recipe:
     batch_size: int = setting(128, "images per step", group="most used", metavar="N", above=0)
     lr: float | None = setting(
         None,
-        "peak learning rate (default: 0.1, or 0.01 with --pretrained, --weights or --from; for "
-        f"{', '.join(ADAPTIVE)} a hundredth of that)",
+        "peak learning rate (default: 0.1, for adam, adamw and nadam 0.001, for lamb 0.01; a tenth of that with "
+        "--pretrained, --weights or --from)",
         group="most used",
         metavar="RATE",
         above=0,
@@ -278,8 +278,8 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """The peak learning rate: `lr`, or its default."""
-        usual = 0.01 if self.starts_trained else 0.1
-        return self.lr or (usual / 100 if self.optimizer in ADAPTIVE else usual)
+        usual = RATES.get(self.optimizer, 0.1)
+        return self.lr or (usual / 10 if self.starts_trained else usual)
 
     @property
     def transforms(self) -> list[str]:

@@ -15,7 +15,8 @@ SOURCE = """
 from mxnet import gluon
 from mxnet.gluon import nn
 
-open("imported", "a").write("x")
+with open("imported", "a") as file:
+    file.write("x")
 
 class Net(gluon.HybridBlock):
     def __init__(self, classes):
@@ -107,7 +108,7 @@ def test_only_the_user_names_the_module(here, photos, tmp_path):
 def test_what_cannot_be_trained_is_one_line(capsys, here, photos, monkeypatch):
     monkeypatch.syspath_prepend(os.getcwd())
     train = ["train", "--dataset", photos, *TINY, "--epochs", 1, "--out", "new"]
-    assert "there is no module nets" in fails(capsys, *train, "--model", "nets:Net")
+    assert "there is no module nowhere" in fails(capsys, *train, "--model", "nowhere:Net")
     assert "there are no ImageNet weights for a network of your own" in fails(
         capsys, *train, "--model", "package.nets:Net", "--pretrained"
     )

@@ -92,7 +92,7 @@ def find_frozen(
     shape = train.example().shape
     if valid is not None and valid.example().shape != shape:
         return None
-    parts = split_constant(net, shape[2:])
+    parts = split_constant(net, (shape[2], shape[3]))
     if parts is None:
         return None
     front, tail = parts

@@ -67,15 +67,22 @@ def test_recipes_that_do_not_fit(fields, message):
 
 
 class Recorded(MovingAverage):
-    """An average that keeps the weights of every step, to average them again."""
+    """An average that keeps the weights before the first step and after each, to average them again."""
 
     history = []
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.history.append(weights(self.net))
+
     def after(self, steps):
-        nd.waitall()
-        parameters = self.net._collect_params_with_prefix()
-        self.history.append({name: [c.asnumpy() for c in p.list_data()] for name, p in parameters.items()})
+        self.history.append(weights(self.net))
         super().after(steps)
+
+
+def weights(net):
+    nd.waitall()
+    return {name: [c.asnumpy() for c in p.list_data()] for name, p in net._collect_params_with_prefix().items()}
 
 
 def network(ctx):
@@ -102,18 +109,12 @@ def test_what_is_validated_and_saved_is_the_average(shapes, tmp_path, monkeypatc
         on_epoch=None,
     )
     best = max(records, key=lambda record: record.valid_accuracy).epoch if validated else 4
-    parameters, average = net._collect_params_with_prefix(), None
-    for step, weights in enumerate(Recorded.history[: 3 * best], 1):
+    average, *history = Recorded.history
+    for step, current in enumerate(history[: 3 * best], 1):
         decay = min(0.8, (1 + step) / (10 + step))
-        if step == 1:  # the weights before the first step, drawn again
-            first = network(ctx)
-            for c in ctx:
-                first(nd.zeros((1, 3, 12, 12), ctx=c)).wait_to_read()
-            average = {
-                name: [p.list_data()[0].asnumpy()] * devices for name, p in first._collect_params_with_prefix().items()
-            }
-        for name, copies in weights.items():
+        for name, copies in current.items():
             average[name] = [decay * mean + (1 - decay) * copy for mean, copy in zip(average[name], copies)]
+    parameters = net._collect_params_with_prefix()
     for name, parameter in parameters.items():
         expected = np.mean(average[name], axis=0)  # statistics differ between devices until they are averaged
         for copy in parameter.list_data():

@@ -103,14 +103,14 @@ class Plain(gluon.HybridBlock):
         return self.layers(x)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
-def test_a_network_learns_on_two_devices_as_on_one(shapes, optimizer):
+@pytest.mark.parametrize("optimizer, lr", [("adamw", 0.01), ("lamb", 0.1)])
+def test_a_network_learns_on_two_devices_as_on_one(shapes, optimizer, lr):
     ended = []
     for devices in (1, 2):
         net, ctx = Plain(), [mx.cpu(i) for i in range(devices)]
         mx.random.seed(1)
         net.initialize()
-        recipe = Recipe(num_epochs=3, lr=0.01, optimizer=optimizer, wd=0.05)
+        recipe = Recipe(num_epochs=3, lr=lr, optimizer=optimizer, wd=0.05)
         records = fit(net, Batches(shapes, 32, shuffle=True), Batches(shapes), recipe, ctx=ctx, on_epoch=None)
         assert records[-1].valid_accuracy > 0.95
         parameters = list(net.collect_params().values())
@@ -122,10 +122,10 @@ def test_a_network_learns_on_two_devices_as_on_one(shapes, optimizer):
         np.testing.assert_allclose(one, two, atol=2e-3)
 
 
-def test_adaptive_optimizers_begin_with_a_smaller_rate():
-    assert Recipe(optimizer="adamw").peak_lr == Recipe(optimizer="LAMB").peak_lr == 0.001
-    assert (
-        Recipe(optimizer="adamw", pretrained=True).peak_lr == 0.0001
-        and Recipe(optimizer="adamw", lr=0.5).peak_lr == 0.5
-    )
-    assert Recipe().peak_lr == 0.1 and Recipe(pretrained=True).peak_lr == 0.01
+@pytest.mark.parametrize(
+    "optimizer, rate", [("sgd", 0.1), ("nag", 0.1), ("adam", 0.001), ("adamw", 0.001), ("LAMB", 0.01)]
+)
+def test_the_usual_rate_depends_on_the_optimizer(optimizer, rate):
+    assert Recipe(optimizer=optimizer).peak_lr == rate
+    assert Recipe(optimizer=optimizer, pretrained=True).peak_lr == rate / 10
+    assert Recipe(optimizer=optimizer, lr=0.5).peak_lr == 0.5
