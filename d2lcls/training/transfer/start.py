@@ -130,7 +130,7 @@ def _trained_network(
     """Return a network with the parameters that the recipe starts from, and with a last layer for its classes."""
     assert recipe.model
     classes = len(batches.data.classes)
-    if recipe.weights and not (restored and not Path(recipe.weights).exists()):
+    if recipe.weights and (Path(recipe.weights).exists() or not restored):
         net, theirs = _network_of_file(recipe, classes)
         _fit_head(net, recipe, theirs, classes, theirs == classes, report)
     elif restored:
@@ -197,15 +197,18 @@ def _fit_head(
     report: Callable[[str], Any] | None,
 ) -> None:
     """Keep the last layer if the classes are the same, or replace it, and say which parameters are those loaded."""
-    loaded = len(parameters_by_path(net))
-    text = f"Started from {recipe.weights or recipe.from_run}: loaded all {loaded} parameters of {recipe.model}"
-    if not same:
+    names = list(parameters_by_path(net))
+    if same:
+        loaded = f"all {len(names)} parameters of {recipe.model}"
+    else:
+        head = [name for name in names if name.startswith(f"{head_name(net)}.")]
         replace_head(net, classes, recipe.seed)
-        new = [name for name in parameters_by_path(net) if name.startswith(f"{head_name(net)}.")]
-        text = text.replace(f"all {loaded}", f"{loaded - len(new)} of {loaded}")
-        text += f", not {' and '.join(new)}: its last layer for {theirs} classes is replaced by a new one for {classes}"
+        loaded = (
+            f"{len(names) - len(head)} of {len(names)} parameters of {recipe.model}, not {' and '.join(head)}: the "
+            f"last layer for {theirs} classes is replaced by a new one for {classes}"
+        )
     if report:
-        report(f"{text}.")
+        report(f"Started from {recipe.weights or recipe.from_run}: loaded {loaded}.")
 
 
 def _head_layers(net: mx.gluon.Block) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def test_other_classes_get_a_new_last_layer_and_the_rest_is_the_earlier_run_s(ea
     assert tuple(batches.mean) == run.mean and tuple(batches.std) == run.std and batches.size is None
     assert said == (
         f"Started from {earlier}: loaded {total - 2} of {total} parameters of cnn, not output.weight and output.bias: "
-        "its last layer for 3 classes is replaced by a new one for 2."
+        "the last layer for 3 classes is replaced by a new one for 2."
     )
 
 
@@ -280,7 +280,7 @@ def test_a_file_of_weights_is_loaded_but_for_a_head_of_another_size(network, tmp
         for name in now:
             if "output" not in name or len(classes) == 5:
                 np.testing.assert_array_equal(now[name], before[name], err_msg=name)
-        part = f"{len(now) - 2} of {len(now)} parameters of {NAME}, not output.weight and output.bias: its last layer"
+        part = f"{len(now) - 2} of {len(now)} parameters of {NAME}, not output.weight and output.bias: the last layer"
         expected = {
             5: f"all {len(now)} parameters of {NAME}.",
             2: f"{part} for 5 classes is replaced by a new one for 2.",
