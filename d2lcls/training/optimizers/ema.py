@@ -22,8 +22,8 @@ class MovingAverage:
     not reached yet. Frozen parameters stay as they are, bit for bit.
 
     Source: Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the growing decay is
-    that of TensorFlow's `ExponentialMovingAverage`, which averages the statistics, too, in the training of EfficientNet
-    (Tan and Le, 2019).
+    that of TensorFlow's `ExponentialMovingAverage`. Tan and Le's code for EfficientNet (2019) averages the statistics,
+    too.
 
     Args:
         net: initialised `gluon.Block`.
