@@ -144,7 +144,9 @@ def test_a_ppm_with_a_comment_is_a_picture(standard_input):
 @pytest.mark.parametrize("content", [b"a.jpg\0b.jpg\0", b"\x7fELF\x02\x01\x01\0\0\0", b"\0" * 1000])
 def test_other_bytes_are_refused(standard_input, content):
     standard_input(content)
-    with pytest.raises(BrokenImage, match="standard input: expected the paths of pictures, one per line, or one picture"):
+    with pytest.raises(
+        BrokenImage, match="standard input: expected the paths of pictures, one per line, or one picture"
+    ):
         list(find_pictures(["-"], lambda problem: None))
 
 
@@ -197,7 +199,9 @@ def test_only_one_batch_is_decoded_at_a_time(tmp_path):
     for number in range(10):
         save(tmp_path / f"{number}.png")
     read = []
-    batches = read_batches(find_pictures([str(tmp_path)], pytest.fail), lambda path: read.append(path) or np.empty(1), 3)
+    batches = read_batches(
+        find_pictures([str(tmp_path)], pytest.fail), lambda path: read.append(path) or np.empty(1), 3
+    )
     next(batches)
     assert len(read) == 3
     next(batches)

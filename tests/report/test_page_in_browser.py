@@ -1,0 +1,102 @@
+"""The page of a run in Chromium, from a file: nothing runs, nothing is fetched, and it fits every screen."""
+
+import sys
+from pathlib import Path
+
+from d2lcls.report import report_page
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools/browser"))
+import chromium
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if chromium.BROWSER is None:
+        pytest.skip("Chromium is not installed")
+    with chromium.open_page() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def opened(browser, findings, tmp_path_factory):
+    """The page, opened in the browser, and what happened meanwhile: requests, messages and dialogs."""
+    file, events = tmp_path_factory.mktemp("page") / "report.html", []
+    file.write_text(report_page(findings))
+    browser.on("request", lambda request: events.append(request.url))
+    browser.on("console", lambda message: events.append(message.text))
+    browser.on("pageerror", lambda error: events.append(str(error)))
+    browser.on("dialog", lambda dialog: (events.append("dialog"), dialog.dismiss()))
+    browser.goto(file.as_uri())
+    return browser, file, events
+
+
+def test_nothing_is_fetched_and_no_name_runs_as_code(opened):
+    page, file, events = opened
+    assert [event for event in events if not event.startswith("data:image/")] == [file.as_uri()]
+    loaded = page.locator("img").evaluate_all("(images) => images.map((image) => image.naturalWidth)")
+    assert len(loaded) > 4 and min(loaded) > 0
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_it_fits_the_screen(opened, width):
+    page, _, _ = opened
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    left_out = page.evaluate(
+        "(width) => [...document.querySelectorAll('p, li, h1, h2, pre, figure, dd, .facts td')]"
+        ".filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > width + 1).map((e) => e.outerHTML)",
+        width,
+    )
+    assert left_out == []
+    size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('td')).fontSize)")
+    assert size >= 14
+
+
+def contrast(page, selector):
+    """The contrast of an element's text with the nearest background, as WCAG defines it."""
+    return page.evaluate(
+        """(selector) => {
+          const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+          const light = (text) => channels(text).slice(0, 3).map((c) => c / 255)
+            .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+          const element = document.querySelector(selector);
+          let behind = element;
+          while ((channels(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
+          const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(light);
+          return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        }""",
+        selector,
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_in_dark(opened, scheme):
+    page, _, _ = opened
+    page.emulate_media(color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    for selector in (
+        "h1",
+        "p.soft",
+        ".cautions h2",
+        ".cautions li",
+        "dt",
+        "th",
+        "figcaption",
+        "summary",
+        "pre",
+        ".file",
+    ):
+        assert contrast(page, selector) >= 4.5, selector
+
+
+def test_it_prints_in_light_colours_on_a_few_pages(opened):
+    page, _, _ = opened
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.emulate_media(media="screen")
+    content = page.pdf(format="A4")
+    assert content.startswith(b"%PDF") and 1 <= content.count(b"/Type /Page\n") + content.count(b"/Type /Page ") <= 12
