@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from d2lcls.explain.scores import wilson_interval
-from d2lcls.report.facts import held_out
+from d2lcls.report.facts import held_out, percent
 from d2lcls.report.findings import SAME, Findings
 
 FEW = 30  # images of a class, below which its accuracy is rough
@@ -35,8 +35,8 @@ def _of_the_split(findings: Findings) -> Iterator[str]:
         )
     else:
         yield (
-            "This page has used the test images. Whoever changes the training because of what is seen here, and scores "
-            "it on them again, can no longer expect the same accuracy on new images."
+            "This page looks at the test images. If you change the training because of what you see here, the next "
+            "score on the same images will be higher than on new ones."
         )
     if findings.run.recipe.dataset != findings.dataset:
         yield f"The images are not of the data set that the network was trained on, but of {findings.dataset}."
@@ -50,7 +50,7 @@ def _of_the_counts(findings: Findings) -> Iterator[str]:
         low, high = wilson_interval(round(least / 2), least)
         yield (
             f"{few} of {len(scored)} classes have fewer than {FEW} images here, so that their accuracies are rough: "
-            f"with {least}, an accuracy of about a half is anything from {low:.0%} to {high:.0%}."
+            f"with {least}, an accuracy of about a half is anything from {percent(low, 0)} to {percent(high, 0)}."
         )
     if missing := int((counts == 0).sum()):
         yield f"{missing} of {len(counts)} classes have no image here: nothing is known about them."
@@ -60,8 +60,8 @@ def _of_the_counts(findings: Findings) -> Iterator[str]:
             "the large ones; the balanced accuracy counts all alike."
         )
     yield (
-        "The interval covers chance in drawing the images, as if each had been drawn by itself. With several of one "
-        "object or scene among them it is too narrow, and it says nothing about images of another kind."
+        "The interval covers only the luck of the draw, with images that are independent of each other. With several "
+        "pictures of one object or scene it is too narrow, and it says nothing about images of another kind."
     )
 
 
@@ -77,10 +77,10 @@ def _of_the_training(findings: Findings) -> Iterator[str]:
         yield f"The training images could not be counted: {findings.not_opened}"
     if not run.validation_images:
         yield "There was no validation, so that nobody knows whether an earlier epoch was better."
-    elif held_out(run.recipe):
+    elif held_out(findings):
         yield (
             "The validation images were drawn at random from the training images. If these hold several pictures of "
-            "one object, some are in both sets, and the validation accuracy is too high."
+            "one object, some of them are in each set, and the validation accuracy is too high."
         )
     if len(findings.epochs) < run.recipe.num_epochs and not run.recipe.patience:
         yield f"The training was stopped after {len(findings.epochs)} of {run.recipe.num_epochs} epochs."
@@ -88,7 +88,7 @@ def _of_the_training(findings: Findings) -> Iterator[str]:
         yield "The last epoch was the best, so that a longer training may be better still."
     if best.valid_accuracy is not None and best.train_accuracy - best.valid_accuracy > GAP:
         yield (
-            f"The accuracy is {best.train_accuracy:.0%} on the training images and {best.valid_accuracy:.0%} on the "
+            f"The accuracy is {percent(best.train_accuracy, 0)} on the training images and {percent(best.valid_accuracy, 0)} on the "
             "validation images: the network has learned some of the former by heart."
         )
 
@@ -106,6 +106,6 @@ def _of_the_rest(findings: Findings) -> Iterator[str]:
         yield "The recipe scores six views of each image (d2lcls evaluate --tta); this page looks at each image once."
     if findings.mistakes and not findings.no_maps:
         yield (
-            "A Grad-CAM map shows where the network found evidence for its answer, and not what it saw there. Do not "
-            "read more into it."
+            "A Grad-CAM map shows where the network found evidence for its answer, at the coarse resolution of its last "
+            "layers, and not what it saw there."
         )

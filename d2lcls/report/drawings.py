@@ -65,7 +65,7 @@ def draw_maps(examples: Sequence[Example]) -> Figure | None:
         return None
     pictures = [part for each, cam in with_maps for part in (_in_colour(each.image, cam.shape), cam)]
     captions = [part for each, _ in with_maps for part in (_caption(each), "Grad-CAM:\n" + short(each.predicted))]
-    return _sheet(pictures, captions, columns=4)
+    return _sheet(pictures, captions, columns=6)
 
 
 def as_file(figure: Figure, format: str) -> bytes:

@@ -21,7 +21,8 @@ def facts(findings: Findings) -> dict[str, str]:
     network_height, network_width = run.size or (height, width)
     images = "not known: the training images could not be opened here"
     if counts is not None:
-        images = f"{counts.sum():,}, {counts.min():,} to {counts.max():,} of each class"
+        least, most = counts.min(), counts.max()
+        images = f"{counts.sum():,}, {f'{least:,} to {most:,}' if least < most else f'{most:,}'} of each class"
     return {
         "Data set": recipe.dataset or "",
         "Classes": f"{len(run.classes)}",
@@ -35,6 +36,11 @@ def facts(findings: Findings) -> dict[str, str]:
         "Time": f"{_duration(sum(record.seconds for record in findings.epochs))} of training, without validation",
         "Seed": f"{recipe.seed}",
     }
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Return a share of 1 as a percentage, which is not broken into two lines."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def surroundings() -> dict[str, str]:
@@ -88,18 +94,22 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _validation(findings: Findings) -> str:
-    run, recipe = findings.run, findings.run.recipe
-    if not run.validation_images:
+    count, recipe = findings.run.validation_images, findings.run.recipe
+    if not count:
         return "none"
-    count = f"{run.validation_images:,}"
     if recipe.validation_folder:
-        return f"{count}, from {recipe.validation_folder}"
-    return f"{count}, {'held out from the training images' if held_out(recipe) else 'the validation split of the data'}"
+        return f"{count:,}, from {recipe.validation_folder}"
+    if held_out(findings):
+        return f"{count:,}, held out from the training images"
+    return f"{count:,}" if findings.not_opened else f"{count:,}, the validation split of the data"
 
 
-def held_out(recipe: Recipe) -> bool:
-    """Whether the validation images of a recipe are a share of the training images, drawn at random."""
-    return not recipe.validation_folder and not (recipe.validation is None and has_split(recipe.dataset or "", "val"))
+def held_out(findings: Findings) -> bool:
+    """Whether the validation images are known to be a share of the training images, drawn at random."""
+    recipe = findings.run.recipe
+    if recipe.validation_folder or not findings.run.validation_images:
+        return False
+    return recipe.validation is not None or not (findings.not_opened or has_split(recipe.dataset or "", "val"))
 
 
 def _epochs(findings: Findings) -> str:

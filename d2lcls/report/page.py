@@ -15,7 +15,7 @@ from d2lcls.explain.confusion import most_mistaken
 from d2lcls.explain.scores import wilson_interval
 from d2lcls.report.cautions import cautions
 from d2lcls.report.drawings import MOST_CLASSES, as_file, draw_calibration
-from d2lcls.report.facts import facts, surroundings, train_command
+from d2lcls.report.facts import facts, percent, surroundings, train_command
 from d2lcls.report.findings import Findings
 from d2lcls.training.recipe import Recipe
 
@@ -37,7 +37,7 @@ def report_page(findings: Findings) -> str:
         findings: as `examine_run` returns them.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     analysis, recipe = findings.analysis, findings.run.recipe
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"{recipe.model} on {Path(findings.dataset).stem}",
@@ -60,10 +60,6 @@ def report_page(findings: Findings) -> str:
     )
 
 
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
 def _settings(findings: Findings) -> list[tuple[str, str, str]]:
     """Return (name, value, meaning) of the recipe's fields."""
     rows = []
@@ -78,12 +74,12 @@ def _settings(findings: Findings) -> list[tuple[str, str, str]]:
 def _curves(findings: Findings) -> Iterator[tuple[str, str]]:
     """Yield (data URI, description) of each learning curve."""
     last, best = findings.epochs[-1], findings.best_epoch
-    for name, text in (("loss", f"{last.train_loss:.3f}"), ("accuracy", _percent(last.train_accuracy))):
+    for name, text in (("loss", f"{last.train_loss:.3f}"), ("accuracy", percent(last.train_accuracy))):
         figure = plots.show_curve(findings.epochs, name, name.capitalize())
         description = f"{name.capitalize()} over {len(findings.epochs)} epochs: at the end {text} in training"
         validation = {"loss": best.valid_loss, "accuracy": best.valid_accuracy}[name]
         if validation is not None:
-            shown = f"{validation:.3f}" if name == "loss" else _percent(validation)
+            shown = f"{validation:.3f}" if name == "loss" else percent(validation)
             description += f"; in validation {shown} in epoch {best.epoch}, whose parameters are used"
         yield _figure_uri(figure), f"{description}."
 

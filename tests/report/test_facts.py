@@ -27,7 +27,7 @@ def understood(command):
     "recipe",
     [
         Recipe(),
-        Recipe(dataset="my photos", model="resnet18_v1b", pretrained=True, unfreeze="gradual", augment=("none",)),
+        Recipe(dataset="my photos", model="resnet18_v1b", pretrained=True, unfreeze="gradual", augment=()),
         Recipe(augment=("random_resized_crop:0.5", "flip"), size=64, mixup=0.2, cutmix=1.0, seed=3, validation=0.0),
         Recipe(small_first=(24, 3), optimizer="adam", lr=0.001, clip_norm=1.0, label_smoothing=0.1),
         Recipe(loss="focal", balanced=True, class_weights=True, skip_broken=True),
@@ -38,10 +38,7 @@ def understood(command):
 )
 def test_the_command_carries_out_the_same_recipe(recipe):
     stored = Recipe.from_json(resolve(recipe).for_images(32, 32).to_json())
-    again = understood(train_command(stored)).for_images(32, 32)
-    if stored.augment == ():
-        again = dataclasses.replace(again, augment=())
-    assert again == stored
+    assert understood(train_command(stored)) == stored
 
 
 def test_a_recipe_that_no_command_can_say_has_none():
@@ -72,7 +69,7 @@ def warned(findings, text):
 
 def test_the_split_decides_what_to_be_careful_about(findings):
     texts = {
-        "test": "This page has used the test images",
+        "test": "This page looks at the test images",
         "validation": "The epoch was chosen by its accuracy on these images",
         "train": "trained on these very images",
     }
@@ -83,7 +80,7 @@ def test_the_split_decides_what_to_be_careful_about(findings):
 
 def test_few_images_are_mentioned_only_where_there_are_few(findings):
     assert warned(findings, "3 of 3 classes have fewer than 30 images here")
-    assert warned(findings, "with 6, an accuracy of about a half is anything from 19 % to 81 %")
+    assert warned(findings, "with 6, an accuracy of about a half is anything from 19\u00a0% to 81\u00a0%")
     assert warned(findings, "3 of 3 classes have fewer than 50 training images, the smallest 12")
     labels = np.repeat(np.arange(3), 400)
     many = dataclasses.replace(
