@@ -60,6 +60,8 @@ def _explain(options: argparse.Namespace) -> None:
     if options.images:
         explainer = Explainer(options.run_folder, run)
         pictures, reason = explainer.pictures(net, _paths(options.images)), explainer.reason
+    if reason and options.split == NONE:
+        raise ValueError(f"There are no Grad-CAM maps of this run. {reason}")
     findings = None
     if options.split != NONE:
         findings = examine_run(options.run_folder, options.split, options.dataset, ctx, verbose=True)

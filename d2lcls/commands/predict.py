@@ -100,7 +100,8 @@ def _predict(options: argparse.Namespace) -> int:
                 if picture.problem:
                     report(picture.problem)
             done += len(batch)
-            progress.update(done, "")
+            if done >= options.batch_size:
+                progress.update(done, "")
     return 1 if failed else 0
 
 

@@ -61,7 +61,10 @@ def find_pictures(names: Iterable[str], report: Report) -> Iterator[FoundPicture
     """
     for name in names:
         if name == STANDARD_INPUT:
-            yield from _standard_input(sys.stdin.buffer, report)
+            if sys.stdin is None:  # closed by whoever started this process
+                report("standard input: closed.")
+            else:
+                yield from _standard_input(sys.stdin.buffer, report)
         elif os.path.lexists(name) or not glob.has_magic(name):
             yield from _or_report(name, _at(name, report), report)
         else:

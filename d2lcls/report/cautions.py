@@ -88,8 +88,9 @@ def _of_the_training(findings: Findings) -> Iterator[str]:
         yield "The last epoch was the best, so that a longer training may be better still."
     if best.valid_accuracy is not None and best.train_accuracy - best.valid_accuracy > GAP:
         yield (
-            f"The accuracy is {percent(best.train_accuracy, 0)} on the training images and {percent(best.valid_accuracy, 0)} on the "
-            "validation images: the network has learned some of the former by heart."
+            f"The accuracy is {percent(best.train_accuracy, 0)} on the training images and "
+            f"{percent(best.valid_accuracy, 0)} on the validation images: the network has learned some of the former "
+            "by heart."
         )
 
 
@@ -106,6 +107,6 @@ def _of_the_rest(findings: Findings) -> Iterator[str]:
         yield "The recipe scores six views of each image (d2lcls evaluate --tta); this page looks at each image once."
     if findings.mistakes and not findings.no_maps:
         yield (
-            "A Grad-CAM map shows where the network found evidence for its answer, at the coarse resolution of its last "
-            "layers, and not what it saw there."
+            "A Grad-CAM map shows where the network found evidence for its answer, at the coarse resolution of its "
+            "last layers, and not what it saw there."
         )

@@ -106,9 +106,15 @@ def examine_run(
         verbose: show progress.
 
     Raises:
-        As `load_run` and `open_run_split`.
+        ValueError: no epoch of the run was finished.
+        Others: as `load_run` and `open_run_split`.
     """
     run, net = load_run(folder, ctx)
+    epochs = [Epoch(**record) for record in read_progress(Path(folder, "last.npz"))["records"]]
+    if not epochs:
+        raise ValueError(
+            f"{folder}: no epoch of this run was finished yet. Finish it with: d2lcls train --resume --out {folder}"
+        )
     images = open_run_split(run, split, dataset)
     analysis = Analysis(predict(net, run.batches(images), ctx, verbose), images.labels, run.classes)
     train, validation, not_opened = _trained_on(run)
@@ -121,7 +127,7 @@ def examine_run(
     return Findings(
         folder=Path(folder),
         run=run,
-        epochs=[Epoch(**record) for record in read_progress(Path(folder, "last.npz"))["records"]],
+        epochs=epochs,
         parameters=sum(parameter.data().size for parameter in parameters_by_path(net).values()),
         split=split,
         dataset=dataset or run.recipe.dataset or "",

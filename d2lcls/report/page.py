@@ -117,9 +117,16 @@ def _mistakes(findings: Findings) -> Iterator[dict[str, Any]]:
     for example in findings.mistakes[:MISTAKES]:
         yield {
             "example": example,
+            "file": _within(example.name, findings.dataset),
             "image": _image_uri(example.image),
             "cam": None if example.cam is None else _image_uri(example.cam),
         }
+
+
+def _within(name: str, dataset: str) -> str:
+    """Return the path of a picture without the folder of its data set, or another name as it is."""
+    folder = Path(dataset) if Path(dataset).is_dir() else Path(dataset).parent
+    return str(Path(name).relative_to(folder)) if Path(name).is_relative_to(folder) else name
 
 
 def _figure_uri(figure: Figure) -> str:

@@ -27,13 +27,11 @@ def open_run_split(run: Run, split: str = "test", dataset: str | None = None) ->
         BrokenImage: a picture cannot be read, and the recipe does not skip these.
         FileNotFoundError, DataUnavailable: as `data.open_split`.
     """
+    if split == "validation" and not run.validation_images:
+        raise ValueError("The run was trained without a validation set (--validation 0).")
     if split != "test":
         train, validation = open_trained_on(run, dataset)
-        if split == "train":
-            return train
-        if validation is None:
-            raise ValueError("The run was trained without a validation set (--validation 0).")
-        return validation
+        return validation if split == "validation" and validation else train
     trained_on = run.recipe.dataset or ""
     if not dataset and Path(trained_on).suffix == ".rec":
         raise ValueError(f"{trained_on} holds the training images. Name the test images with --dataset TEST.rec.")
