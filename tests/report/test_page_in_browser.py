@@ -7,7 +7,10 @@ from d2lcls.report import report_page
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools/browser"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools/browser"))
+sys.path.insert(0, str(ROOT / "tools"))
+import axe
 import chromium
 
 
