@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools/browser"))
 sys.path.insert(0, str(ROOT / "tools"))
-import axe
-import chromium
+import axe  # noqa: E402
+import chromium  # noqa: E402
 
 
 @pytest.fixture(scope="module")
