@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from io import BufferedIOBase
 from itertools import chain, islice
+from typing import Any
 
 from d2lcls.data.decode import FORMATS, BrokenImage, PictureSource, is_image_name
 from d2lcls.data.formats.folders import is_ignored
@@ -152,7 +152,7 @@ def _is_picture(path: str) -> bool:
     return is_image_name(path) and (os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)))
 
 
-def _standard_input(stream: BufferedIOBase, report: Report) -> Iterator[FoundPicture]:
+def _standard_input(stream: Any, report: Report) -> Iterator[FoundPicture]:
     head = stream.read1(_HEAD)  # does not wait for more than the first lines of a list
     if _PICTURE.match(head) and (b"\0" in head or head.startswith(b"P")):
         yield FoundPicture(STANDARD_INPUT, head + stream.read())

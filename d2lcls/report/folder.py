@@ -47,7 +47,7 @@ def write_explanation(
             "mistakes.csv": mistakes_csv(findings.mistakes),
             "classes.csv": classes_csv(analysis.classes, analysis.counts, analysis.class_accuracies),
         }
-    contents = {name: figure and as_file(figure, "png") for name, figure in figures.items()}
+    contents = {name: as_file(figure, "png") if figure else None for name, figure in figures.items()}
     contents |= {name: text.encode("utf-8", "surrogateescape") for name, text in tables.items()}
     return _write(Path(folder), contents)
 

@@ -45,9 +45,10 @@ def test_explain_scores_other_splits_and_sets(capsys, trained, photos, tmp_path)
     out = call(capsys, "explain", trained, "--split", "train", "--out", tmp_path / "a")[1]
     assert "on 32 images" in table(out)["train"]
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "test").symlink_to(photos / "train")
+    for split in ("train", "test"):
+        (tmp_path / "other" / split).symlink_to(photos / "train")
     out = call(capsys, "explain", trained, "--dataset", tmp_path / "other", "--out", tmp_path / "b")[1]
-    assert "on 36 images" in table(out)["test"]
+    assert "on 36 images" in table(out)["test"], out
     with open(tmp_path / "b" / "classes.csv", newline="") as file:
         assert [row["images"] for row in csv.DictReader(file)] == ["12", "12", "12"]
 
