@@ -55,14 +55,13 @@ def _explain(options: argparse.Namespace) -> None:
     from d2lcls.training.runs import load_run
 
     ctx = devices.parse(options.ctx)
-    run, net = load_run(options.run_folder, ctx)
-    pictures, reason = None, ""
+    findings, pictures, reason = None, None, ""
     if options.images:
+        run, net = load_run(options.run_folder, ctx)
         explainer = Explainer(options.run_folder, run)
         pictures, reason = explainer.pictures(net, _paths(options.images)), explainer.reason
     if reason and options.split == NONE:
         raise ValueError(f"There are no Grad-CAM maps of this run. {reason}")
-    findings = None
     if options.split != NONE:
         findings = examine_run(options.run_folder, options.split, options.dataset, ctx, verbose=True)
         reason = findings.no_maps

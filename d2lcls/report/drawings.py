@@ -14,6 +14,7 @@ from d2lcls.explain.confusion import most_mistaken
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from d2lcls.report.examples import Example
@@ -35,12 +36,14 @@ def draw_confusion(analysis: Analysis) -> Figure | None:
     pairs = most_mistaken(analysis.matrix, classes, MOST_PAIRS)
     if not pairs:
         return None
-    return plots.show_bars(
+    figure = plots.show_bars(
         [f"{true} → {predicted}" for true, predicted, _ in pairs],
         [count for _, _, count in pairs],
         "images (true class → predicted class)",
-        title=f"The {len(pairs)} most frequent mistakes among {len(classes)} classes",
     )
+    figure.suptitle(f"The {len(pairs)} most frequent mistakes among {len(classes)} classes")  # wider than the axes
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def draw_calibration(calibration: Calibration) -> Figure:
