@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from d2lcls.data import Batches
 
     import mxnet as mx
+
+    Opened = tuple[str, mx.gluon.Block, Batches, list[mx.Context]]  # split, network, images and devices
 
 
 def add(command: Command) -> None:
@@ -47,15 +51,20 @@ def add(command: Command) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     if options.per_class:
         check_writable(options.per_class)
-    if options.model or options.root or options.weights or options.dataset == "imagenet":
-        _evaluate_imagenet(options)
-    elif options.run_folder:
-        _evaluate_run(options)
-    else:
-        options.wrong("the following arguments are required: RUN, or --dataset imagenet --root DIR --model NAME")
+    # What is announced while the images are opened is no part of the JSON.
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        on_imagenet = options.root or options.dataset == "imagenet"
+        if options.model or options.weights or (on_imagenet and not options.run_folder):
+            opened = _open_imagenet(options)
+        elif options.run_folder:
+            opened = _open_run(options)
+        else:
+            options.wrong("the following arguments are required: RUN, or --dataset imagenet --root DIR --model NAME")
+    _score(options, *opened)
 
 
-def _evaluate_run(options: argparse.Namespace) -> None:
+def _open_run(options: argparse.Namespace) -> Opened:
+    """Open the network of a run, and the images to score it on."""
     from d2lcls import data
     from d2lcls.machine import devices
     from d2lcls.training.pipeline import open_images
@@ -81,11 +90,11 @@ def _evaluate_run(options: argparse.Namespace) -> None:
                 "in its folder: score the test set, or call d2lcls.training.evaluate."
             )
         images = validation if options.split == "validation" and validation else train
-    _score(options, options.split, net, run.batches(images), ctx)
+    return options.split, net, run.batches(images), ctx
 
 
-def _evaluate_imagenet(options: argparse.Namespace) -> None:
-    """Score a network of 1000 classes on ImageNet, which has no public test set: its `val` takes that place."""
+def _open_imagenet(options: argparse.Namespace) -> Opened:
+    """Open a network of 1000 classes and ImageNet, which has no public test set: its `val` takes that place."""
     from d2lcls import data
     from d2lcls.data.formats.imagenet import open_imagenet
     from d2lcls.machine import devices
@@ -102,7 +111,7 @@ def _evaluate_imagenet(options: argparse.Namespace) -> None:
     preprocess = preprocessing(options.model, options.weights)
     images = open_imagenet(options.root, preprocess, split)
     net.hybridize(static_alloc=True, static_shape=True)
-    _score(options, split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx)
+    return split, net, data.Batches(images, 64, preprocess.mean, preprocess.std), ctx
 
 
 def _score(
