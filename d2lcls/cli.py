@@ -9,7 +9,20 @@ import os
 import sys
 
 import d2lcls
-from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
+from d2lcls.commands import (
+    archive,
+    data,
+    doctor,
+    evaluate,
+    export,
+    lr_find,
+    predict,
+    rescue,
+    serve,
+    train,
+    tune,
+    weights,
+)
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
 from d2lcls.machine.full_disk import NUMBERS, DiskFull
@@ -71,7 +84,21 @@ def make_parser() -> Parser:
         help="print the shell's completion script",
     )
     command = commands_of(parser, required=False)
-    for module in (doctor, data, weights, train, tune, evaluate, predict, export, compile_, serve, archive, rescue):
+    for module in (
+        doctor,
+        data,
+        weights,
+        train,
+        lr_find,
+        tune,
+        evaluate,
+        predict,
+        export,
+        compile_,
+        serve,
+        archive,
+        rescue,
+    ):
         module.add(command)
     return parser
 

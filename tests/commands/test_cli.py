@@ -29,6 +29,7 @@ COMMANDS = [
     ["weights", "convert"],
     ["weights", "verify"],
     ["train"],
+    ["lr-find"],
     ["tune"],
     ["evaluate"],
     ["predict"],
