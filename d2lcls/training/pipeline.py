@@ -15,6 +15,8 @@ from d2lcls.data.cached import cached
 from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
+from d2lcls.data.transforms.photographs import MARGIN
+from d2lcls.data.transforms.registry import crops
 from d2lcls.machine import devices
 from d2lcls.machine.files import hold_folder
 from d2lcls.models import get_model, hold_statistics, initialise_from_data, preprocessing, replace_head
@@ -113,13 +115,13 @@ def _cached(
     """Keep the decoded pictures in the run's folder, if the recipe says so and they are not in memory already."""
     with ExitStack() as files:
 
-        def keep(opened: Any, name: str) -> Any:
+        def keep(opened: Any, name: str, size: tuple[int, int] | None = None) -> Any:
             if not (recipe.cache and isinstance(opened, data.LazyImages)):
                 return opened
             folder.mkdir(parents=True, exist_ok=True)
-            return files.enter_context(cached(opened, folder / name))
+            return files.enter_context(cached(opened, folder / name, size))
 
-        yield keep(images, "train.decoded"), keep(validation, "validation.decoded")
+        yield keep(images, "train.decoded", decoded_size(recipe, images)), keep(validation, "validation.decoded")
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -192,14 +194,15 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
 
 def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None) -> tuple[Batches, Batches | None]:
     """Cut training and validation images into batches as a resolved recipe says."""
-    recipe = recipe.for_images(*images.images.shape[1:3])
+    shape = images.images.shape[1:3]
+    recipe = recipe.for_images(*shape)
     assert recipe.model
     if recipe.pretrained:
         expected = preprocessing(recipe.model)
         mean, std = np.array(expected.mean), np.array(expected.std)
     else:
         mean, std = data.channel_statistics(_some(images))
-    loaded = images.images.shape[1:3] == (recipe.size, recipe.size)  # photographs are cropped on loading
+    loaded = shape == (recipe.size, recipe.size)  # photographs are cropped on loading
     size = None if loaded else recipe.size
     train = Batches(
         images,
@@ -207,7 +210,7 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
         mean,
         std,
         shuffle=True,
-        augment=[data.make_transform(text) for text in recipe.transforms],
+        augment=[data.make_transform(text, shape) for text in recipe.transforms],
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
         seed=recipe.seed,
@@ -215,8 +218,24 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
         balanced=recipe.balanced,
         alternating_flip="alternating_flip" in recipe.augment,
         small_first=recipe.small_first,
+        decode=decoded_size(recipe, images),
     )
     return train, Batches(validation, 256, mean, std, size=size) if validation else None
+
+
+def decoded_size(recipe: Recipe, images: AnyImages) -> tuple[int, int] | None:
+    """Return the (height, width) at which training images are decoded: `MARGIN` larger if random crops follow.
+
+    Validation and test images are not cropped at random and are decoded at their own size.
+
+    Args:
+        recipe: `Recipe`, with the transforms that "standard" in `augment` stands for.
+        images: the training images; None is returned for those in memory, and if nothing is cropped at random.
+    """
+    if isinstance(images, Images) or not any(map(crops, recipe.transforms)):
+        return None
+    height, width = images.images.size
+    return round(height * MARGIN), round(width * MARGIN)
 
 
 def _some(images: AnyImages) -> np.ndarray:
