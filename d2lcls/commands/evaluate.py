@@ -35,13 +35,14 @@ def add(command: Command) -> None:
     add("run_folder", metavar="RUN", nargs="?", help="the folder that train wrote")
     add("--split", choices=("test", "validation", "train"), default="test", help="what to score")
     add("--dataset", help="another data set or folder with the same classes; or imagenet")
-    add("--root", metavar="DIR", help="imagenet: the folder that holds val/, or a .rec file")
+    add("--root", metavar="DIR", help="imagenet: the folder that holds val/, or a .rec file (default: the run's)")
     add("--model", metavar="NAME", help="imagenet: the pretrained network to score")
     add(
         "--weights",
         metavar="FILE",
         help="imagenet: a .safetensors, .params or .pth file of your own instead of the pretrained weights",
     )
+    add("--skip-broken", action="store_true", help="leave out pictures that cannot be read (default: as in training)")
     add("--tta", action="store_true", help="average the predictions for six views of each image: shifted and mirrored")
     add("--per-class", metavar="FILE", help="write each class's accuracy as CSV")
     add("--ctx", default="auto", help="as for train")
@@ -72,14 +73,24 @@ def _open_run(options: argparse.Namespace) -> Opened:
 
     ctx = devices.parse(options.ctx)
     run, net = load_run(options.run_folder, ctx)
-    dataset = run.recipe.dataset or ""
+    dataset, root = run.recipe.dataset or "", run.recipe.root
+    if options.dataset not in (None, dataset):
+        root = None  # of the other data set
     if options.split == "validation" and not run.validation_images:
         raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
-    if options.split == "test" and not options.dataset and Path(dataset).suffix == ".rec":
-        raise ValueError(f"{dataset} holds the training images. Name the test images with --dataset TEST.rec.")
-    recipe = dataclasses.replace(run.recipe, dataset=options.dataset or dataset)
+    if options.split == "test" and not options.dataset and not options.root:
+        if Path(dataset).suffix == ".rec":
+            raise ValueError(f"{dataset} holds the training images. Name the test images with --dataset TEST.rec.")
+        if root and Path(root).exists() and not data.has_split(dataset, "test", root):
+            raise ValueError(f"{root} holds the training images. Name ImageNet's validation images with --root.")
+    recipe = dataclasses.replace(
+        run.recipe,
+        dataset=options.dataset or dataset,
+        root=options.root or root,
+        skip_broken=options.skip_broken or run.recipe.skip_broken,
+    )
     if options.split == "test":
-        images = data.open_split(recipe.dataset or "", "test", size=run.image_shape[:2], draft=True)
+        images = data.open_split(recipe.dataset or "", "test", size=run.image_shape[:2], draft=True, root=recipe.root)
         if isinstance(images, data.LazyImages):
             images = images.with_classes(run.classes).checked(recipe.skip_broken)
     else:

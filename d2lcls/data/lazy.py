@@ -151,7 +151,7 @@ class LazyImages:
         if not broken:
             return self
         if not skip_broken:
-            raise broken[min(broken)]
+            raise BrokenImage(f"{broken[min(broken)]} Or leave out such files with --skip-broken (skip_broken=True).")
         print(f"{self.name}: skipped {len(broken)} of {len(self)} files; the first: {broken[min(broken)]}")
         rest = self.subset(np.delete(np.arange(len(self)), list(broken)))
         check_classes_left(self.name, self.classes, np.unique(self.labels), np.unique(rest.labels))

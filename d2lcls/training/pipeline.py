@@ -12,6 +12,7 @@ from typing import Any
 from d2lcls import data
 from d2lcls.data.batches import Batches
 from d2lcls.data.cached import cached
+from d2lcls.data.formats.imagenet import open_imagenet_split
 from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
@@ -125,12 +126,13 @@ def _cached(
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Return a recipe with data set (as an absolute path), model, image size and learning rate filled in."""
+    """Return a recipe with data set (paths as absolute ones), model, image size and learning rate filled in."""
     dataset, model = recipe.dataset or DATASET, (recipe.model or MODEL).lower()
-    if dataset not in data.DATASETS and Path(dataset).exists():
+    if dataset not in (*data.DATASETS, "imagenet") and Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
+    root = recipe.root and str(Path(recipe.root).resolve())
     size = recipe.size or (preprocessing(model).crop if recipe.pretrained else None)
-    return dataclasses.replace(recipe, dataset=dataset, model=model, size=size, lr=recipe.peak_lr)
+    return dataclasses.replace(recipe, dataset=dataset, root=root, model=model, size=size, lr=recipe.peak_lr)
 
 
 def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
@@ -147,14 +149,17 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
         raise ValueError("train_last and unfreeze leave layers as they were, which needs pretrained weights.")
     if recipe.patience and recipe.validation == 0:
         raise ValueError("patience needs a validation set: validation must be above 0.")
-    net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
+    net, shape = get_model(recipe.model), _image_shape(recipe)
     if shape and ctx[0].device_type == "cpu":
         count, height, width, channels = shape
         check_training_memory(net, (min(count, recipe.batch_size), channels, height, width))
 
 
-def _image_shape(dataset: str, size: int | None) -> tuple[int, ...] | None:
+def _image_shape(recipe: Recipe) -> tuple[int, ...] | None:
     """Return the shape (N, H, W, C) of a set of images without reading them; None for a name that is refused later."""
+    dataset, size = recipe.dataset or "", recipe.size
+    if dataset == "imagenet":
+        return recipe.batch_size, size or 224, size or 224, 3  # listing its pictures takes long
     if dataset in data.DATASETS:
         height, width, channels = data.DATASETS[dataset].image_shape
         return data.DATASETS[dataset].splits["train"], size or height, size or width, channels
@@ -177,15 +182,17 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
     def opened(images: AnyImages) -> AnyImages:
         return images.checked(recipe.skip_broken) if isinstance(images, LazyImages) else images
 
-    images = opened(data.open_split(recipe.dataset, "train", size=recipe.size, draft=True))
+    images = opened(data.open_split(recipe.dataset, "train", size=recipe.size, draft=True, root=recipe.root))
     if recipe.pretrained and images.images.shape[3] != 3:
         raise ValueError(
             f"Pretrained networks take colour images; those of {images.name} have {images.images.shape[3]} channel. "
             "Train without --pretrained."
         )
     if recipe.validation_folder:
-        validation = data.open_folder(recipe.validation_folder, recipe.size or 32, draft=True)
-        return images, opened(validation.with_classes(images.classes))
+        place, size = recipe.validation_folder, images.images.shape[1:3]
+        if recipe.dataset == "imagenet":
+            return images, opened(open_imagenet_split(place, "val", size, draft=True))
+        return images, opened(data.open_folder(place, size, draft=True).with_classes(images.classes))
     if recipe.validation is None and data.has_split(recipe.dataset, "val"):
         return images, opened(data.open_split(recipe.dataset, "val", size=recipe.size, draft=True))
     share = VALIDATION if recipe.validation is None else recipe.validation
