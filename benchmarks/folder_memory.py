@@ -70,7 +70,7 @@ def write_sources(folder, entries):
     for position in range(len(offsets)):
         originals.append(folder / "originals" / f"{position}.jpg")
         originals[-1].write_bytes(content(position))
-    lines, records = [], recordio.MXRecordIO(str(folder / "packed.rec"), "w")
+    lines, records = [], recordio.MXIndexedRecordIO(str(folder / "packed.idx"), str(folder / "packed.rec"), "w")
     for number in range(entries):
         original, name = originals[number % len(originals)], f"class{number % CLASSES:03d}"
         link = folder / "folder" / name / f"photograph_{number:08d}.jpg"
@@ -78,7 +78,7 @@ def write_sources(folder, entries):
         os.link(original, link)
         lines.append(f"originals/{original.name},{name}\n")
         header = recordio.IRHeader(0, float(number % CLASSES), number, 0)
-        records.write(recordio.pack(header, content(number % len(originals))))
+        records.write_idx(number, recordio.pack(header, content(number % len(originals))))
     records.close()
     (folder / "list.csv").write_text("".join(lines))
 

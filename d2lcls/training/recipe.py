@@ -76,8 +76,8 @@ class Recipe:
 
     root: str | None = setting(
         None,
-        "imagenet: the folder that holds train/ and val/ with a folder for each class, or train.rec and val.rec; or a "
-        ".rec file",
+        "imagenet: the folder that holds train/ and val/ with a folder for each class, or train.rec and val.rec, of "
+        "which val is for testing; or a .rec file",
         group="data",
         metavar="DIR",
     )

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 from d2lcls import cli
 from d2lcls.commands.parsers import recipe_of
@@ -55,16 +56,15 @@ def test_with_pretrained_weights(capsys, photos, weights):
 def test_the_losses_are_those_of_a_run_with_these_rates(photos, tmp_path):
     """Epochs of one batch, so that the records of a run hold the loss of each step."""
     fields = {"model": NAME, "pretrained": True, "size": 32, "augment": (), "train_last": 1, "bias_lr": 3.0}
-    recipe = Recipe(str(photos), **fields, batch_size=64, decay_biases=True, l1=1e-3, wd=0.1, seed=2)
-    result = find_lr(recipe, lowest=0.01, highest=1, steps=4)
-    by_hand = Recipe(
-        **{**vars(recipe), "num_epochs": 4, "schedule": lambda step: 0.01 * 100 ** (step / 3), "validation": None}
-    )
-    trained = train(by_hand, tmp_path / "run", ctx="cpu", on_epoch=None)
+    recipe = Recipe(str(photos), **fields, batch_size=64, decay_biases=True, l1=1e-5, wd=1e-3, seed=2)
+    result = find_lr(recipe, lowest=1, highest=100, steps=4)
+    rates = {"num_epochs": 4, "schedule": lambda step: 100 ** (step / 3)}
+    trained = train(replace(recipe, **rates), tmp_path / "run", ctx="cpu", on_epoch=None)
     assert list(result.losses) == pytest.approx([epoch.train_loss for epoch in trained.epochs], rel=1e-5)
-    others = find_lr(Recipe(**{**vars(recipe), "train_last": None}), lowest=0.01, highest=1, steps=4)
-    assert others.losses[0] == pytest.approx(result.losses[0], rel=1e-5)
-    assert others.losses[3] != pytest.approx(result.losses[3], rel=1e-2)  # there, all layers are trained
+    for other in ({"train_last": None}, {"bias_lr": 1.0}, {"l1": 0.0}, {"decay_biases": False}):  # each has an effect
+        losses = find_lr(replace(recipe, **other), lowest=1, highest=100, steps=4).losses
+        assert losses[0] == pytest.approx(result.losses[0], rel=1e-5)
+        assert abs(losses[3] / result.losses[3] - 1) > 5e-4, other
 
 
 def test_a_loss_that_only_rises_suggests_nothing_but_is_drawn(capsys, photos, tmp_path):

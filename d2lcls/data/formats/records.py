@@ -200,13 +200,16 @@ def _check_index(rec: Path, offsets: Sequence[int]) -> None:
     index = rec.with_suffix(".idx")
     if not index.is_file():
         return
-    lines = index.read_bytes().splitlines()
-    if len(lines) != len(offsets):
+    try:
+        with open(index, "rb") as lines:
+            listed = np.fromiter((int(line.rpartition(b"\t")[2]) for line in lines), dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise BrokenImage(f"{rec}: {index.name} holds lines that are no index. Write both again.") from None
+    if len(listed) != len(offsets):
         raise BrokenImage(
-            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(lines)}. Write both again."
+            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(listed)}. Write both again."
         )
-    listed = sorted(line.rpartition(b"\t")[2].strip() for line in lines)
-    if listed != sorted(b"%d" % offset for offset in offsets):
+    if not np.array_equal(np.sort(listed), np.sort(np.array(offsets))):
         raise BrokenImage(f"{rec}: {index.name} lists other records. Write both again.")
 
 
