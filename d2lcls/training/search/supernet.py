@@ -146,7 +146,9 @@ def shared_accuracy(
         steps: number of batches.
     """
     batches = (batch for batch, _ in zip(train.epoch(0), range(steps)))
-    return evaluate(supernet.extract(architecture, batches), valid).accuracy
+    net = supernet.extract(architecture, batches)
+    net.hybridize(static_alloc=True, static_shape=True)
+    return evaluate(net, valid).accuracy
 
 
 def recompute_statistics(net: gluon.Block, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -62,7 +62,8 @@ def test_a_step_changes_the_weights_of_its_sub_network_only(supernet):
     assert not changed[1].any() and not changed[2].any()  # the group has one convolution here
     second = changed[3]
     centre = second[:24, :8, 1:4, 1:4]  # of the filters
-    assert centre.mean() > 0.99 and second.sum() == centre.sum()
+    assert second.sum() == centre.sum()
+    assert centre[:16].mean() > 0.9  # the others have no way to the output yet: the last group begins as the identity
     assert changed[5].any() and changed[7].any() and not changed[8].any()
 
 
