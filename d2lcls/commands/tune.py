@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,13 +140,13 @@ def _tune(options: argparse.Namespace) -> None:
     )
 
     def found(record: TrialRecord) -> dict[str, Any]:
-        """The options that a trial stands for."""
+        """Return the values of the recipe that a trial stands for."""
         return (
             {"model": search.candidate(recipe, record.parameters).model} if options.architecture else record.parameters
         )
 
+    best = search.best_trial(study)
     if len(options.objective) == 1:
-        best = search.best_trial(study)
         print(f"best: {best}\nTrain it in full with: {_train_command(options, found(best))}")
     else:
         _print_front(options, [(record, found(record)) for record in search.pareto_front(study)])
@@ -223,17 +223,34 @@ def _titles(objectives: list[str]) -> list[str]:
     return [f"{name}{units[name]}" for name in ("accuracy", *(each for each in objectives if each != "accuracy"))]
 
 
-def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
-    """Return the command line that trains the best trial: the options that were given, and what was found."""
+def _train_command(options: argparse.Namespace, found: Mapping[str, Any]) -> str:
+    """Return the command line that trains a trial in full."""
+    words = {
+        name: "" if value is True else " ".join(map(shlex.quote, _word(value).split()))
+        for name, value in found.items()
+        if value is not None and value is not False
+    }
+    return train_command(options, words, without=("num_epochs", "validation"))
+
+
+def train_command(options: argparse.Namespace, found: Mapping[str, str], without: Collection[str] = ()) -> str:
+    """Return a command line that trains: with the options that were given, and with values that were found.
+
+    Args:
+        options: of a parser with `add_recipe_options` and --ctx.
+        found: names of fields of the recipe and their values, as the command line takes them.
+        without: fields that are left out.
+    """
     from d2lcls.training.fields import option_name
     from d2lcls.training.recipe import options as fields
 
     words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", options.ctx])]
     if getattr(options, "recipe", None):
         words += ["--recipe", options.recipe]
-    for field in fields():
-        value = getattr(options, field.name, None)
-        if value is not None and field.name not in ("num_epochs", "validation", *best):
+    names = {field.name: option_name(field) for field in fields()}
+    for name, option in names.items():
+        value = getattr(options, name, None)
+        if value is not None and name not in without and name not in found:
             values = (
                 value
                 if isinstance(value, list)
@@ -241,12 +258,8 @@ def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
                 if isinstance(value, tuple)
                 else [value]
             )
-            words += [option_name(field)] + ([] if value is True else [shlex.quote(str(part)) for part in values])
-    names = {field.name: option_name(field) for field in fields()}
-    for name, value in best.items():
-        if value is not None and value is not False:
-            words += [names[name]] + ([] if value is True else [shlex.quote(part) for part in _word(value).split()])
-    return " ".join(words)
+            words += [option] + ([] if value is True else [shlex.quote(str(part)) for part in values])
+    return " ".join([*words, *(f"{names[name]} {value}".rstrip() for name, value in found.items())])
 
 
 def _number(value: float) -> str:
@@ -262,9 +275,9 @@ def _draw(study: optuna.Study, folder: Path, objectives: list[str]) -> None:
     from d2lcls.training import search
 
     records = search.trials_table(study)
-    _save(plots.show_search(records), folder / "history.png")
+    save_figure(plots.show_search(records), folder / "history.png")
     if len(objectives) > 1:
-        _save(plots.show_front(records, search.pareto_front(study), _titles(objectives)), folder / "front.png")
+        save_figure(plots.show_front(records, search.pareto_front(study), _titles(objectives)), folder / "front.png")
     try:
         shares = search.importance(study)
     except ValueError as error:  # too few trials, or all alike: no reason to fail after the search
@@ -277,8 +290,9 @@ def _draw(study: optuna.Study, folder: Path, objectives: list[str]) -> None:
         "share of the variance explained (%)",
         title=f"What made {complete} trials differ",
     )
-    _save(figure, folder / "importance.png")
+    save_figure(figure, folder / "importance.png")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG file."""
     write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))
