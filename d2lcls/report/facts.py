@@ -30,7 +30,7 @@ def facts(findings: Findings) -> dict[str, str]:
         "Validation images": _validation(findings),
         "Size": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}"
         + (f", scaled to {network_height} × {network_width} for the network" if run.size else ""),
-        "Network": f"{recipe.model}, {'with ImageNet weights' if recipe.pretrained else 'trained from scratch'}",
+        "Network": f"{recipe.model}{', from ImageNet weights' if recipe.pretrained else ''}",
         "Parameters": f"{findings.parameters:,}",
         "Epochs": _epochs(findings),
         "Time": f"{_duration(sum(record.seconds for record in findings.epochs))} of training, without validation",

@@ -27,6 +27,8 @@ def rebuild_network(folder: str | Path) -> mx.gluon.HybridBlock:
         Others: as `load_run`.
     """
     run, graph = load_run(folder)
+    if ":" in (run.recipe.model or ""):  # a class of the caller, whose code a folder from elsewhere must not choose
+        raise ValueError(f"{folder}: its network is {run.recipe.model}, whose code is not run.")
     net = get_model(run.recipe.model or "", len(run.classes))
     stored, parameters = _parameters_of(graph, folder), parameters_by_path(net)
     if set(stored) != set(parameters) or any(

@@ -64,3 +64,16 @@ def test_a_graph_with_other_operators_is_noticed(shapes, tmp_path):
     (folder / "network.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="built differently"):
         rebuild_network(folder)
+
+
+def test_code_that_a_folder_names_is_not_run(shapes, tmp_path, monkeypatch):
+    net = get_model("cnn", classes=3)
+    net.initialize()
+    folder = trained(shapes, tmp_path / "run", net, "cnn")
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    described = json.loads((folder / "run.json").read_text())
+    described["recipe"]["model"] = "evil:Net"
+    (folder / "run.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="its network is evil:Net, whose code is not run"):
+        rebuild_network(folder)
