@@ -27,11 +27,11 @@ FILTERS = 32  # oneDNN's fast kernels take 16 channels at a time; 24 in the sour
 class Fast94(gluon.HybridBlock):
     """A convolutional network for 32 x 32 images: whitening, three groups of two convolutions, one dense layer.
 
-    A group is [convolution, pooling by 2, normalisation, GELU, convolution, normalisation, GELU]; other numbers of
-    convolutions repeat or leave out its last three layers. The normalisation has
-    no scale, since the next layer can scale as well. The first layer is not trained: `whiten` sets it from images. A
-    convolution begins as the identity on as many channels as it has inputs, so that the image reaches the deepest
-    layer from the first step; its other filters are drawn. The logits are divided by 9, so that they begin small.
+    A group is [convolution, pooling by 2, normalisation, GELU, convolution, normalisation, GELU]; with other numbers of
+    convolutions, its last three layers are repeated or left out. The normalisation has no scale, since the next layer
+    can scale as well. The first layer is not trained: `whiten` sets it from images. A convolution begins as the
+    identity on as many channels as it has inputs, so that the image reaches the deepest layer from the first step; its
+    other filters are drawn. The logits are divided by 9, so that they begin small.
 
     Args:
         classes: number of logits.
