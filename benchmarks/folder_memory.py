@@ -89,7 +89,8 @@ def peak_memory(source):
         command = [sys.executable, "-m", "d2lcls", "train", "--dataset", source, *TRAIN, "--out", Path(run, "run")]
         child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(child.pid, 0)
-    if status:
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
         raise RuntimeError(f"training on {source} failed: {' '.join(map(str, command))}")
     return usage.ru_maxrss * 1024 / 1e6  # Linux counts in KiB
 

@@ -189,7 +189,7 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
             "Train without --pretrained."
         )
     if recipe.validation_folder:
-        place, size = recipe.validation_folder, images.images.shape[1:3]
+        place, size = recipe.validation_folder, _height_and_width(images)
         if recipe.dataset == "imagenet":
             return images, opened(open_imagenet_split(place, "val", size, draft=True))
         return images, opened(data.open_folder(place, size, draft=True).with_classes(images.classes))
@@ -201,7 +201,7 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
 
 def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None) -> tuple[Batches, Batches | None]:
     """Cut training and validation images into batches as a resolved recipe says."""
-    shape = images.images.shape[1:3]
+    shape = _height_and_width(images)
     recipe = recipe.for_images(*shape)
     assert recipe.model
     if recipe.pretrained:
@@ -241,8 +241,12 @@ def decoded_size(recipe: Recipe, images: AnyImages) -> tuple[int, int] | None:
     """
     if isinstance(images, Images) or not any(map(crops, recipe.transforms)):
         return None
-    height, width = images.images.size
+    height, width = _height_and_width(images)
     return round(height * MARGIN), round(width * MARGIN)
+
+
+def _height_and_width(images: AnyImages) -> tuple[int, int]:
+    return images.images.shape[1], images.images.shape[2]
 
 
 def _some(images: AnyImages) -> np.ndarray:

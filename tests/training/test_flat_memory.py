@@ -32,7 +32,8 @@ def peak_memory(source, run):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([str(word) for word in command], env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
     return usage.ru_maxrss * 1024
 
 
