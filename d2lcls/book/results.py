@@ -40,22 +40,30 @@ def write(name: str, command: str, values: dict[str, Any], data: Iterable[str] =
     content = {
         "command": command,
         **values,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: metadata.version(p) for p in ("mxnet", "gluoncv", "numpy")},
-        },
-        "machine": {
-            "processor": _processor(),
-            "instructions": instructions(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30),
-            "system": platform.system(),
-        },
+        "versions": versions(),
+        "machine": machine(),
         "data": {n: _version(DATASETS[n]) for n in data},
     }
     path = _file(name)
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    packages = {package: metadata.version(package) for package in ("mxnet", "gluoncv", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def machine() -> dict[str, Any]:
+    """Return what is known of this machine: its processor, instruction sets, cores, memory and system."""
+    return {
+        "processor": _processor(),
+        "instructions": instructions(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.system(),
+    }
 
 
 def _version(dataset: Dataset) -> dict[str, str]:

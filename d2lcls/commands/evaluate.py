@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2lcls.commands.parsers import Command
@@ -56,31 +53,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_run(options: argparse.Namespace) -> None:
-    from d2lcls import data
     from d2lcls.machine import devices
-    from d2lcls.training.pipeline import open_images
+    from d2lcls.training.run_images import open_run_split
     from d2lcls.training.runs import load_run
 
     ctx = devices.parse(options.ctx)
     run, net = load_run(options.run_folder, ctx)
-    dataset = run.recipe.dataset or ""
-    if options.split == "validation" and not run.validation_images:
-        raise ValueError(f"{options.run_folder} was trained without a validation set (--validation 0).")
-    if options.split == "test" and not options.dataset and Path(dataset).suffix == ".rec":
-        raise ValueError(f"{dataset} holds the training images. Name the test images with --dataset TEST.rec.")
-    recipe = dataclasses.replace(run.recipe, dataset=options.dataset or dataset)
-    if options.split == "test":
-        images = data.open_split(recipe.dataset or "", "test", size=run.image_shape[:2], draft=True)
-        if isinstance(images, data.LazyImages):
-            images = images.with_classes(run.classes).checked(recipe.skip_broken)
-    else:
-        train, validation = open_images(recipe)
-        if (len(validation) if validation else 0) != run.validation_images:
-            raise ValueError(
-                f"The run was validated on {run.validation_images:,} images of the caller's choice, which are not "
-                "in its folder: score the test set, or call d2lcls.training.evaluate."
-            )
-        images = validation if options.split == "validation" and validation else train
+    images = open_run_split(run, options.split, options.dataset)
     _score(options, options.split, net, run.batches(images), ctx)
 
 
@@ -108,6 +87,7 @@ def _evaluate_imagenet(options: argparse.Namespace) -> None:
 def _score(
     options: argparse.Namespace, split: str, net: mx.gluon.Block, batches: Batches, ctx: list[mx.Context]
 ) -> None:
+    from d2lcls.report.tables import classes_csv
     from d2lcls.training.evaluation import evaluate_classes, six_views
 
     views = six_views if options.tta else None
@@ -116,11 +96,7 @@ def _score(
     if not options.per_class:
         return
     classes, counts = batches.data.classes, batches.data.counts()
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["label", "class", "images", "accuracy"])
-    writer.writerows([k, classes[k], counts[k], f"{accuracies[k]:.6f}"] for k in counts.nonzero()[0])
-    write_atomically(options.per_class, text.getvalue().encode())
+    write_atomically(options.per_class, classes_csv(classes, counts, accuracies).encode("utf-8", "surrogateescape"))
     if not options.json:
         worst = [k for k in accuracies.argsort(kind="stable") if counts[k]][:5]  # NaN sorts last
         print("Weakest classes:", ", ".join(f"{classes[k]} {accuracies[k]:.1%}" for k in worst))

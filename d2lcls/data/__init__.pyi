@@ -8,6 +8,7 @@ from . import images as images
 from . import imbalance as imbalance
 from . import lazy as lazy
 from . import loading as loading
+from . import pictures as pictures
 from . import prefetch as prefetch
 from . import preprocess as preprocess
 from . import transforms as transforms
@@ -42,6 +43,8 @@ from .loading import has_split as has_split
 from .loading import is_sample as is_sample
 from .loading import load as load
 from .loading import open_split as open_split
+from .pictures import find_pictures as find_pictures
+from .pictures import read_batches as read_batches
 from .preprocess import Preprocess as Preprocess
 from .transforms import STANDARD as STANDARD
 from .transforms import TRANSFORMS as TRANSFORMS

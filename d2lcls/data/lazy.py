@@ -83,6 +83,7 @@ class LazyImages:
         name: of the set, for titles and messages.
         check: function of a position that raises `BrokenImage` if the file is certainly broken, without decoding
             it if possible.
+        path: function from a position to the path of the picture's file; None if pictures have no files of their own.
     """
 
     images: Decoded
@@ -90,6 +91,7 @@ class LazyImages:
     classes: tuple[str, ...]
     name: str
     check: Callable[[int], None] | None = None
+    path: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -99,6 +101,10 @@ class LazyImages:
         """Return the `LazyImages` at these positions, or where this bool mask is True, in the order given."""
         images = Decoded(self.images.read, self.images.positions[indices], self.images.size, self.images.draft)
         return replace(self, images=images, labels=self.labels[indices])
+
+    def path_of(self, index: int) -> str | None:
+        """Return the path of an image's file; None if it has no file of its own."""
+        return self.path(int(self.images.positions[index])) if self.path else None
 
     def at(self, size: Size, draft: bool = False) -> LazyImages:
         """Return the same pictures, decoded at another size."""

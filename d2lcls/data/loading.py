@@ -126,7 +126,11 @@ def _open_photographs(dataset: Dataset, files: Sequence[File], size: Size, draft
         file = files[position]
         return read_image(_read(folder / file.name, file, dataset.name), size, draft=draft)
 
-    return LazyImages(Decoded(read, np.arange(len(files)), size, draft), labels, dataset.classes, dataset.name)
+    def path(position: int) -> str:
+        return str(folder / files[position].name)
+
+    images = Decoded(read, np.arange(len(files)), size, draft)
+    return LazyImages(images, labels, dataset.classes, dataset.name, path=path)
 
 
 def _read(path: Path, file: File, name: str) -> bytes:

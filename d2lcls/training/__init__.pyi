@@ -6,8 +6,10 @@ from . import losses as losses
 from . import optimizers as optimizers
 from . import pipeline as pipeline
 from . import precision as precision
+from . import rebuild as rebuild
 from . import recipe as recipe
 from . import recipes as recipes
+from . import run_images as run_images
 from . import runs as runs
 from . import schedules as schedules
 from . import search as search
@@ -31,10 +33,13 @@ from .losses import LOSSES as LOSSES
 from .losses import cross_entropy as cross_entropy
 from .losses import focal as focal
 from .pipeline import train as train
+from .rebuild import rebuild_network as rebuild_network
 from .recipe import Recipe as Recipe
 from .recipes import RECIPES as RECIPES
+from .run_images import open_run_split as open_run_split
 from .runs import Run as Run
 from .runs import classify as classify
+from .runs import classify_images as classify_images
 from .runs import load_run as load_run
 from .schedules import SCHEDULES as SCHEDULES
 from .schedules import constant as constant

@@ -101,10 +101,23 @@ def evaluate_classes(
 
 
 def predict(
-    net: gluon.Block, batches: Batches | FeatureBatches, ctx: mx.Context | list[mx.Context] | None = None
+    net: gluon.Block,
+    batches: Batches | FeatureBatches,
+    ctx: mx.Context | list[mx.Context] | None = None,
+    verbose: bool = False,
 ) -> np.ndarray:
-    """Return the logits of every image, float32 of shape (N, K), in the order of the batches."""
-    return np.concatenate([logits for logits, _ in _outputs(net, batches, ctx)]).astype(np.float32)
+    """Return the logits of every image, float32 of shape (N, K), in the order of the batches.
+
+    Args:
+        net, batches, ctx: as for `evaluate`.
+        verbose: show progress.
+    """
+    logits = []
+    with Progress(len(batches), verbose=verbose) as progress:
+        for step, (of_batch, _) in enumerate(_outputs(net, batches, ctx), 1):
+            logits.append(of_batch.astype(np.float32))
+            progress.update(step, "predicting")
+    return np.concatenate(logits)
 
 
 def check_labels(data: Any, outputs: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.data.batches import Batches
-from d2lcls.data.decode import read_image
+from d2lcls.data.decode import PictureSource, read_image
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
 from d2lcls.data.preprocess import Preprocess
@@ -87,6 +87,21 @@ class Run:
         (mean_r, mean_g, mean_b), (std_r, std_g, std_b) = self.mean, self.std
         interpolation = "bicubic" if self.size else "bilinear"
         return Preprocess(height, height, (mean_r, mean_g, mean_b), (std_r, std_g, std_b), interpolation)
+
+    def picture(self, source: PictureSource) -> np.ndarray:
+        """Read a picture as the run's images were loaded: scaled to cover their size, and its centre cropped.
+
+        Returns:
+            uint8 (H, W, C), of the run's `image_shape`.
+
+        Raises:
+            BrokenImage, FileNotFoundError: as `read_image`.
+        """
+        height, width, channels = self.image_shape
+        image = read_image(source, (height, width))
+        if channels == 1:
+            return np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+        return image
 
     def check_same(self, folder: str | Path) -> None:
         """Raise ValueError if a folder holds a run on other images; recipes are compared with the checkpoint."""
@@ -205,15 +220,15 @@ def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.glu
 def classify(run: Run, net: mx.gluon.Block, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (N, K) that a run's network gives to picture files.
 
-    Each picture is scaled to cover the size of the training images and its centre is cropped; from there on it is
-    treated as they were.
+    Each picture is read by `Run.picture`; from there on it is treated as the training images were.
 
     Raises:
         BrokenImage, FileNotFoundError: as `read_image`.
     """
-    height, width, channels = run.image_shape
-    images = np.stack([read_image(path, (height, width)) for path in paths])
-    if channels == 1:
-        images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    return classify_images(run, net, np.stack([run.picture(path) for path in paths]))
+
+
+def classify_images(run: Run, net: mx.gluon.Block, images: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, K) that a run's network gives to images, uint8 (N, H, W, C) of the run's size."""
     pictures = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
     return softmax(predict(net, run.batches(pictures)))

@@ -32,6 +32,8 @@ COMMANDS = [
     ["tune"],
     ["evaluate"],
     ["predict"],
+    ["explain"],
+    ["report"],
     ["export"],
     ["quantize"],
     ["onnx"],

@@ -129,7 +129,14 @@ def open_files(
         return read_image(source(position), size, interpolation, draft)
 
     images = Decoded(read, np.arange(len(paths)), size, draft)
-    return LazyImages(images, labels, classes, name, lambda position: check_complete(source(position)))
+    return LazyImages(
+        images,
+        labels,
+        classes,
+        name,
+        lambda position: check_complete(source(position)),
+        lambda position: paths[position],
+    )
 
 
 def load_folder(
