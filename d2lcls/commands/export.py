@@ -268,4 +268,4 @@ def _describe(options: argparse.Namespace) -> None:
 def _has_test_images(name: str | None) -> bool:
     from d2lcls import data
 
-    return name in data.DATASETS or name is not None and any((Path(name) / split).is_dir() for split in ("test", "val"))
+    return name in data.DATASETS or name is not None and Path(name).exists() and data.has_split(name, "test")

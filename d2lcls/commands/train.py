@@ -81,7 +81,7 @@ def _next_step(recipe: Recipe, folder: Path) -> str:
     from d2lcls.data import has_split
 
     assert recipe.dataset
-    tested = has_split(recipe.dataset, "test")
+    tested = has_split(recipe.dataset, "test", recipe.root)
     return (
         f"Score it {'once on the test set' if tested else 'on its validation set'} with: d2lcls evaluate {folder}"
         f"{'' if tested else ' --split validation'}{' --tta' if recipe.tta else ''}"

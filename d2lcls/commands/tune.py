@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def _tune(options: argparse.Namespace) -> None:
         timeout=options.timeout,
     )
     best = search.best_trial(study)
-    print(f"best: {best}\nTrain it in full with: {_train_command(options, best.parameters)}")
+    print(f"best: {best}\nTrain it in full with: {_best_command(options, best.parameters)}")
     if options.pictures:
         _draw(study, Path(options.pictures))
 
@@ -99,15 +100,28 @@ def _study_name(recipe: Recipe, share: float) -> str:
     return f"{Path(recipe.dataset).stem}-{recipe.model}-share{share:g}-epochs{recipe.num_epochs}-{digest}"
 
 
-def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
-    """Return the command line that trains the best trial: the options that were given, and what was found."""
+def _best_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
+    """Return the command line that trains the best trial."""
+    found = {"lr": f"{best['lr']:.4g}", "wd": f"{best['wd']:.4g}", "augment": best["augment"]}
+    return train_command(options, found, without=("num_epochs", "validation"))
+
+
+def train_command(options: argparse.Namespace, found: Mapping[str, str], without: Collection[str] = ()) -> str:
+    """Return a command line that trains: with the options that were given, and with values that were found.
+
+    Args:
+        options: of a parser with `add_recipe_options` and --ctx.
+        found: names of fields of the recipe and their values, as the command line takes them.
+        without: fields that are left out.
+    """
     from d2lcls.training.fields import option_name
     from d2lcls.training.recipe import options as fields
 
     words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", options.ctx])]
-    for field in fields():
-        value = getattr(options, field.name, None)
-        if value is not None and field.name not in ("num_epochs", "validation"):
+    names = {field.name: option_name(field) for field in fields()}
+    for name, option in names.items():
+        value = getattr(options, name, None)
+        if value is not None and name not in without:
             values = (
                 value
                 if isinstance(value, list)
@@ -115,8 +129,8 @@ def _train_command(options: argparse.Namespace, best: dict[str, Any]) -> str:
                 if isinstance(value, tuple)
                 else [value]
             )
-            words += [option_name(field)] + ([] if value is True else [shlex.quote(str(part)) for part in values])
-    return " ".join([*words, f"--lr {best['lr']:.4g} --wd {best['wd']:.4g} --augment {best['augment']}"])
+            words += [option] + ([] if value is True else [shlex.quote(str(part)) for part in values])
+    return " ".join([*words, *(f"{names[name]} {value}" for name, value in found.items())])
 
 
 def _draw(study: optuna.Study, folder: Path) -> None:
@@ -124,7 +138,7 @@ def _draw(study: optuna.Study, folder: Path) -> None:
     from d2lcls.training import search
 
     records = search.trials_table(study)
-    _save(plots.show_search(records), folder / "history.png")
+    save_figure(plots.show_search(records), folder / "history.png")
     try:
         shares = search.importance(study)
     except ValueError as error:  # too few trials, or all alike: no reason to fail after the search
@@ -137,8 +151,9 @@ def _draw(study: optuna.Study, folder: Path) -> None:
         "share of the variance explained (%)",
         title=f"What made {complete} trials differ",
     )
-    _save(figure, folder / "importance.png")
+    save_figure(figure, folder / "importance.png")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as a PNG file."""
     write_atomically(path, lambda file: figure.savefig(file, dpi=150, format="png"))

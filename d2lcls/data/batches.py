@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from d2lcls.data.decode import Size, height_and_width
 from d2lcls.data.images import Images
-from d2lcls.data.lazy import LazyImages
+from d2lcls.data.lazy import Decoded, LazyImages
 from d2lcls.data.preprocess import scale_and_shift
 from d2lcls.data.transforms.augment import Transform, mirror, random_window
 from d2lcls.data.transforms.augment import cutmix as paste
@@ -51,6 +51,9 @@ class Batches:
             that take both sizes. After Howard's progressive resizing (DAWNBench, 2018), which scales instead.
         cutmix: alpha of `augment.cutmix`, applied last; 0 is off. With mixup too, each batch gets one of the two, drawn
             with equal chances, as in timm.
+        decode: for `LazyImages`, side or (height, width) in pixels at which the pictures of an epoch are decoded. One
+            transform in `augment`, `random_resized_crop(size=...)`, must return them in the size of `data`. Larger than
+            that, crops keep more detail. None decodes at the size of `data`, as `example` always does.
 
     Raises:
         ValueError: the set is empty, or an argument has the wrong range or shape; the message names it.
@@ -71,6 +74,7 @@ class Batches:
         alternating_flip: bool = False,
         small_first: tuple[int, int] | None = None,
         cutmix: float = 0.0,
+        decode: Size | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
@@ -102,6 +106,8 @@ class Batches:
         self.shuffle, self.augment, self.mixup, self.seed = shuffle, tuple(augment), mixup, seed
         self.size, self.balanced = None if size is None else height_and_width(size), balanced
         self.alternating_flip, self.small_first, self.cutmix = alternating_flip, small_first, cutmix
+        self.decode = None if decode is None else height_and_width(decode)
+        self._pictures = data.images if self.decode is None else self._decoded_at(self.decode)
         self._scale, self._shift = scale_and_shift(mean, std)
         # The normalised value of each uint8 value, (C, 256).
         self._values = (np.arange(256, dtype=np.uint8) * self._scale + self._shift)[:, 0]
@@ -126,10 +132,15 @@ class Batches:
         order = self._order(number)
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images, labels = self.data.images[indices], self.data.labels[indices].astype(np.int32)
+            images, labels = self._pictures[indices], self.data.labels[indices].astype(np.int32)
             rng = np.random.default_rng([self.seed, number, batch])
             for transform in self.augment:
                 images = transform(images, rng)
+            if self.decode and images.shape[1:3] != self.data.images.shape[1:3]:
+                raise ValueError(
+                    f"augment returned images of {images.shape[1:3]} pixels, not {self.data.images.shape[1:3]}: with "
+                    "decode=..., it needs random_resized_crop(size=...)."
+                )
             if self.small_first and number < self.small_first[1]:
                 images = random_window(images, self.small_first[0], self.small_first[0], rng)
             if self.alternating_flip:
@@ -141,6 +152,11 @@ class Batches:
     def example(self) -> np.ndarray:
         """Return the first image as the network's input, float32 (1, C, H, W): scaled, but not augmented."""
         return self._for_network(self.data.images[:1])
+
+    def _decoded_at(self, size: tuple[int, int]) -> Decoded:
+        if not isinstance(self.data, LazyImages):
+            raise ValueError("decode is for pictures that are decoded when needed: give LazyImages, as of open_folder.")
+        return self.data.at(size, self.data.images.draft).images
 
     def _mix(self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         pastes = rng.random() < 0.5 if self.mixup and self.cutmix else self.cutmix > 0

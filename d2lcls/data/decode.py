@@ -124,28 +124,28 @@ def read_image(
     return np.array(picture, dtype=np.uint8)  # a copy, as Pillow's memory is read-only
 
 
-def check_complete(source: str | Path | bytes) -> None:
+def check_complete(source: str | Path) -> None:
     """Look at the beginning and the end of a JPEG or PNG file, which shows whether it was cut short.
 
     Files of other formats, and those that end differently (cameras append data of their own), are decoded.
 
     Args:
-        source: a path, or the encoded bytes of an image file.
+        source: its path.
 
     Raises:
         BrokenImage, FileNotFoundError: as `open_image`.
     """
-    if isinstance(source, bytes):
-        begin, end = source[:8], source[-12:]
-    else:
-        with open(source, "rb") as file:
-            begin = file.read(8)
-            file.seek(max(0, file.seek(0, io.SEEK_END) - 12))
-            end = file.read()
-    for first, last in _WHOLE:
-        if begin.startswith(first) and end.endswith(last):
-            return
-    open_image(source)
+    with open(source, "rb") as file:
+        begin = file.read(8)
+        file.seek(max(0, file.seek(0, io.SEEK_END) - 12))
+        end = file.read()
+    if not looks_complete(begin, end):
+        open_image(source)
+
+
+def looks_complete(begin: bytes, end: bytes) -> bool:
+    """Return whether a file of which these are the first 8 and the last 12 bytes is a whole JPEG or PNG."""
+    return any(begin.startswith(first) and end.endswith(last) for first, last in _WHOLE)
 
 
 def check_interpolation(name: str) -> None:

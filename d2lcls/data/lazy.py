@@ -20,6 +20,7 @@ from d2lcls.machine.progress import Progress
 
 import numpy as np
 
+AT_A_TIME = 1000  # calls that wait for a thread; each takes a kilobyte, so that a million would take a gigabyte
 Read = Callable[[int, tuple[int, int], bool], np.ndarray]  # position, (height, width), draft -> uint8 (H, W, 3)
 
 
@@ -58,7 +59,7 @@ class Decoded:
         if np.ndim(positions) == 0:
             return self._decode(int(positions))
         images = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
-        for number, image in enumerate(in_threads(self._decode, positions.tolist())):
+        for number, image in enumerate(in_threads(self._decode, positions)):
             images[number] = image
         return images
 
@@ -66,10 +67,16 @@ class Decoded:
         return self.read(position, self.size, self.draft)
 
 
-def in_threads(function: Callable[[int], Any], positions: list[int]) -> Iterator[Any]:
-    """Yield the results of a function in order; Pillow releases the GIL while it decodes."""
+def in_threads(function: Callable[[int], Any], positions: np.ndarray) -> Iterator[Any]:
+    """Yield the results of a function, which releases the GIL as Pillow does while it decodes, in order.
+
+    Args:
+        function: takes a position.
+        positions: int (N,).
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(function, positions)
+        for begin in range(0, len(positions), AT_A_TIME):
+            yield from pool.map(function, positions[begin : begin + AT_A_TIME].tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +164,7 @@ class LazyImages:
         if not broken:
             return self
         if not skip_broken:
-            raise broken[min(broken)]
+            raise BrokenImage(f"{broken[min(broken)]} Or leave out such files with --skip-broken (skip_broken=True).")
         print(f"{self.name}: skipped {len(broken)} of {len(self)} files; the first: {broken[min(broken)]}")
         rest = self.subset(np.delete(np.arange(len(self)), list(broken)))
         check_classes_left(self.name, self.classes, np.unique(self.labels), np.unique(rest.labels))
@@ -177,7 +184,7 @@ class LazyImages:
             return None
 
         with Progress(len(self), verbose=thorough) as progress:
-            for number, error in enumerate(in_threads(attempt, self.images.positions.tolist())):
+            for number, error in enumerate(in_threads(attempt, self.images.positions)):
                 if number % 100 == 0:
                     progress.update(number, f"checking {self.name}")
                 if error:

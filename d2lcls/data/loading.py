@@ -9,6 +9,7 @@ from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import DataUnavailable, fetch
 from d2lcls.data.download.dataset import Dataset, File
 from d2lcls.data.download.sample import GROCERY_SAMPLE, SAMPLE_NAME, open_grocery_sample, read_sample
+from d2lcls.data.formats.imagenet import has_imagenet_split, open_imagenet_split
 from d2lcls.data.formats.splits import has_split as pictures_have_split
 from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
@@ -19,20 +20,26 @@ import numpy as np
 
 
 def open_split(
-    name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None, draft: bool = False
+    name: str | Path,
+    split: str = "train",
+    fallback: bool = True,
+    size: Size | None = None,
+    draft: bool = False,
+    root: str | Path | None = None,
 ) -> Images | LazyImages:
     """Open one split of a data set, which is fetched first if it is not in the cache.
 
     Args:
-        name: a name in `DATASETS`; or a folder, a CSV list or a `.rec` file, as for `open_pictures` (a folder with the
-            name of a data set is written as `./cifar10`).
+        name: a name in `DATASETS`; "imagenet"; or a folder, a CSV list or a `.rec` file, as for `open_pictures` (a
+            folder with the name of a data set is written as `./cifar10`).
         split: "train", "val" or "test".
         fallback: if no source can be reached, print one line and return the package's sample: ten classes of
             Grocery Store for that set, Fashion-MNIST in the image shape of the data set for the others; see
             `is_sample`. False raises instead.
         size: side or (height, width) in pixels that photographs are cropped to; None is 32 for pictures of one's own,
-            and `image_shape` for Grocery Store. It does not apply to the other data sets by name.
+            `image_shape` for Grocery Store, and 224 for ImageNet. It does not apply to the other data sets by name.
         draft: shrink large JPEGs during decoding; see `read_image`.
+        root: for "imagenet", where it is; see `open_imagenet`. Its `val` is the split "test".
 
     Returns:
         `LazyImages` of photographs, which are decoded when a batch needs them; `Images` of the other data sets by name.
@@ -43,13 +50,19 @@ def open_split(
         DataUnavailable: no source can be reached and `fallback` is False.
         OSError: a file in the cache is damaged, or the cache cannot be written.
     """
+    if str(name) == "imagenet":
+        if root is None:
+            raise ValueError("imagenet needs root: the folder that holds its train/ and val/, or a .rec file.")
+        if split not in ("train", "test"):
+            raise ValueError(f"imagenet has no split {split!r}, only train and test, which is its val.")
+        return open_imagenet_split(root, "val" if split == "test" else split, size or 224, draft)
     path = Path(name)
     if path.suffix in (".rec", ".csv") or (path.is_dir() and str(name) not in catalog.DATASETS):
         return open_pictures(path, split, size or 32, draft)
     if path.parent != Path(".") and str(name) not in catalog.DATASETS:
         raise FileNotFoundError(
             f"{name}: no such folder. Expected one with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list, a .rec file, "
-            f"or the name of a data set: {', '.join(sorted(catalog.DATASETS))}."
+            f"or the name of a data set: {', '.join(sorted([*catalog.DATASETS, 'imagenet']))}."
         )
     name = str(name)
     dataset = catalog.find(name)
@@ -70,8 +83,10 @@ def open_split(
     return Images(images, labels, dataset.classes, name)
 
 
-def has_split(name: str | Path, split: str) -> bool:
-    """Return whether a data set by name, or one's own pictures, have images of this split."""
+def has_split(name: str | Path, split: str, root: str | Path | None = None) -> bool:
+    """Return whether a data set has images of this split; `name` and `root` as for `open_split`."""
+    if str(name) == "imagenet":
+        return root is not None and has_imagenet_split(root, split)
     if str(name) in catalog.DATASETS:
         return split in catalog.DATASETS[str(name)].splits
     return pictures_have_split(Path(name), split)

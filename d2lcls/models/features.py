@@ -59,7 +59,7 @@ class FeatureBatches:
         seed: of the order and the copies.
     """
 
-    mixup, cutmix, size, balanced, alternating_flip, small_first = 0.0, 0.0, None, False, False, None
+    mixup, cutmix, size, balanced, alternating_flip, small_first, decode = 0.0, 0.0, None, False, False, None, None
 
     def __init__(self, data: Features, batch_size: int = 128, shuffle: bool = False, seed: int = 0) -> None:
         if batch_size < 1 or len(data) == 0:

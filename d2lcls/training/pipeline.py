@@ -12,9 +12,12 @@ from typing import Any
 from d2lcls import data
 from d2lcls.data.batches import Batches
 from d2lcls.data.cached import cached
+from d2lcls.data.formats.imagenet import open_imagenet_split
 from d2lcls.data.formats.splits import open_pictures
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
+from d2lcls.data.transforms.photographs import MARGIN
+from d2lcls.data.transforms.registry import crops
 from d2lcls.machine import devices
 from d2lcls.machine.files import hold_folder
 from d2lcls.models import get_model
@@ -122,22 +125,23 @@ def _cached(
     """Keep the decoded pictures in the run's folder, if the recipe says so and they are not in memory already."""
     with ExitStack() as files:
 
-        def keep(opened: Any, name: str) -> Any:
+        def keep(opened: Any, name: str, size: tuple[int, int] | None = None) -> Any:
             if not (recipe.cache and isinstance(opened, data.LazyImages)):
                 return opened
             folder.mkdir(parents=True, exist_ok=True)
-            return files.enter_context(cached(opened, folder / name))
+            return files.enter_context(cached(opened, folder / name, size))
 
-        yield keep(images, "train.decoded"), keep(validation, "validation.decoded")
+        yield keep(images, "train.decoded", decoded_size(recipe, images)), keep(validation, "validation.decoded")
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Return a recipe with data set (as an absolute path), model, image size and learning rate filled in."""
+    """Return a recipe with data set (paths as absolute ones), model, image size and learning rate filled in."""
     recipe = locate(recipe)
-    dataset = recipe.dataset or DATASET
-    if dataset not in data.DATASETS and Path(dataset).exists():
+    dataset, root = recipe.dataset or DATASET, recipe.root and str(Path(recipe.root).resolve())
+    if dataset not in (*data.DATASETS, "imagenet") and Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
-    recipe = dataclasses.replace(recipe, dataset=dataset, model=model_name(recipe.model or MODEL), lr=recipe.peak_lr)
+    model = model_name(recipe.model or MODEL)
+    recipe = dataclasses.replace(recipe, dataset=dataset, root=root, model=model, lr=recipe.peak_lr)
     expected = None if recipe.size else expected_input(recipe)
     return dataclasses.replace(recipe, size=expected.size) if expected else recipe
 
@@ -158,14 +162,17 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
         )
     if recipe.patience and recipe.validation == 0:
         raise ValueError("patience needs a validation set: validation must be above 0.")
-    net, shape = get_model(recipe.model), _image_shape(recipe.dataset, recipe.size)
+    net, shape = get_model(recipe.model), _image_shape(recipe)
     if shape and ctx[0].device_type == "cpu":
         count, height, width, channels = shape
         check_training_memory(net, (min(count, recipe.batch_size), channels, height, width))
 
 
-def _image_shape(dataset: str, size: int | None) -> tuple[int, ...] | None:
+def _image_shape(recipe: Recipe) -> tuple[int, ...] | None:
     """Return the shape (N, H, W, C) of a set of images without reading them; None for a name that is refused later."""
+    dataset, size = recipe.dataset or "", recipe.size
+    if dataset == "imagenet":
+        return recipe.batch_size, size or 224, size or 224, 3  # listing its pictures takes long
     if dataset in data.DATASETS:
         height, width, channels = data.DATASETS[dataset].image_shape
         return data.DATASETS[dataset].splits["train"], size or height, size or width, channels
@@ -188,15 +195,17 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
     def opened(images: AnyImages) -> AnyImages:
         return images.checked(recipe.skip_broken) if isinstance(images, LazyImages) else images
 
-    images = opened(data.open_split(recipe.dataset, "train", size=recipe.size, draft=True))
+    images = opened(data.open_split(recipe.dataset, "train", size=recipe.size, draft=True, root=recipe.root))
     if recipe.pretrained and images.images.shape[3] != 3:
         raise ValueError(
             f"Pretrained networks take colour images; those of {images.name} have {images.images.shape[3]} channel. "
             "Train without --pretrained."
         )
     if recipe.validation_folder:
-        validation = data.open_folder(recipe.validation_folder, recipe.size or 32, draft=True)
-        return images, opened(validation.with_classes(images.classes))
+        place, size = recipe.validation_folder, _height_and_width(images)
+        if recipe.dataset == "imagenet":
+            return images, opened(open_imagenet_split(place, "val", size, draft=True))
+        return images, opened(data.open_folder(place, size, draft=True).with_classes(images.classes))
     if recipe.validation is None and data.has_split(recipe.dataset, "val"):
         return images, opened(data.open_split(recipe.dataset, "val", size=recipe.size, draft=True))
     share = VALIDATION if recipe.validation is None else recipe.validation
@@ -205,7 +214,8 @@ def open_images(recipe: Recipe) -> tuple[AnyImages, AnyImages | None]:
 
 def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None) -> tuple[Batches, Batches | None]:
     """Cut training and validation images into batches as a resolved recipe says."""
-    recipe = recipe.for_images(*images.images.shape[1:3])
+    shape = _height_and_width(images)
+    recipe = recipe.for_images(*shape)
     assert recipe.model
     expected, channels = expected_input(recipe), images.images.shape[3]
     if expected and len(expected.mean) != channels:
@@ -214,7 +224,7 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
             f"have {channels}. Start from others, or train from random parameters."
         )
     mean, std = expected[1:] if expected else data.channel_statistics(_some(images))
-    loaded = images.images.shape[1:3] == (recipe.size, recipe.size)  # photographs are cropped on loading
+    loaded = shape == (recipe.size, recipe.size)  # photographs are cropped on loading
     size = None if loaded else recipe.size
     train = Batches(
         images,
@@ -222,7 +232,7 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
         mean,
         std,
         shuffle=True,
-        augment=[data.make_transform(text) for text in recipe.transforms],
+        augment=[data.make_transform(text, shape) for text in recipe.transforms],
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
         seed=recipe.seed,
@@ -230,8 +240,28 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
         balanced=recipe.balanced,
         alternating_flip="alternating_flip" in recipe.augment,
         small_first=recipe.small_first,
+        decode=decoded_size(recipe, images),
     )
     return train, Batches(validation, 256, mean, std, size=size) if validation else None
+
+
+def decoded_size(recipe: Recipe, images: AnyImages) -> tuple[int, int] | None:
+    """Return the (height, width) at which training images are decoded: `MARGIN` larger if random crops follow.
+
+    Validation and test images are not cropped at random and are decoded at their own size.
+
+    Args:
+        recipe: `Recipe`, with the transforms that "standard" in `augment` stands for.
+        images: the training images; None is returned for those in memory, and if nothing is cropped at random.
+    """
+    if isinstance(images, Images) or not any(map(crops, recipe.transforms)):
+        return None
+    height, width = _height_and_width(images)
+    return round(height * MARGIN), round(width * MARGIN)
+
+
+def _height_and_width(images: AnyImages) -> tuple[int, int]:
+    return images.images.shape[1], images.images.shape[2]
 
 
 def _some(images: AnyImages) -> np.ndarray:

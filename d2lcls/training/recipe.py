@@ -35,8 +35,8 @@ class Recipe:
 
     dataset: str | None = setting(
         None,
-        "cifar10, fashion_mnist, grocery, a folder with train/CLASS/*.jpg or CLASS/*.jpg, a .csv list (path, class and "
-        "perhaps split), or a .rec file (default: cifar10)",
+        "cifar10, fashion_mnist, grocery, imagenet (with --root), a folder with train/CLASS/*.jpg or CLASS/*.jpg, a "
+        ".csv list (path, class and perhaps split), or a .rec file (default: cifar10)",
         group="most used",
     )
     model: str | None = setting(
@@ -60,9 +60,9 @@ class Recipe:
     )
     size: int | None = setting(
         None,
-        "side of the images in pixels: pictures of folders and .rec files are cropped to it (default: 32), images of "
-        "named data sets are scaled to it (default: as they are); with --pretrained, --weights or --from, the default "
-        "is the size of the images that the weights were trained on, if it is known",
+        "side of the images in pixels: pictures of folders and .rec files are cropped to it (default: 32; imagenet: "
+        "224), images of named data sets are scaled to it (default: as they are); with --pretrained, --weights or "
+        "--from, the default is the size of the images that the weights were trained on, if it is known",
         group="most used",
         metavar="PIXELS",
         above=0,
@@ -72,7 +72,7 @@ class Recipe:
         "transforms of the training images before they are scaled, applied in the order given; choose from standard "
         f"({' '.join(standard_for(32, 32))} for images of less than {PHOTOGRAPH} pixels on a side, "
         f"{' '.join(standard_for(PHOTOGRAPH, PHOTOGRAPH))} for others), {forms()}, alternating_flip; or none; AREA is "
-        "the smallest share of an image that is cropped",
+        "the smallest share of an image that is cropped; photographs to be cropped are read at 8/7 of their side",
         group="most used",
         metavar="NAME",
     )
@@ -81,6 +81,13 @@ class Recipe:
     )
     seed: int = setting(0, "seed of every random draw", group="most used", metavar="N", at_least=0)
 
+    root: str | None = setting(
+        None,
+        "imagenet: the folder that holds train/ and val/ with a folder for each class, or train.rec and val.rec, of "
+        "which val is for testing; or a .rec file",
+        group="data",
+        metavar="DIR",
+    )
     validation: float | None = setting(
         None,
         "share of the training images held out for validation; 0 is none (default: the data set's own validation "
@@ -248,6 +255,10 @@ class Recipe:
             make_transform(text)
         if self.small_first and not (len(self.small_first) == 2 and min(self.small_first) >= 1):
             raise ValueError(f"small_first must be a side in pixels and a number of epochs, not {self.small_first}.")
+        if self.dataset == "imagenet" and not self.root:
+            raise ValueError("root is needed with the dataset imagenet: the folder that holds train/, or a .rec file.")
+        if self.root and self.dataset != "imagenet":
+            raise ValueError(f"root goes with the dataset imagenet only, not {self.dataset}.")
         if self.validation == 1:
             raise ValueError("validation must be below 1: some images must be left to train on.")
         if self.validation is not None and self.validation_folder:

@@ -360,6 +360,7 @@ def _fingerprint(net: mx.gluon.Block, train: Any, recipe: Recipe, devices: int) 
         "images": len(train.data),
         "data_seed": train.seed,
         "image_size": list(train.size) if train.size else None,
+        "decoded_size": list(train.decode) if train.decode else None,
         "alternating_flip": train.alternating_flip,
         "small_first": list(train.small_first) if train.small_first else None,
         "frozen": [name for name, p in parameters if is_learnable(p) and p.grad_req == "null"],

@@ -29,6 +29,7 @@ COMMANDS = [
     ["weights", "convert"],
     ["weights", "verify"],
     ["train"],
+    ["lr-find"],
     ["tune"],
     ["evaluate"],
     ["predict"],
@@ -252,7 +253,16 @@ def test_another_folder_with_the_same_classes_can_be_scored(capsys, trained, pho
     (tmp_path / "wrong" / "test" / "yellow").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(tmp_path / "wrong" / "test" / "yellow" / "1.png")
     line = fails(capsys, "evaluate", trained, "--dataset", tmp_path / "wrong")
-    assert "trained on the classes blue, green, red; this set has yellow" in line
+    assert "test: 'yellow' is not one of the classes. They are 'blue', 'green', 'red'." in line
+    for color in ("blue", "green", "red"):
+        (tmp_path / "flat" / color).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (16, 16), color).save(tmp_path / "flat" / color / f"{number}.png")
+    code, out, err = call(capsys, "evaluate", trained, "--dataset", tmp_path / "flat", "--json")
+    assert code == 0 and json.loads(out)["images"] == 3  # the announcement is not part of the JSON
+    assert (
+        err.startswith("flat is not divided into training and test images: 3 of its 15 images") and err.count("\n") == 1
+    )
 
 
 def test_predict_names_the_classes_most_likely_first(capsys, trained, photos):
@@ -285,7 +295,7 @@ def test_a_folder_called_val_stands_in_for_test(capsys, trained, photos, tmp_pat
     assert json.loads(call(capsys, "evaluate", trained, "--dataset", tmp_path / "kept", "--json")[1])["images"] == 36
     (tmp_path / "none").mkdir()
     line = fails(capsys, "evaluate", trained, "--dataset", tmp_path / "none")
-    assert "none: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures" in line
+    assert "none: has no test images. Expected" in line and "none/test/CLASS/*.jpg or" in line
 
 
 def test_each_class_can_be_scored_by_itself(capsys, trained, tmp_path):

@@ -1,6 +1,6 @@
 import os
 
-from d2lcls.data import open_folder
+from d2lcls.data import Batches, BrokenImage, open_folder, random_resized_crop
 from d2lcls.data.cached import cached
 from d2lcls.machine.full_disk import DiskFull
 
@@ -31,6 +31,23 @@ def test_each_picture_is_decoded_once_and_stays_the_same(photos, tmp_path):
             np.testing.assert_array_equal(kept.subset([2]).images[0], expected[2])
         assert sorted(decoded) == sorted(opened.images.positions) and file.stat().st_size == 6 * 12 * 10 * 3
     assert not file.exists()
+
+
+def test_pictures_can_be_kept_at_the_size_of_decode(photos, tmp_path):
+    opened, file = open_folder(photos, 12), tmp_path / "kept"
+    crop = {"augment": [random_resized_crop(size=12)], "decode": 14}
+    expected = [list(Batches(opened, 6, **crop).epoch(epoch)) for epoch in range(2)]
+    with cached(opened, file, 14) as kept:
+        assert kept.images.shape == (6, 12, 12, 3)
+        batches = Batches(kept, 6, **crop)
+        for epoch, before in enumerate(expected):
+            for (x, _), (x0, _) in zip(batches.epoch(epoch), before):
+                np.testing.assert_array_equal(x, x0)
+            assert file.stat().st_size == 6 * 14 * 14 * 3
+            for path in photos.glob("*/*"):
+                path.write_bytes(b"")  # the second epoch does not read it
+        with pytest.raises(BrokenImage):
+            batches.example()  # which has another size
 
 
 def test_a_disk_that_is_too_small_is_noticed_before_the_first_picture(photos, tmp_path, monkeypatch):

@@ -45,14 +45,15 @@ def list_folder(root: str | Path) -> tuple[list[str], np.ndarray, tuple[str, ...
     names = tuple(dict.fromkeys(class_name(folder) for folder in folders))
     positions = {name: label for label, name in enumerate(names)}
     paths: list[str] = []  # of which Path objects would take several times as much memory
-    labels: list[int] = []
+    counts: list[int] = []
     for folder in folders:
         files = sorted(_files(folder))
         if not files:
             raise ValueError(f"{folder}: the class {folder.name!r} holds no picture. Add some or remove the folder.")
         paths += files
-        labels += [positions[class_name(folder)]] * len(files)
-    return paths, np.array(labels, dtype=np.int64), names
+        counts.append(len(files))
+    labels = np.array([positions[class_name(folder)] for folder in folders], dtype=np.int64)
+    return paths, labels.repeat(counts), names
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -119,10 +120,7 @@ def open_files(
     def source(position: int) -> str:
         path = paths[position]
         if not is_image_name(path):
-            raise BrokenImage(
-                f"{path}: the suffix {Path(path).suffix!r} is not that of an image. "
-                "Remove the file, or leave out files that cannot be read (--skip-broken, or on_broken='skip')."
-            )
+            raise BrokenImage(f"{path}: the suffix {Path(path).suffix!r} is not that of an image. Remove the file.")
         return path
 
     def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from sys import intern
 from unicodedata import normalize
 
 from d2lcls.data.decode import Size
@@ -42,7 +43,8 @@ def read_list(file: Path) -> list[tuple[str, str, str | None]]:
                         f"{file}, line {number}: expected PATH,CLASS or PATH,CLASS,SPLIT with a split of "
                         f"{', '.join(SPLITS)}, not {','.join(row)!r}."
                     )
-                rows.append((cells[0], normalize("NFC", cells[1]), cells[2] if len(cells) == 3 else None))
+                name, split = intern(normalize("NFC", cells[1])), intern(cells[2]) if len(cells) == 3 else None
+                rows.append((cells[0], name, split))  # of names and splits, equal ones are kept once
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{file}: expected a CSV file in UTF-8 ({error}).") from error
     if not rows:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from d2lcls.data.decode import BrokenImage, Size, check_complete, check_interpolation, open_image, read_image
+from d2lcls.data.decode import BrokenImage, Size, check_interpolation, looks_complete, open_image, read_image
 from d2lcls.data.formats.folders import check_on_broken, list_folder
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages, check_classes_left
@@ -122,11 +122,13 @@ def open_records(
         with naming_record(rec, position):
             return read_image(content(position), size, interpolation, draft)
 
-    def check(position: int) -> None:
-        with naming_record(rec, position):
-            check_complete(content(position))
-
-    return LazyImages(Decoded(read, np.arange(len(labels)), size, draft), labels, classes, rec.stem, check)
+    return LazyImages(
+        Decoded(read, np.arange(len(labels)), size, draft),
+        labels,
+        classes,
+        rec.stem,
+        lambda position: check_record(rec, offsets, position),
+    )
 
 
 def read_records(prefix: str | Path, size: Size = 32, interpolation: str = "bilinear", draft: bool = False) -> Images:
@@ -198,13 +200,16 @@ def _check_index(rec: Path, offsets: Sequence[int]) -> None:
     index = rec.with_suffix(".idx")
     if not index.is_file():
         return
-    lines = index.read_bytes().splitlines()
-    if len(lines) != len(offsets):
+    try:
+        with open(index, "rb") as lines:
+            listed = np.fromiter((int(line.rpartition(b"\t")[2]) for line in lines), dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise BrokenImage(f"{rec}: {index.name} holds lines that are no index. Write both again.") from None
+    if len(listed) != len(offsets):
         raise BrokenImage(
-            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(lines)}. Write both again."
+            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(listed)}. Write both again."
         )
-    listed = sorted(line.rpartition(b"\t")[2].strip() for line in lines)
-    if listed != sorted(b"%d" % offset for offset in offsets):
+    if not np.array_equal(np.sort(listed), np.sort(np.array(offsets))):
         raise BrokenImage(f"{rec}: {index.name} lists other records. Write both again.")
 
 
@@ -222,6 +227,26 @@ def record_reader(rec: Path, offsets: Sequence[int]) -> Callable[[int], bytes]:
         return whole[24 + 4 * several :]
 
     return content
+
+
+def check_record(rec: Path, offsets: Sequence[int], position: int) -> None:
+    """Look at the beginning and the end of the picture in a record, as `check_complete` does of a file.
+
+    Args:
+        rec, offsets: a record file, and where its records begin.
+        position: the number of the record.
+
+    Raises:
+        BrokenImage: the picture is incomplete.
+    """
+    with open(rec, "rb") as file:
+        head, end = _read_record(file, offsets[position], most=36)
+        file.seek(max(offsets[position], end - 15))
+        tail = file.read(min(15, end - offsets[position])).rstrip(b"\0")  # up to three bytes fill a record
+    (several,) = struct.unpack_from("<I", head)
+    if not looks_complete(head[24 + 4 * several :], tail):
+        with naming_record(rec, position):
+            open_image(record_reader(rec, offsets)(position))
 
 
 @contextmanager

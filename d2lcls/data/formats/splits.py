@@ -6,7 +6,7 @@ from pathlib import Path
 
 from d2lcls.data.decode import Size
 from d2lcls.data.formats.folders import class_folders, class_name, open_folder
-from d2lcls.data.formats.lists import open_list, read_list
+from d2lcls.data.formats.lists import SPLITS, open_list, read_list
 from d2lcls.data.formats.records import open_records
 from d2lcls.data.images import split_validation
 from d2lcls.data.lazy import LazyImages
@@ -21,7 +21,7 @@ def has_split(source: Path, split: str) -> bool:
     if source.suffix == ".csv":
         splits = {of for _, _, of in read_list(source)}
         return split in splits or (splits == {None} and split != "val")
-    if not (source / "train").is_dir():
+    if not _is_divided(source):
         return split != "val"
     return _folder(source, split) is not None
 
@@ -30,15 +30,15 @@ def open_pictures(source: Path, split: str, size: Size, draft: bool = False, ann
     """Open one split of one's own pictures, without reading them.
 
     Args:
-        source: a folder with `train/CLASS/*.jpg` and perhaps `val/...` and `test/...` (without test/, val/ takes its
-            place); a folder with `CLASS/*.jpg`, or a CSV list without splits, of whose images a fifth, the same every
-            time, become the test images; a CSV list with splits; or a .rec file, which is taken whole.
+        source: a folder with one or more of `train/CLASS/*.jpg`, `val/...` and `test/...` (without test/, val/ takes
+            its place); a folder with `CLASS/*.jpg`, or a CSV list without splits, of whose images a fifth, the same
+            every time, become the test images; a CSV list with splits; or a .rec file, which is taken whole.
         split: "train", "val" or "test".
         size, draft: as for `open_folder`.
         announce: say so if the test images are a fifth of the others.
 
     Returns:
-        the set. Its classes are those of the training images.
+        the set. Its classes are those of the training images, if the source has any.
 
     Raises:
         FileNotFoundError: the source, or its split, does not exist.
@@ -52,14 +52,22 @@ def open_pictures(source: Path, split: str, size: Size, draft: bool = False, ann
         if read_list(source)[0][2] is not None:
             return open_list(source, split, size, draft)
         return _share(open_list(source, None, size, draft), split, announce)
-    if not (source / "train").is_dir():
+    if not _is_divided(source):
         return _share(open_folder(source, size, draft=draft), split, announce)
     folder = _folder(source, split)
     assert folder
     opened = open_folder(folder, size, draft=draft)
-    if split == "train":
+    if split == "train" or not (source / "train").is_dir():
         return opened
     return opened.with_classes(tuple(dict.fromkeys(map(class_name, class_folders(source / "train")))))
+
+
+def _is_divided(source: Path) -> bool:
+    """Return whether a folder has subfolders for training or testing, rather than classes of these names."""
+    folders = class_folders(source)
+    return {folder.name for folder in folders} <= set(SPLITS) or any(
+        folder.name in SPLITS and class_folders(folder) for folder in folders
+    )
 
 
 def _folder(source: Path, split: str) -> Path | None:
@@ -82,6 +90,7 @@ def _share(opened: LazyImages, split: str, announce: bool) -> LazyImages:
 
 
 def _expected(source: Path, split: str) -> str:
-    if source.is_dir() and class_folders(source):
-        return f" Expected {source}/{split}/CLASS/*.jpg."
-    return ""
+    if source.suffix == ".csv":
+        return f" Give some of its lines the split {split}."
+    instead = f" or {source}/val/CLASS/*.jpg" if split == "test" else ""
+    return f" Expected {source}/{split}/CLASS/*.jpg{instead}."

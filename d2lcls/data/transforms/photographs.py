@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from d2lcls.data.transforms.augment import Transform
 from d2lcls.data.transforms.operations import turn
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from d2lcls.data.decode import Size
+
+MARGIN = 8 / 7  # photographs to be cropped are decoded larger by this factor than the crops: at 256 pixels for 224
 _ATTEMPTS = 10  # draws of a rectangle before an image is left as it is, as in torchvision
 
 
 def random_resized_crop(
-    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3), size: Size | None = None
 ) -> Transform:
-    """Cut a rectangle of random area, shape and place out of each image and scale it to the image's own size.
+    """Cut a rectangle of random area, shape and place out of each image and scale it to one size.
 
-    Scaling is bilinear. An image into which none of ten drawn rectangles fits stays whole. The defaults are those of
-    the source and of torchvision.
+    Scaling is bilinear. Of an image into which none of ten drawn rectangles fits, the whole is taken. The defaults are
+    those of the source and of torchvision.
 
     Source: Szegedy et al., "Going Deeper with Convolutions" (2015).
 
@@ -26,6 +31,8 @@ def random_resized_crop(
         scale: smallest and largest area, as shares of the image's, above 0 and at most 1; drawn uniformly.
         ratio: smallest, at most 1, and largest, at least 1, of the factors by which the rectangle is wider in
             proportion to its height than the image, which limits the distortion; its logarithm is drawn uniformly.
+        size: side or (height, width) of the result, pixels; None is that of the images. Small rectangles of larger
+            images keep detail that would be lost if the images were scaled to this size first.
     """
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(
@@ -33,20 +40,29 @@ def random_resized_crop(
         )
     if not 0 < ratio[0] <= 1 <= ratio[1] < math.inf:
         raise ValueError(f"ratio must be two factors, one above 0 and at most 1, then one of 1 or more, not {ratio}.")
+    target = _checked(size)
 
     def transform(images, rng):
         import cv2  # here, for a quick import of the package
 
-        n, height, width, _ = images.shape
+        n, height, width, channels = images.shape
+        out = target or (height, width)
         rectangles = _rectangles(n, height, width, scale, ratio, rng)
-        result = images.copy()
+        result = np.empty((n, *out, channels), dtype=np.uint8)
         for before, after, (top, left, h, w) in zip(images, result, rectangles):
-            if h:
-                part = before[top : top + h, left : left + w]
-                after[:] = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).reshape(after.shape)
+            part = before[top : top + h, left : left + w] if h else before
+            after[:] = cv2.resize(part, out[::-1], interpolation=cv2.INTER_LINEAR).reshape(after.shape)
         return result
 
     return transform
+
+
+def _checked(size: Size | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    from d2lcls.data.decode import height_and_width  # here, for a quick import of the package
+
+    return height_and_width(size)
 
 
 def rotate(degrees: float = 15.0) -> Transform:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from d2lcls.data.transforms.augment import Transform, colour_jitter, cutout, flip, pad_crop, reflect_crop
 from d2lcls.data.transforms.autoaugment import autoaugment
 from d2lcls.data.transforms.photographs import random_erasing, random_resized_crop, rotate
 from d2lcls.data.transforms.randaugment import randaugment
+
+if TYPE_CHECKING:
+    from d2lcls.data.decode import Size
 
 TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "pad_crop": pad_crop,
@@ -27,7 +31,11 @@ _NUMBERS: dict[str, tuple[str, str, Callable[..., Transform]]] = {
     "pad_crop": ("a whole number of pixels", "2", pad_crop),
     "reflect_crop": ("a whole number of pixels", "2", reflect_crop),
     "cutout": ("a whole number of pixels", "2", cutout),
-    "random_resized_crop": ("the smallest share of the area", "0.35", lambda area: random_resized_crop((area, 1.0))),
+    "random_resized_crop": (
+        "the smallest share of the area",
+        "0.35",
+        lambda area, size=None: random_resized_crop((area, 1.0), size=size),
+    ),
     "rotate": ("a number of degrees", "15", rotate),
     "colour_jitter": ("a strength", "0.4", lambda strength: colour_jitter(strength, strength, strength)),
     "random_erasing": ("a probability", "0.25", random_erasing),
@@ -35,11 +43,12 @@ _NUMBERS: dict[str, tuple[str, str, Callable[..., Transform]]] = {
 PHOTOGRAPH = 64  # pixels; images of at least this side are taken for photographs, not for small images like CIFAR's
 
 
-def make_transform(text: str) -> Transform:
+def make_transform(text: str, size: Size | None = None) -> Transform:
     """Make the transform that a text such as "flip" or "pad_crop:2" names.
 
     Args:
         text: a name in `TRANSFORMS`; some may be followed by a colon and a number, see `forms`.
+        size: of the result of `random_resized_crop`, as there; no other transform changes the size of images.
 
     Raises:
         ValueError: the name is unknown, or the number is misplaced or out of range.
@@ -49,8 +58,9 @@ def make_transform(text: str) -> Transform:
         nearest = difflib.get_close_matches(name, TRANSFORMS, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(TRANSFORMS)}."
         raise ValueError(f"Unknown transform {name!r}: {hint}")
+    sized = {"size": size} if crops(text) else {}
     if not colon:
-        return TRANSFORMS[name]()
+        return TRANSFORMS[name](**sized)
     if name not in _NUMBERS:
         raise ValueError(f"{name!r} takes no number (only {', '.join(_NUMBERS)} do), so not {text!r}.")
     needed, example, make = _NUMBERS[name]
@@ -58,9 +68,14 @@ def make_transform(text: str) -> Transform:
     if not (number.isascii() and (number.isdigit() if whole else _is_number(number))):
         raise ValueError(f"After {name}: {needed} is needed, as in '{name}:{example}', not {text!r}.")
     try:
-        return make(int(number) if whole else float(number))
+        return make(int(number) if whole else float(number), **sized)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
+
+
+def crops(text: str) -> bool:
+    """Return whether a text names `random_resized_crop`, for which photographs are decoded with a margin."""
+    return text.partition(":")[0] == "random_resized_crop"
 
 
 def _is_number(text: str) -> bool:

@@ -3,6 +3,7 @@ from . import space as space
 from . import studies as studies
 from . import tuning as tuning
 from .range_test import RangeTest as RangeTest
+from .range_test import find_lr as find_lr
 from .range_test import lr_range_test as lr_range_test
 from .space import choice as choice
 from .space import integer as integer

@@ -44,6 +44,27 @@ def test_val_takes_the_place_of_a_missing_test_folder(tmp_path):
     assert values(open_split(tmp_path, "test")) == [200]
 
 
+def test_a_folder_with_test_images_only_is_divided(tmp_path, capsys):
+    for name in ("ant", "bee"):
+        save(tmp_path / "test" / name / "1.png")
+    test = open_split(tmp_path, "test", size=8)
+    assert test.classes == ("ant", "bee") and len(test) == 2 and capsys.readouterr().out == ""
+    assert has_split(tmp_path, "test") and not has_split(tmp_path, "train") and not has_split(tmp_path, "val")
+    with pytest.raises(FileNotFoundError, match="has no train images. Expected .*/train/CLASS"):
+        open_split(tmp_path, "train")
+
+
+def test_a_class_may_be_called_train_and_pictures_beside_classes_are_refused(tmp_path):
+    for name in ("bus", "train"):
+        for number in range(5):
+            save(tmp_path / "vehicles" / name / f"{number}.png")
+    assert open_split(tmp_path / "vehicles", "train", size=8).classes == ("bus", "train")
+    save(tmp_path / "unsorted" / "train" / "1.png")
+    save(tmp_path / "unsorted" / "test" / "1.png")
+    with pytest.raises(ValueError, match="unsorted/train: holds no subfolder. Expected one subfolder for each class"):
+        open_split(tmp_path / "unsorted", "train")
+
+
 def test_labels_are_those_of_the_training_images(tmp_path):
     for split, classes in (("train", ("ant", "bee", "wasp")), ("test", ("ant", "wasp"))):
         for name in classes:

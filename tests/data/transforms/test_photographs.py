@@ -72,6 +72,16 @@ def test_images_of_a_batch_change_differently(name):
 # random_resized_crop
 
 
+def test_crops_of_another_size_show_the_same_rectangles():
+    images = positions(20, 160, 240)
+    same, larger = (random_resized_crop(size=size)(images, rng(3)) for size in (None, (200, 180)))
+    assert larger.shape == (20, 200, 180, 3) and larger.dtype == np.uint8
+    np.testing.assert_allclose(cut(larger), cut(same), atol=2)
+    assert random_resized_crop(size=50)(noise(channels=1), rng()).shape == (16, 50, 50, 1)
+    with pytest.raises(ValueError, match="size must be a number of pixels or .height, width., above 0, not 0"):
+        random_resized_crop(size=0)
+
+
 def test_the_whole_image_is_the_image():
     for images in (noise(), noise(channels=1)):
         made = random_resized_crop((1, 1), (1, 1))(images, rng())

@@ -11,7 +11,7 @@ from d2lcls.data import (
     standard_for,
 )
 from d2lcls.data.transforms import augment
-from d2lcls.data.transforms.registry import forms
+from d2lcls.data.transforms.registry import crops, forms
 
 import numpy as np
 import pytest
@@ -95,3 +95,11 @@ def test_the_names_are_quick_to_import():
         "import sys; from d2lcls.data import TRANSFORMS; assert not {'cv2', 'mxnet', 'PIL', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("text", ["random_resized_crop", "random_resized_crop:0.5", "flip", "pad_crop:2"])
+def test_only_random_resized_crop_takes_a_size(text):
+    images = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), dtype=np.uint8)
+    made = make_transform(text, (10, 12))(images, np.random.default_rng(1))
+    assert made.shape == ((4, 10, 12, 3) if crops(text) else images.shape)
+    assert crops(text) == text.startswith("random_resized_crop")
