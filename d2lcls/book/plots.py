@@ -199,6 +199,40 @@ def show_search(records: Sequence[TrialRecord], label: str = "validation accurac
     return figure
 
 
+def show_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], labels: Sequence[str]) -> Figure:
+    """Draw the trials of a search with several objectives, and those on the Pareto front, with their numbers.
+
+    Args:
+        records: as `trials_table` returns them.
+        front: as `pareto_front` returns it; at least one.
+        labels: names of the objectives with their units: the first upwards, each other one to the right in an axis of
+            its own.
+
+    Raises:
+        ValueError: the front is empty.
+    """
+    if not front:
+        raise ValueError("front must hold a complete trial. Run more trials.")
+    complete = [record for record in records if record.state == "complete"]
+    figure = Figure(figsize=(1.5 + 4.2 * (len(labels) - 1), 3.4), layout="constrained")
+    for index, (axis, label) in enumerate(zip(figure.subplots(1, len(labels) - 1, squeeze=False)[0], labels[1:])):
+        axis.plot(*_points(complete, index), "o", color=DARK, fillstyle="none", label="other trials")
+        axis.plot(*_points(front, index), "s", color=ACCENT, label="Pareto front")
+        for record in front:
+            axis.annotate(
+                str(record.number), (record.others[index], record.value), xytext=(5, 3), textcoords="offset points"
+            )
+        axis.set(xlabel=label, ylabel=f"validation {labels[0]}")
+        axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle(f"{len(front)} of {len(complete)} trials are beaten by no other one in everything")
+    return figure
+
+
+def _points(records: Sequence[TrialRecord], index: int) -> tuple[list[float], list[float | None]]:
+    return [record.others[index] for record in records], [record.value for record in records]
+
+
 def show_range_test(result: RangeTest, title: str = "The loss at every learning rate") -> Figure:
     """Draw the losses of a learning-rate range test over the learning rate, and mark the suggestion.
 

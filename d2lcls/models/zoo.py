@@ -51,9 +51,9 @@ def get_model(
     """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", a classifier
-            of GluonCV's model zoo, such as "cifar_resnet20_v1", or a class of your own, "package.module:Class", whose
-            code is then run (see `make_own`).
+        name: "cnn" for `SmallCNN`, "fast94" for `Fast94` or a longer name of an `Architecture`, an EfficientNet such as
+            "efficientnet_lite0", a classifier of GluonCV's model zoo, such as "cifar_resnet20_v1", or a class of your
+            own, "package.module:Class", whose code is then run (see `make_own`).
         classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
         pretrained: True loads ImageNet weights, from this machine or else from the first source that answers; a path
             loads that file. If `classes` is not 1000, a new head then replaces the old one.
@@ -93,6 +93,10 @@ def _make(name, classes, kwargs):
         from d2lcls.models.fast94 import Fast94
 
         return Fast94(classes=classes, **kwargs)
+    if name.startswith("fast94-"):
+        from d2lcls.models.fast94 import Architecture
+
+        return Architecture.named(name).make(classes)
     if name in NAMES:
         return make_efficientnet(name, classes, **kwargs)
     known = list_models()

@@ -70,6 +70,37 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
             raise ValueError(f"{field.name} must be {name.replace('_', ' ')} {limits[name]}, not {value}.")
 
 
+def read_value(field: dataclasses.Field[Any], text: str) -> Any:
+    """Return the value of a field of `Recipe` that a text stands for, such as 0.1 for "0.1".
+
+    Several names are separated by spaces, and two whole numbers by a colon; yes and no are "true" and "false".
+
+    Raises:
+        ValueError: the text is no value of this field; the message begins with the field's name.
+    """
+    kinds = str(field.type).split(" | ")
+    value: Any = text
+    if "bool" in kinds:
+        if text not in ("true", "false"):
+            raise ValueError(f"{field.name} must be true or false, not {text!r}.")
+        return text == "true"
+    if "tuple[str, ...]" in kinds:
+        return tuple(name for name in text.split() if name != "none")
+    if "tuple[int, int]" in kinds:
+        first, _, second = text.partition(":")
+        if not ((first + second).isascii() and first.isdigit() and second.isdigit()):
+            raise ValueError(f"{field.name} must be pixels, a colon and epochs, as in 28:10, not {text}.")
+        return int(first), int(second)
+    for kind, noun in ((int, "a whole number"), (float, "a number")):
+        if kind.__name__ in kinds:
+            try:
+                value = kind(text)
+            except ValueError:
+                raise ValueError(f"{field.name} must be {noun}, not {text!r}.") from None
+    check_value(field, value)
+    return value
+
+
 def _above(value: float, limit: float) -> bool:
     return limit < value < math.inf
 
