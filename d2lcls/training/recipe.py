@@ -137,7 +137,11 @@ class Recipe:
         None, "further arguments of MXNet's optimizer", group="optimisation", option=""
     )
     wd: float = _field(
-        5e-4, "weight decay; biases and normalisation are spared", group="optimisation", metavar="FACTOR", at_least=0
+        5e-4,
+        "weight decay; biases and normalisation are spared unless decay_biases is set",
+        group="optimisation",
+        metavar="FACTOR",
+        at_least=0,
     )
     decay_biases: bool = _field(False, "apply weight decay to biases and normalisation too", group="optimisation")
     bias_lr: float = _field(
