@@ -116,8 +116,8 @@ def check(answer: Any, test: Callable[[Any], Any], hint: str) -> bool:
     """Check an answer to an exercise and print the result.
 
     Args:
-        answer: the reader's value or function. There is no answer yet if it is None or ..., or a function that returns
-            ... to the test.
+        answer: the reader's value, function or block. There is no answer yet if it is None or ..., or if the function,
+            or the `hybrid_forward` of the block, returns ... to the test.
         test: function that gets the answer and returns whether it is right; if it raises, the answer is wrong.
         hint: a sentence that is printed if the answer is wrong.
 
@@ -126,6 +126,9 @@ def check(answer: Any, test: Callable[[Any], Any], hint: str) -> bool:
     """
     if inspect.isfunction(answer):
         answer = _unless_unwritten(answer)
+    elif inspect.isclass(answer):
+        block: Any = answer
+        answer = type(block.__name__, (block,), {"hybrid_forward": _unless_unwritten(block.hybrid_forward)})
     try:
         if answer is None or answer is ...:
             raise _NotAnswered

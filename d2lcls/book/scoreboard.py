@@ -28,7 +28,7 @@ ROWS = (
     Row("augmentation", "the same, augmented", "shifted and mirrored images", "cnn_augmented"),
     Row("optimisation", "the same, rate 0.2", "a tuned learning rate", "cnn_tuned"),
     Row("deeper-networks", "CIFAR-ResNet-20", "shortcuts, and so depth", "resnet20"),
-    Row("making-it-fast", "fast94, six views", "fewer and faster epochs", "fast94"),
+    Row("making-it-fast", "fast94, six views", "a recipe for few epochs", "fast94"),
 )
 
 

@@ -143,7 +143,11 @@ class Recipe:
         None, "further arguments of MXNet's optimizer", group="optimisation", option=""
     )
     wd: float = setting(
-        5e-4, "weight decay; biases and normalisation are spared", group="optimisation", metavar="FACTOR", at_least=0
+        5e-4,
+        "weight decay; biases and normalisation are spared unless decay_biases is set",
+        group="optimisation",
+        metavar="FACTOR",
+        at_least=0,
     )
     decay_biases: bool = setting(False, "apply weight decay to biases and normalisation too", group="optimisation")
     bias_lr: float = setting(

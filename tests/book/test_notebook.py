@@ -59,6 +59,25 @@ def test_a_function_that_is_not_written_yet_is_not_wrong(capsys):
     assert capsys.readouterr().out == "Not answered yet.\n"
 
 
+def test_a_block_that_is_not_written_yet_is_not_wrong(capsys):
+    from mxnet import gluon, nd
+
+    class Unwritten(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return ...
+
+    class Twice(gluon.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return 2 * x
+
+    def doubles(block_class):
+        return block_class()(nd.ones(1)).asscalar() == 2
+
+    assert notebook.check(Unwritten, doubles, "Think.") is False
+    assert notebook.check(Twice, doubles, "Think.") is True
+    assert capsys.readouterr().out.splitlines() == ["Not answered yet.", "Right."]
+
+
 def test_what_the_answer_raises_is_told(capsys):
     assert notebook.check(lambda x: x / 0, lambda answer: answer(1) == 1, "Mind zero.") is False
     assert capsys.readouterr().out == "Not yet: it raises ZeroDivisionError: division by zero. Mind zero.\n"

@@ -18,10 +18,12 @@ CHAPTERS = [
         "networks/training-loop",
         "networks/augmentation",
         "networks/optimisation",
+        "networks/deeper-networks",
+        "networks/making-it-fast",
     )
 ]
 WITHOUT_SCOREBOARD = {"ten-minutes"}  # it comes before the first row
-WITH_PROJECT = {"ten-minutes", "first-classifier"}  # the last chapter of a part
+WITH_PROJECT = {"ten-minutes", "first-classifier", "making-it-fast"}  # the last chapter of a part
 PARTS = ("The idea", "Common mistakes", "Exercises", "Summary", "Further reading")
 LINES, COLUMNS = 20, 80
 

@@ -26,6 +26,11 @@ async () => {
     .map((each) => `${each.tagName} ${each.textContent.trim().slice(0, 60)} ${each.scrollWidth} > ${each.clientWidth}`);
 }
 """
+RAW_TABLES = """
+() => [...document.querySelectorAll("article p")]
+  .map((each) => each.textContent.trim())
+  .filter((text) => text.startsWith("| "))
+"""
 SCROLLS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -50,6 +55,7 @@ def test_nothing_scrolls_sideways_and_nothing_is_cut_off(pages, width):
     found = {}
     for name, page in pages(width):
         wide = page.evaluate(WIDE) if page.evaluate(SCROLLS) > 0 else []
+        wide += page.evaluate(RAW_TABLES)
         if width == 1280:  # on a phone, wide tables and formulas scroll by themselves
             wide += page.evaluate(CUT_OFF) + page.evaluate(FORMULAS)
         if wide:
