@@ -1,4 +1,4 @@
-"""What was trained on what: the facts of a run, and the command that trains it again."""
+"""The facts of a run: what was trained, on what, and the command that trains it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from d2lcls.training.recipes import RECIPES
 
 
 def facts(findings: Findings) -> dict[str, str]:
-    """Return what was trained on what, each by its name."""
+    """Return what was trained, on what, and for how long, by name."""
     run, recipe, counts = findings.run, findings.run.recipe, findings.training_counts
     height, width, channels = run.image_shape
     network_height, network_width = run.size or (height, width)
@@ -30,10 +30,10 @@ def facts(findings: Findings) -> dict[str, str]:
         "Validation images": _validation(findings),
         "Size": f"{height} × {width} pixels, {channels} channel{'s' if channels > 1 else ''}"
         + (f", scaled to {network_height} × {network_width} for the network" if run.size else ""),
-        "Network": f"{recipe.model}{', from ImageNet weights' if recipe.pretrained else ''}",
+        "Network": f"{recipe.model}{_start(recipe)}",
         "Parameters": f"{findings.parameters:,}",
         "Epochs": _epochs(findings),
-        "Time": f"{_duration(sum(record.seconds for record in findings.epochs))} of training, without validation",
+        "Time": f"{_duration(sum(record.seconds for record in findings.epochs))} of training, validation not included",
         "Seed": f"{recipe.seed}",
     }
 
@@ -112,12 +112,19 @@ def held_out(findings: Findings) -> bool:
     return recipe.validation is not None or not (findings.not_opened or has_split(recipe.dataset or "", "val"))
 
 
+def _start(recipe: Recipe) -> str:
+    """Return what the training started from, if not from random parameters."""
+    if recipe.weights or recipe.from_run:
+        return f", from {recipe.weights or recipe.from_run}"
+    return ", from ImageNet weights" if recipe.pretrained else ""
+
+
 def _epochs(findings: Findings) -> str:
     done, planned = len(findings.epochs), findings.run.recipe.num_epochs
     text = f"{done}" if done == planned else f"{done} of {planned}"
     if not findings.run.validation_images:
         return f"{text}; the parameters are those of the last"
-    return f"{text}; the parameters are those of epoch {findings.best_epoch.epoch}, the best in validation"
+    return f"{text}; the parameters are those of epoch {findings.best_epoch.epoch}, the best on the validation images"
 
 
 def _duration(seconds: float) -> str:

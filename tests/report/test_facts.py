@@ -69,9 +69,9 @@ def warned(findings, text):
 
 def test_the_split_decides_what_to_be_careful_about(findings):
     texts = {
-        "test": "This page looks at the test images",
-        "validation": "The epoch was chosen by its accuracy on these images",
-        "train": "trained on these very images",
+        "test": "This page shows test images",
+        "validation": "The best epoch was chosen by its accuracy on these images",
+        "train": "trained on these images, so",
     }
     for split in texts:
         of_split = dataclasses.replace(findings, split=split)
@@ -80,7 +80,7 @@ def test_the_split_decides_what_to_be_careful_about(findings):
 
 def test_few_images_are_mentioned_only_where_there_are_few(findings):
     assert warned(findings, "3 of 3 classes have fewer than 30 images here")
-    assert warned(findings, "with 6, an accuracy of about a half is anything from 19\u00a0% to 81\u00a0%")
+    assert warned(findings, "with 6, an observed accuracy of one half is compatible with 19\u00a0% to 81\u00a0%")
     assert warned(findings, "3 of 3 classes have fewer than 50 training images, the smallest 12")
     labels = np.repeat(np.arange(3), 400)
     many = dataclasses.replace(
@@ -88,29 +88,29 @@ def test_few_images_are_mentioned_only_where_there_are_few(findings):
         analysis=Analysis(np.eye(3)[labels] * 4, labels, findings.run.classes),
         training_counts=np.array([900, 900, 900]),
     )
-    assert not warned(many, "fewer than") and not warned(many, "the expected calibration error is rough")
+    assert not warned(many, "fewer than") and not warned(many, "the expected calibration error is imprecise")
 
 
 def test_uneven_and_missing_classes_are_mentioned(findings):
     labels = np.repeat([0, 1], [100, 20])
     uneven = Analysis(np.eye(3)[labels] * 4, labels, findings.run.classes)
     found = dataclasses.replace(findings, analysis=uneven)
-    assert warned(found, "from 20 to 100 images here") and warned(found, "1 of 3 classes have no image here")
-    assert not warned(findings, "images here. The accuracy is mostly") and not warned(findings, "have no image")
+    assert warned(found, "between 20 and 100 images here") and warned(found, "1 of 3 classes have no images here")
+    assert not warned(findings, "images here. The accuracy is dominated") and not warned(findings, "have no image")
 
 
 def test_what_is_true_of_other_runs_is_mentioned_there_only(findings):
     changed = {
         "a small sample": dataclasses.replace(findings, sample=True),
         "drawn at random from the training images": with_recipe(findings, validation=0.1),
-        "There was no validation": dataclasses.replace(
+        "There was no validation set": dataclasses.replace(
             findings, run=dataclasses.replace(findings.run, validation_images=0)
         ),
-        "stopped after 4 of 9 epochs": with_recipe(findings, num_epochs=9),
+        "Training stopped after 4 of 9 epochs": with_recipe(findings, num_epochs=9),
         "six views": with_recipe(findings, tta=True),
         "could not be counted: gone": dataclasses.replace(findings, not_opened="gone", training_counts=None),
-        "but of other": dataclasses.replace(findings, dataset="other"),
-        "by heart": dataclasses.replace(
+        "come from other": dataclasses.replace(findings, dataset="other"),
+        "the network overfits": dataclasses.replace(
             findings,
             epochs=[dataclasses.replace(each, train_accuracy=0.99, valid_accuracy=0.5) for each in findings.epochs],
         ),
