@@ -50,7 +50,8 @@ def _of_the_counts(findings: Findings) -> Iterator[str]:
         low, high = wilson_interval(round(least / 2), least)
         yield (
             f"{few} of {len(scored)} classes have fewer than {FEW} images here, so their accuracies are imprecise: "
-            f"with {least}, an observed accuracy of one half is compatible with {percent(low, 0)} to {percent(high, 0)}."
+            f"with {least}, an observed accuracy of one half is compatible with {percent(low, 0)} to "
+            f"{percent(high, 0)}."
         )
     if missing := int((counts == 0).sum()):
         yield f"{missing} of {len(counts)} classes have no images here, so nothing is known about them."

@@ -122,7 +122,8 @@ class Session:
                 x, y = next(train.epoch(0))
                 self.state.precision = choose(net, x, y, ctx, self.loss)
         check_precision(self.state.precision, ctx)  # another machine may have measured it
-        self.model = lower(net, self.state.precision)
+        self.model: mx.gluon.HybridBlock | None = None  # what is trained in the network's place, see `_model_for`
+        self.traced: tuple[int, ...] | None = None  # the size of the images that it is for
         self.scored: mx.gluon.HybridBlock = net
         self.loss_scale = LossScale(*self.state.loss_scale) if self.state.precision == "float16" else None
         self.tally = Tally(*self.state.sums)
@@ -148,7 +149,7 @@ class Session:
         """Unfreeze the groups of layers that are planned for the current epoch."""
         if self.plan and self.trained_groups != _groups_at(self.plan, self.epoch):
             self._train_groups(self.epoch)
-            self.model = lower(self.net, self.state.precision)
+            self.model = None
 
     def train_on(self, x: np.ndarray, y: np.ndarray) -> int:
         """Make one step on a batch and return how many steps have results that are not read yet."""
@@ -156,7 +157,7 @@ class Session:
         mx.random.seed(step_seed(recipe.seed, step))
         self.trainer.set_learning_rate(self.rate(step))
         sums = train_step(
-            self.model, self.trainer, x, y, self.ctx, self.loss, recipe.clip_norm, recipe.l1, self.loss_scale
+            self._model_for(x), self.trainer, x, y, self.ctx, self.loss, recipe.clip_norm, recipe.l1, self.loss_scale
         )
         unread = self.tally.add(step, len(x), *sums)
         self.state.step += 1
@@ -166,7 +167,7 @@ class Session:
 
     def train_tail(self, tail: mx.gluon.HybridBlock) -> None:
         """From now on, train and score the last layers alone, on batches of the features that come before them."""
-        self.model = self.scored = tail
+        self.model, self.scored = None, tail
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -242,6 +243,15 @@ class Session:
         if self.last and self.last.exists():
             fields = {name: value for name, value in recipe.to_json().items() if name in COMPARED - OF_BATCHES}
             self._check_same(self.last, fields)
+
+    def _model_for(self, x: np.ndarray) -> mx.gluon.HybridBlock:
+        """Return what is trained in the network's place on images of this size; its graph holds the padding for it."""
+        size = x.shape[2:]
+        if self.model is None or size != self.traced:
+            if len(size) == 2:
+                set_image_size(self.scored, *size)
+            self.model, self.traced = lower(self.scored, self.state.precision), size
+        return self.model
 
     def _settle(self, train: Any) -> None:
         """Put the network on its devices, with all shapes known."""
