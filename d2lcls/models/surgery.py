@@ -186,13 +186,14 @@ def set_bias_multiplier(net: gluon.Block, factor: float) -> None:
             parameter.lr_mult *= factor
 
 
-def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.HybridSequential, Tail]:
+def split(net: gluon.Block, groups: int, size: int | tuple[int, int] | None = None) -> tuple[nn.HybridSequential, Tail]:
     """Split a network in two that share its parameters: a front to be run once, and the last groups, to be trained.
 
     Args:
         net: network with groups.
         groups: how many belong to the tail, counted from the output; 1 is the output alone.
-        size: side of the images in pixels; needed where padding depends on it, as in EfficientNet-Lite.
+        size: side, or (height, width), of the images in pixels; needed where padding depends on it, as in
+            EfficientNet-Lite.
 
     Returns:
         (front, tail): tail(front(x)) is net(x), without dropout in the front.
@@ -206,7 +207,7 @@ def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.Hy
             f"groups must lie between 1 and {len(all_groups) - 1}, one less than the network has, not {groups}."
         )
     if size is not None:
-        set_image_size(net, size, size)
+        set_image_size(net, *(size if isinstance(size, tuple) else (size, size)))
     elif isinstance(net, EfficientNet):
         raise ValueError("This network's padding depends on the size of its images: pass size=.")
     front = nn.HybridSequential()
@@ -233,7 +234,7 @@ def split_constant(net: gluon.Block, size: tuple[int, int]) -> tuple[nn.HybridSe
     """
     set_image_size(net, *size)
     blocks, image = _features(net), mx.sym.var("data")
-    end = next((index for index, block in enumerate(blocks) if _is_random(block)), len(blocks))
+    end = next((index for index, block in enumerate(blocks) if is_random(block)), len(blocks))
     if not end:
         return None
     front = nn.HybridSequential()
@@ -271,7 +272,8 @@ def _operators(symbol):
     return [(node["op"], node.get("attrs")) for node in json.loads(symbol.tojson())["nodes"]]
 
 
-def _is_random(block):
+def is_random(block: gluon.HybridBlock) -> bool:
+    """Whether a block draws random numbers in training, as dropout does."""
     operators = _operators(block(mx.sym.var("data")))
     return any(op.startswith(RANDOM) or (attrs or {}).get("act_type") == "rrelu" for op, attrs in operators)
 

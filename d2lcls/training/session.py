@@ -40,6 +40,7 @@ from d2lcls.training.steps import (
     step_seed,
     train_step,
 )
+from d2lcls.training.transfer.front import FrozenFront, split_front
 
 import mxnet as mx
 import numpy as np
@@ -122,7 +123,7 @@ class Session:
                 x, y = next(train.epoch(0))
                 self.state.precision = choose(net, x, y, ctx, self.loss)
         check_precision(self.state.precision, ctx)  # another machine may have measured it
-        self.model: mx.gluon.HybridBlock | None = None  # what is trained in the network's place, see `_model_for`
+        self.model: mx.gluon.Block | None = None  # what is trained in the network's place, see `_model_for`
         self.traced: tuple[int, ...] | None = None  # the size of the images that it is for
         self.scored: mx.gluon.HybridBlock = net
         self.loss_scale = LossScale(*self.state.loss_scale) if self.state.precision == "float16" else None
@@ -244,14 +245,23 @@ class Session:
             fields = {name: value for name, value in recipe.to_json().items() if name in COMPARED - OF_BATCHES}
             self._check_same(self.last, fields)
 
-    def _model_for(self, x: np.ndarray) -> mx.gluon.HybridBlock:
+    def _model_for(self, x: np.ndarray) -> mx.gluon.Block:
         """Return what is trained in the network's place on images of this size; its graph holds the padding for it."""
         size = x.shape[2:]
         if self.model is None or size != self.traced:
-            if len(size) == 2:
-                set_image_size(self.scored, *size)
-            self.model, self.traced = lower(self.scored, self.state.precision), size
+            self.model, self.traced = self._trace(size), size
         return self.model
+
+    def _trace(self, size: tuple[int, ...]) -> mx.gluon.Block:
+        net = self.scored
+        if len(size) != 2:  # features
+            return lower(net, self.state.precision)
+        set_image_size(net, *size)
+        if self.trained_groups and net is self.net and self.state.precision == "float32" and self.ctx == [mx.cpu()]:
+            parts = split_front(net, self.trained_groups, size)
+            if parts:
+                return FrozenFront(parts[0], lower(parts[1], "float32"))
+        return lower(net, self.state.precision)
 
     def _settle(self, train: Any) -> None:
         """Put the network on its devices, with all shapes known."""

@@ -8,6 +8,8 @@ What is slow in MXNet 1.9.1 on x86, and what takes its place:
 - ReLU6. `clip` and `minimum` do not work on oneDNN's blocked arrays, so each is surrounded by reorders. With y the
   output of a BatchNorm, min(max(y, 0), 6) = relu(6 - relu(6 - y)). The BatchNorm can return 6 - y itself, and a
   second one with constant parameters subtracts from 6.
+- `Pad`, which puts zeros around filters for TensorFlow's padding: its gradient takes milliseconds for any filter.
+  `Concat` with zeros does not.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ def faster_training(symbol: mx.sym.Symbol, learned: Collection[str]) -> mx.sym.S
         norm = _bounded_norm(graph, node)
         if groups:
             graph.place[index] = _split(graph, node, groups)
+        elif _is_padded_filter(graph, node):
+            graph.place[index] = _pad(graph, node)
         elif norm is not None:
             graph.place[index] = _bound(graph, node, norm)
         else:
@@ -137,6 +141,25 @@ def _column_groups(graph: _Graph, node: Node, learned: Collection[str]) -> list[
         if right < 0 or not (left >= 0 or last - first - left <= COLUMNS or -left % stride == 0):
             return []  # only images without some of their columns would do
     return groups
+
+
+def _is_padded_filter(graph: _Graph, node: Node) -> bool:
+    """Whether a node puts zeros above and on the left of a parameter, as `efficientnet.Conv` does."""
+    if node["op"] != "Pad" or graph.before(node)["op"] != "null" or node["attrs"].get("mode") != "constant":
+        return False
+    widths = ast.literal_eval(node["attrs"]["pad_width"])
+    return not any(width for place, width in enumerate(widths) if place not in (4, 6))
+
+
+def _pad(graph: _Graph, node: Node) -> int:
+    """Add the concatenation of a filter with zeros."""
+    *_, down, _, right, _ = ast.literal_eval(node["attrs"]["pad_width"])
+    (filters,) = graph.inputs(node)
+    for axis, shape in ((2, (0, 0, down, 0)), (3, (0, 0, 0, right))):
+        if max(shape):
+            zeros = graph.add("_zeros", f"{node['name']}_zeros{axis}", [], shape=shape)
+            filters = graph.add("Concat", f"{node['name']}_{axis}", [zeros, filters], dim=axis, num_args=2)
+    return filters
 
 
 def _split(graph: _Graph, node: Node, groups: list[tuple[int, int]]) -> int:
