@@ -328,7 +328,8 @@ class Session:
         for name, value in recipe.items():
             if before.get(name) != value:
                 raise CheckpointError(
-                    f"{last}: belongs to another recipe: {name} is {before.get(name)!r} there and {value!r} here."
+                    f"{last}: belongs to another recipe: {name} is {_shown(before.get(name))} there and "
+                    f"{_shown(value)} here."
                 )
 
     def _save_run(self, folder: Path) -> None:
@@ -387,3 +388,7 @@ def _fingerprint(net: mx.gluon.Block, train: Any, recipe: Recipe, devices: int) 
         "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1},
         "devices": devices,
     }
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)

@@ -417,7 +417,7 @@ def test_bad_input_to_train_is_one_readable_line(capsys, photos, tmp_path, argum
 def test_damaged_pictures_are_named(capsys, trained, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes((photos / "test" / "red" / "0.png").read_bytes()[:60])
     assert "cut.png: cannot be read as an image" in fails(capsys, "predict", "--run", trained, tmp_path / "cut.png")
-    assert "nowhere.png: No such file" in fails(capsys, "predict", "--run", trained, "nowhere.png")
+    assert "nowhere.png: no such file or folder" in fails(capsys, "predict", "--run", trained, "nowhere.png")
     for name in ("a", "b"):
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(tmp_path / "set" / "train" / name / "1.png")
@@ -429,6 +429,7 @@ def test_damaged_pictures_are_named(capsys, trained, photos, tmp_path):
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "x.png", "--run"]])
 def test_missing_and_damaged_runs_are_named(capsys, tmp_path, command):
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     assert "nowhere: holds no run.json, so it is not a training run" in fails(capsys, *command, "nowhere")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text("{}")

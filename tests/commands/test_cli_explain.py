@@ -60,7 +60,7 @@ def test_report_writes_one_page(capsys, trained, tmp_path):
     code, out, _ = call(capsys, "report", trained, "--split", "validation", "--out", tmp_path / "new" / "a.html")
     text = (tmp_path / "new" / "a.html").read_text()
     assert code == 0 and "on 4 images" in out and "scored on the validation images" in text
-    assert "The epoch was chosen by its accuracy on these images" in text
+    assert "The best epoch was chosen by its accuracy on these images" in text
 
 
 @pytest.mark.parametrize("command", ["explain", "report"])
