@@ -31,6 +31,14 @@ class Evaluation:
         return f"loss {self.loss:.4f}, top-1 {self.accuracy:.2%}, top-5 {self.top5:.2%} on {self.images:,} images"
 
 
+def scored_at_once(height: int, width: int) -> int:
+    """Return how many images of a size, in pixels, to score in a batch: 256 small ones, fewer of photographs.
+
+    A batch of 256 photographs of 224 x 224 pixels takes 15 GB of memory in EfficientNet-Lite0.
+    """
+    return 256 if height * width <= 64**2 else 32
+
+
 Views = Callable[[np.ndarray], Iterable[tuple[float, np.ndarray]]]
 
 

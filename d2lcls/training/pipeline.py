@@ -22,7 +22,7 @@ from d2lcls.machine import devices
 from d2lcls.machine.files import hold_folder
 from d2lcls.models import get_model
 from d2lcls.models.zoo import model_name
-from d2lcls.training.evaluation import as_contexts
+from d2lcls.training.evaluation import as_contexts, scored_at_once
 from d2lcls.training.loop import Epoch, fit, print_epoch
 from d2lcls.training.precision import check_precision
 from d2lcls.training.recipe import Recipe
@@ -242,7 +242,8 @@ def cut_batches(recipe: Recipe, images: AnyImages, validation: AnyImages | None)
         small_first=recipe.small_first,
         decode=decoded_size(recipe, images),
     )
-    return train, Batches(validation, 256, mean, std, size=size) if validation else None
+    scored = scored_at_once(*((recipe.size, recipe.size) if recipe.size else shape))
+    return train, Batches(validation, scored, mean, std, size=size) if validation else None
 
 
 def decoded_size(recipe: Recipe, images: AnyImages) -> tuple[int, int] | None:

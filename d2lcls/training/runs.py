@@ -23,7 +23,7 @@ from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
 from d2lcls.models.symbols.allowed import load_symbol
 from d2lcls.training.checkpoints import CheckpointError, load_parameters
-from d2lcls.training.evaluation import as_contexts, predict
+from d2lcls.training.evaluation import as_contexts, predict, scored_at_once
 from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
@@ -55,8 +55,13 @@ class Run:
         classes, validation_images = tuple(train.data.classes), 0 if valid is None else len(valid.data)
         return cls(recipe, classes, (height, width, channels), mean, std, train.size, validation_images)
 
-    def batches(self, images: Images | LazyImages, batch_size: int = 256, **kwargs: Any) -> Batches:
-        """Cut images into batches that are scaled and normalised as in training; `kwargs` as for `Batches`.
+    def batches(self, images: Images | LazyImages, batch_size: int | None = None, **kwargs: Any) -> Batches:
+        """Cut images into batches that are scaled and normalised as in training.
+
+        Args:
+            images: of the run's size and classes.
+            batch_size: None is that of `scored_at_once`.
+            kwargs: as for `Batches`.
 
         Raises:
             ValueError: the images or classes are not those the run was trained on.
@@ -70,6 +75,7 @@ class Run:
                 f"The run was trained on the classes {', '.join(self.classes)}; this set has "
                 f"{', '.join(images.classes)}."
             )
+        batch_size = batch_size or scored_at_once(*(self.size or self.image_shape[:2]))
         return Batches(images, batch_size, self.mean, self.std, size=self.size, **kwargs)
 
     def preprocess(self) -> Preprocess:
