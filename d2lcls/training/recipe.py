@@ -367,13 +367,13 @@ class Recipe:
         return cls(**values)
 
     def describe(self, changed: bool = False) -> str:
-        """Return a table in Markdown: each field, its value and its meaning.
+        """Return a table in Markdown: each field, its value and the first clause of its help, which says what it is.
 
         Args:
             changed: list only the fields that differ from their defaults.
         """
         rows = [
-            f"| `{field.name}` | {_described(getattr(self, field.name))} | {field.metadata['text'].replace('|', ' ')} |"
+            f"| `{field.name}` | {_described(getattr(self, field.name))} | {field.metadata['text'].split('; ')[0]} |"
             for field in dataclasses.fields(self)
             if not changed or getattr(self, field.name) != field.default
         ]
