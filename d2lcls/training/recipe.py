@@ -367,13 +367,13 @@ class Recipe:
         return cls(**values)
 
     def describe(self, changed: bool = False) -> str:
-        """Return a table in Markdown: each field, its value and the first clause of its help, which says what it is.
+        """Return a table in Markdown: each field, its value and its meaning, without its default and further details.
 
         Args:
             changed: list only the fields that differ from their defaults.
         """
         rows = [
-            f"| `{field.name}` | {_described(getattr(self, field.name))} | {field.metadata['text'].split('; ')[0]} |"
+            f"| `{field.name}` | {_described(getattr(self, field.name))} | {_clause(field)} |"
             for field in dataclasses.fields(self)
             if not changed or getattr(self, field.name) != field.default
         ]
@@ -388,6 +388,11 @@ COMPARED = {
 def options() -> Iterator[dataclasses.Field[Any]]:
     """Yield the fields that are options of the command line."""
     return (field for field in dataclasses.fields(Recipe) if field.metadata["option"] != "")
+
+
+def _clause(field: dataclasses.Field[Any]) -> str:
+    """Return the beginning of a field's help, which says what it is."""
+    return field.metadata["text"].split(" (default")[0].split("; ")[0]
 
 
 def _refuse_description(name: str, value: str) -> None:
