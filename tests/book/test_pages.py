@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from d2lcls.book import results
+
 import nbformat
 import pytest
 
@@ -26,6 +28,8 @@ WITHOUT_SCOREBOARD = {"ten-minutes"}  # it comes before the first row
 WITH_PROJECT = {"ten-minutes", "first-classifier", "making-it-fast"}  # the last chapter of a part
 PARTS = ("The idea", "Common mistakes", "Exercises", "Summary", "Further reading")
 LINES, COLUMNS = 20, 80
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve"
+MINUTES = {"half a": 0.5, **{word: number for number, word in enumerate(NUMBERS.split(), 1)}}
 
 
 def cells(path, kind):
@@ -97,3 +101,10 @@ def test_every_exercise_is_unsolved_and_has_a_solution(path):
         printed = "".join(output.get("text", "") for output in checked.outputs)
         assert "check(" in checked.source and printed == "Not answered yet.\n", checked.source
         assert "solution" in tags(solution) and "hide-cell" in tags(solution) and "assert check(" in solution.source
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_the_stated_run_time_was_measured(path):
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    (stated,) = re.findall(r"(?m)^\*\*Run time\*\* about (.+?) minutes? on two cores", text)
+    assert results.read("run_times")["minutes"][path.stem] <= 1.1 * MINUTES[stated]
