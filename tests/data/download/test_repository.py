@@ -152,7 +152,11 @@ def test_a_wrong_or_missing_file_is_named(server, repository, damage):
     assert not (cache_folder() / "fake").exists() and not part().exists()
 
 
-@pytest.mark.parametrize("archive", [b"junk" * 1000, ARCHIVE[:300_000], gzip.compress(b"junk" * 1000)])
+@pytest.mark.parametrize(
+    "archive",
+    [b"junk" * 1000, ARCHIVE[:300_000], gzip.compress(b"junk" * 1000)],
+    ids=["no archive", "cut off", "no tar"],
+)
 def test_what_is_no_archive_is_refused_and_not_kept(server, repository, archive):
     server.pages[ADDRESS] = archive
     with pytest.raises(DataUnavailable, match="sent something else than expected"):
