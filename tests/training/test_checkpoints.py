@@ -332,7 +332,7 @@ def test_another_size_is_another_recipe(shapes, tmp_path):
     run()
     for name, value in {"size": 14, "small_first": (8, 1)}.items():
         field = "image_size" if name == "size" else name
-        with pytest.raises(CheckpointError, match=f"another recipe: {field} is None there and .* here"):
+        with pytest.raises(CheckpointError, match=f"another recipe: {field} is not set there and .* here"):
             run(**{name: value})
 
 

@@ -132,7 +132,7 @@ def _put_relu_first(graph):
                 pooling.update(kept)
 
 
-def sorted_nodes(graph):
+def sorted_nodes(graph: dict[str, Any]) -> dict[str, Any]:
     """Move parameters to the front, so that every node comes after its inputs again."""
     old = graph["nodes"]
     order = sorted(range(len(old)), key=lambda index: (old[index]["op"] != "null", index))
@@ -146,7 +146,7 @@ def sorted_nodes(graph):
     }
 
 
-def rebuilt(graph):
+def rebuilt(graph: dict[str, Any]) -> mx.sym.Symbol:
     """Return the symbol of a changed graph, without the nodes that nothing reads any more."""
     graph["arg_nodes"] = [index for index, node in enumerate(graph["nodes"]) if node["op"] == "null"]
     graph.pop("node_row_ptr", None)
