@@ -102,7 +102,7 @@ wheels: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --extra cpu --extra book --extra test --extra tune \
-		--extra weights --extra deploy --extra serve --extra check --extra lock -o requirements.lock pyproject.toml
+		--extra weights --extra hub --extra deploy --extra serve --extra check --extra lock -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .coverage book/runs runs

@@ -5,11 +5,27 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 
 import d2lcls
-from d2lcls.commands import archive, data, doctor, evaluate, export, predict, rescue, serve, train, tune, weights
+from d2lcls.commands import (
+    archive,
+    data,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    lr_find,
+    predict,
+    report,
+    rescue,
+    serve,
+    train,
+    tune,
+    weights,
+)
 from d2lcls.commands import compile as compile_
 from d2lcls.commands.parsers import Parser, commands_of
 from d2lcls.machine.full_disk import NUMBERS, DiskFull
@@ -22,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: list of texts; None takes them from the command line.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name can be any bytes, which are printed unchanged
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -71,7 +89,23 @@ def make_parser() -> Parser:
         help="print the shell's completion script",
     )
     command = commands_of(parser, required=False)
-    for module in (doctor, data, weights, train, tune, evaluate, predict, export, compile_, serve, archive, rescue):
+    for module in (
+        doctor,
+        data,
+        weights,
+        train,
+        lr_find,
+        tune,
+        evaluate,
+        predict,
+        explain,
+        report,
+        export,
+        compile_,
+        serve,
+        archive,
+        rescue,
+    ):
         module.add(command)
     return parser
 

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "d2lcls"
-LAYERS = ["machine", "data", "weights", "models", "explain", "training", "deploy", "book", "commands", "cli"]
+LAYERS = ["machine", "data", "weights", "models", "explain", "training", "deploy", "book", "report", "commands", "cli"]
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
     for path in PACKAGE.rglob("*.py")

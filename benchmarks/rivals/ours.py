@@ -1,9 +1,10 @@
-"""For training_step.py and end_to_end.py: the side of d2lcls.
+"""For training_step.py, fine_tuning_step.py and end_to_end.py: the side of d2lcls.
 
-    python ours.py step NETWORK BATCH PIXELS CLASSES float32|bfloat16
+    python ours.py step|tune NETWORK BATCH PIXELS CLASSES float32|bfloat16|plain
     python ours.py fit NETWORK FOLDER float32|bfloat16
 
-The second command calls `fit` on FOLDER/images.npy and labels.npy.
+`tune` holds the statistics of BatchNorms, as fine-tuning does; "plain" is the network itself in float32, without
+faster operators. The second command calls `fit` on FOLDER/images.npy and labels.npy.
 """
 
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import d2lcls  # noqa: F401  before mxnet, which it makes importable
 from d2lcls import data
 from d2lcls.models import get_model
+from d2lcls.models.surgery import hold_statistics
 from d2lcls.training import fit
 from d2lcls.training.precision import lower
 from d2lcls.training.recipe import Recipe
@@ -42,7 +44,8 @@ def step_on(net, x, y, precision):
     """Return a function that makes one training step as `fit` does, on a batch of numpy arrays."""
     ctx = [mx.cpu()]
     settle_shapes(net, x, ctx, seed=0)
-    trainer, model = make_trainer(net, "nag", SGD), lower(net, precision)
+    trainer = make_trainer(net, "nag", SGD)
+    model = net if precision == "plain" else lower(net, precision)
 
     def step():
         train_step(model, trainer, x, y, ctx)
@@ -80,9 +83,11 @@ def fit_on(net, folder, precision, batch=128):
 
 def main(kind, name, *words):
     """Return what `answer` needs of the side that the command line asks for."""
-    if kind == "step":
+    if kind in ("step", "tune"):
         batch, pixels, classes = map(int, words[:3])
         net = make_network(name, classes)
+        if kind == "tune":
+            hold_statistics(net)
         x = np.random.default_rng(0).normal(size=(batch, 3, pixels, pixels)).astype(np.float32)
         y = np.arange(batch, dtype=np.int32) % classes
         turn, first = fixed_batch(step_on(net, x, y, words[3]), batch), 0

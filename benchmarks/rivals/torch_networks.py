@@ -101,7 +101,76 @@ def fast94(classes, widths=(64, 256, 256)):
     )
 
 
-NETWORKS = {"cifar_resnet20_v1": resnet20, "resnet18_v1": resnet18, "tutorial": tutorial, "fast94": fast94}
+class Inverted(nn.Module):
+    """An inverted bottleneck: expand, filter each channel separately, project (Sandler et al., 2018)."""
+
+    def __init__(self, before, after, kernel, stride, expansion):
+        super().__init__()
+        wide = before * expansion
+        self.adds = stride == 1 and before == after
+        self.body = nn.Sequential(
+            *(convolution(before, wide) if expansion > 1 else ()),
+            *convolution(wide, wide, kernel, stride, wide),
+            *convolution(wide, after, bounded=False),
+        )
+
+    def forward(self, x):
+        """Return what the block makes of x (N, C, H, W)."""
+        return x + self.body(x) if self.adds else self.body(x)
+
+
+def convolution(before, after, kernel=1, stride=1, groups=1, bounded=True):
+    """Return a convolution, its normalisation and a ReLU6."""
+    layers = (nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(after))
+    return (*layers, nn.ReLU6(inplace=True)) if bounded else layers
+
+
+def inverted_network(stages, classes):
+    """Return a network of inverted bottlenecks; stages are (expansion, channels, repeats, stride, kernel)."""
+    layers, before = list(convolution(3, 32, 3, 2)), 32
+    for expansion, after, repeats, stride, kernel in stages:
+        for place in range(repeats):
+            layers.append(Inverted(before, after, kernel, 1 if place else stride, expansion))
+            before = after
+    layers += [*convolution(before, 1280), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes)]
+    return nn.Sequential(*layers)
+
+
+def mobilenet_v2(classes):
+    """Return what GluonCV calls mobilenetv2_1.0 and torchvision mobilenet_v2, without dropout."""
+    stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    return inverted_network([(*stage, 3) for stage in stages], classes)
+
+
+def efficientnet_lite0(classes):
+    """Return EfficientNet-Lite0 with PyTorch's padding, without dropout."""
+    stages = [
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 40, 2, 2, 5),
+        (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5),
+        (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    ]
+    return inverted_network(stages, classes)
+
+
+def hold_statistics(net):
+    """Let every BatchNorm normalise by its running statistics, and train its scale and shift."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+NETWORKS = {
+    "cifar_resnet20_v1": resnet20,
+    "resnet18_v1": resnet18,
+    "tutorial": tutorial,
+    "fast94": fast94,
+    "mobilenetv2_1.0": mobilenet_v2,
+    "efficientnet_lite0": efficientnet_lite0,
+}
 
 
 def make_network(name, classes):

@@ -1,11 +1,11 @@
-"""For training_step.py and end_to_end.py: PyTorch's side, run by a Python that has torch.
+"""For training_step.py, fine_tuning_step.py and end_to_end.py: PyTorch's side, run by a Python that has torch.
 
-    python torch_training.py step NETWORK BATCH PIXELS CLASSES MODE
+    python torch_training.py step|tune NETWORK BATCH PIXELS CLASSES MODE
     python torch_training.py loader|vectorised NETWORK FOLDER MODE
 
-The second command trains on FOLDER/images.npy and labels.npy: with images from torch's DataLoader, or with whole
-batches of tensors. MODE is eager or channels_last for float32, autocast_channels_last or bf16_channels_last for
-bfloat16, or compile_channels_last.
+`tune` holds the statistics of BatchNorms, as fine-tuning does. The second command trains on FOLDER/images.npy and
+labels.npy: with images from torch's DataLoader, or with whole batches of tensors. MODE is eager or channels_last for
+float32, autocast_channels_last or bf16_channels_last for bfloat16, or compile_channels_last.
 """
 
 import sys
@@ -17,7 +17,7 @@ from side import LR, MEAN, STD, answer, fixed_batch, stretch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch_loading import BATCH, Pictures, WholeBatches
-from torch_networks import make_network
+from torch_networks import hold_statistics, make_network
 
 WORKERS = 2
 
@@ -71,9 +71,11 @@ def feed(kind, folder, images):
 def main(kind, name, *words):
     """Return what `answer` needs of the side that the command line asks for."""
     torch.manual_seed(0)
-    if kind == "step":
+    if kind in ("step", "tune"):
         batch, pixels, classes = map(int, words[:3])
         training = Training(name, classes, words[3])
+        if kind == "tune":
+            hold_statistics(training.net)
         x = torch.randn(batch, 3, pixels, pixels).to(dtype=training.dtype, memory_format=training.format)
         y = torch.arange(batch) % classes
         turn, first = fixed_batch(lambda: training.step(x, y), batch), 0

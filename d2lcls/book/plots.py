@@ -49,7 +49,7 @@ def show_images(images: np.ndarray, titles: Sequence[str] | None = None, columns
             image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255 if image.dtype == np.uint8 else None
         )
         if titles is not None:
-            axis.set_title(titles[index], fontsize=9.5)
+            axis.set_title(titles[index], fontsize=9.5, parse_math=False)
     return figure
 
 
@@ -62,20 +62,38 @@ def show_curves(records: Sequence[Epoch], title: str = "Loss and accuracy") -> F
     """
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [r.epoch for r in records]
-    for axis, name, scale in ((left, "loss", 1), (right, "accuracy", 100)):
-        for split, label, style, colour in (("train", "training", "--o", LIGHT), ("valid", "validation", "-s", DARK)):
-            values = [getattr(r, f"{split}_{name}") for r in records]
-            if values and values[0] is not None:
-                axis.plot(epochs, [scale * v for v in values], style, color=colour, markersize=4, label=label)
-        axis.set_xlabel("epoch")
-        _whole_numbers(axis)
-        axis.grid(alpha=0.3)
-    left.set_ylabel("cross-entropy per image (nats)")
-    right.set_ylabel("accuracy (%)")
+    _draw_curve(left, records, "loss")
+    _draw_curve(right, records, "accuracy")
     left.legend()
     figure.suptitle(title)
     return figure
+
+
+def show_curve(records: Sequence[Epoch], name: str, title: str) -> Figure:
+    """Draw one of the two panels of `show_curves`, narrow enough for a phone.
+
+    Args:
+        records: as `fit` returns them.
+        name: "loss" or "accuracy".
+        title: the finding, in a few words.
+    """
+    figure, axis = new_figure(4.4, 3.2)
+    _draw_curve(axis, records, name)
+    axis.set_title(title)
+    axis.legend()
+    return figure
+
+
+def _draw_curve(axis: Axes, records: Sequence[Epoch], name: str) -> None:
+    scale, label = {"loss": (1, "cross-entropy per image (nats)"), "accuracy": (100, "accuracy (%)")}[name]
+    epochs = [record.epoch for record in records]
+    for split, text, style, colour in (("train", "training", "--o", LIGHT), ("valid", "validation", "-s", DARK)):
+        values = [getattr(record, f"{split}_{name}") for record in records]
+        if values and values[0] is not None:
+            axis.plot(epochs, [scale * value for value in values], style, color=colour, markersize=4, label=text)
+    axis.set(xlabel="epoch", ylabel=label)
+    _whole_numbers(axis)
+    axis.grid(alpha=0.3)
 
 
 def show_confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Which classes are confused") -> Figure:
@@ -94,8 +112,8 @@ def show_confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Whi
         if percent > 0.5:  # 0.5 itself would be rounded to 0
             colour = "white" if percent > 55 else "black"
             axis.text(column, row, f"{percent:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
+    axis.set_yticks(range(len(classes)), classes, parse_math=False)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, label="images of the true class (%)", shrink=0.8)
     return figure
@@ -120,7 +138,7 @@ def show_bars(
     figure, axis = new_figure(7, 0.7 + 0.35 * len(names))
     positions = np.arange(len(names))[::-1]
     axis.barh(positions, values, xerr=errors, color=LIGHT, edgecolor=DARK, capsize=3)
-    axis.set_yticks(positions, names)
+    axis.set_yticks(positions, names, parse_math=False)
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     if title:
@@ -179,6 +197,40 @@ def show_search(records: Sequence[TrialRecord], label: str = "validation accurac
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
+
+
+def show_front(records: Sequence[TrialRecord], front: Sequence[TrialRecord], labels: Sequence[str]) -> Figure:
+    """Draw the trials of a search with several objectives, and those on the Pareto front, with their numbers.
+
+    Args:
+        records: as `trials_table` returns them.
+        front: as `pareto_front` returns it; at least one.
+        labels: names of the objectives with their units: the first upwards, each other one to the right in an axis of
+            its own.
+
+    Raises:
+        ValueError: the front is empty.
+    """
+    if not front:
+        raise ValueError("front must hold a complete trial. Run more trials.")
+    complete = [record for record in records if record.state == "complete"]
+    figure = Figure(figsize=(1.5 + 4.2 * (len(labels) - 1), 3.4), layout="constrained")
+    for index, (axis, label) in enumerate(zip(figure.subplots(1, len(labels) - 1, squeeze=False)[0], labels[1:])):
+        axis.plot(*_points(complete, index), "o", color=DARK, fillstyle="none", label="other trials")
+        axis.plot(*_points(front, index), "s", color=ACCENT, label="Pareto front")
+        for record in front:
+            axis.annotate(
+                str(record.number), (record.others[index], record.value), xytext=(5, 3), textcoords="offset points"
+            )
+        axis.set(xlabel=label, ylabel=f"validation {labels[0]}")
+        axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle(f"{len(front)} of {len(complete)} trials are beaten by no other one in everything")
+    return figure
+
+
+def _points(records: Sequence[TrialRecord], index: int) -> tuple[list[float], list[float | None]]:
+    return [record.others[index] for record in records], [record.value for record in records]
 
 
 def show_range_test(result: RangeTest, title: str = "The loss at every learning rate") -> Figure:

@@ -9,12 +9,15 @@ import statistics
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2lcls.machine.cores import cpu_flags
 from d2lcls.machine.files import write_atomically
 
 import psutil
+
+if TYPE_CHECKING:
+    from d2lcls.data.download.dataset import Dataset
 
 _INSTRUCTIONS = "avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimddp bf16 i8mm"
 FOLDER = Path(__file__).resolve().parents[2] / "results"
@@ -37,22 +40,37 @@ def write(name: str, command: str, values: dict[str, Any], data: Iterable[str] =
     content = {
         "command": command,
         **values,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: metadata.version(p) for p in ("mxnet", "gluoncv", "numpy")},
-        },
-        "machine": {
-            "processor": _processor(),
-            "instructions": instructions(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30),
-            "system": platform.system(),
-        },
-        "data": {n: {file.name: file.sha1 for file in DATASETS[n].files} for n in data},
+        "versions": versions(),
+        "machine": machine(),
+        "data": {n: _version(DATASETS[n]) for n in data},
     }
     path = _file(name)
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    packages = {package: metadata.version(package) for package in ("mxnet", "gluoncv", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def machine() -> dict[str, Any]:
+    """Return what is known of this machine: its processor, instruction sets, cores, memory and system."""
+    return {
+        "processor": _processor(),
+        "instructions": instructions(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.system(),
+    }
+
+
+def _version(dataset: Dataset) -> dict[str, str]:
+    """Return what tells one version of a data set from another."""
+    if dataset.revision:
+        return {"commit": dataset.revision}
+    return {file.name: file.sha1 for file in dataset.files}
 
 
 def read(name: str) -> dict[str, Any]:

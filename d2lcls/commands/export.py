@@ -213,8 +213,6 @@ def _images(options: argparse.Namespace, manifest: Manifest, split: str) -> Imag
     name = options.dataset or manifest.dataset
     if not name:
         raise ValueError(f"The manifest of {manifest.name} names no data set: name images with --dataset.")
-    if name in data.DATASETS:
-        return data.load(name, split)
     return data.load(name, split, size=manifest.preprocess.resize)
 
 
@@ -270,4 +268,4 @@ def _describe(options: argparse.Namespace) -> None:
 def _has_test_images(name: str | None) -> bool:
     from d2lcls import data
 
-    return name in data.DATASETS or name is not None and any((Path(name) / split).is_dir() for split in ("test", "val"))
+    return name in data.DATASETS or name is not None and Path(name).exists() and data.has_split(name, "test")

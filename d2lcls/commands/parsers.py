@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -79,16 +78,17 @@ def add_recipe_options(
         base: the recipe whose values are shown as defaults; None is the default recipe.
         without: fields that get no option.
     """
-    from d2lcls.training import recipe
+    from d2lcls.training.fields import option_name
+    from d2lcls.training.recipe import Recipe, options
 
     groups: dict[str, Any] = {"most used": parser}
-    for field in recipe.options():
+    for field in options():
         if field.name not in without:
             group = field.metadata["group"]
             if group not in groups:
                 groups[group] = parser.add_argument_group(group)
-            default = getattr(base or recipe.Recipe(), field.name)
-            _add_field(groups[group], field, recipe.option_name(field), default)
+            default = getattr(base or Recipe(), field.name)
+            _add_field(groups[group], field, option_name(field), default)
 
 
 def _add_field(parser: Any, field: dataclasses.Field[Any], option: str, default: Any) -> None:
@@ -111,39 +111,22 @@ def _add_field(parser: Any, field: dataclasses.Field[Any], option: str, default:
 
 def _reader(field: dataclasses.Field[Any]) -> Callable[[str], Any]:
     """Return the function that reads and checks the text of an option."""
-    from d2lcls.training.recipe import check_value
-
-    kinds = typing.get_type_hints(_recipe_class())[field.name]
-    kind = next((k for k in (int, float) if k is kinds or k in typing.get_args(kinds)), str)
+    from d2lcls.training.fields import read_value
 
     def read(text: str) -> Any:
-        if field.name == "small_first":
-            return _side_and_epochs(text)
         try:
-            value = kind(text)
-        except ValueError:
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {noun}, not {text!r}") from None
-        try:
-            check_value(field, value)
+            return read_value(field, text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error).removeprefix(f"{field.name} ").rstrip(".")) from None
-        return value
 
-    return read if not field.metadata["choices"] else str
+    # Names from a list are checked by argparse, and those of transforms come one by one.
+    return str if field.metadata["choices"] or field.name == "augment" else read
 
 
 def _recipe_class() -> type[Recipe]:
     from d2lcls.training.recipe import Recipe
 
     return Recipe
-
-
-def _side_and_epochs(text: str) -> tuple[int, int]:
-    side, _, epochs = text.partition(":")
-    if not ((side + epochs).isascii() and side.isdigit() and epochs.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be pixels, a colon and epochs, as in 28:10, not {text}")
-    return int(side), int(epochs)
 
 
 def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) -> Recipe:
@@ -175,10 +158,11 @@ def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) ->
 
 def _with_dashes(message: str) -> str:
     """Write the names of fields at the beginning of a message as options."""
-    from d2lcls.training import recipe
+    from d2lcls.training.fields import option_name
+    from d2lcls.training.recipe import options
 
     name, _, rest = message.partition(" ")
-    names = {field.name: recipe.option_name(field) for field in recipe.options()}
+    names = {field.name: option_name(field) for field in options()}
     return f"{names.get(name, name)} {rest}".rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""`d2lcls train`: train a network, from scratch or from ImageNet weights."""
+"""`d2lcls train`: train a network, from scratch, from ImageNet weights or others, or from an earlier run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from d2lcls.commands.parsers import Command, add_recipe_options, recipe_of
 
 if TYPE_CHECKING:
     from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
     from d2lcls.training.loop import Epoch
     from d2lcls.training.recipe import Recipe
 
 
 def add(command: Command) -> None:
     """Add the command to the parser. Its options are the fields of `Recipe`, and where and how to run it."""
-    from d2lcls.training.recipe import RECIPES
+    from d2lcls.training.recipes import RECIPES
 
     train = command(
         "train",
         _train,
-        "Train a network, from scratch or from ImageNet weights.",
+        "Train a network, from scratch, from ImageNet weights or others, or from an earlier run.",
         "d2lcls train --dataset cifar10 --model cnn",
     )
     train.add_argument(
@@ -37,7 +38,8 @@ def add(command: Command) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from d2lcls.training.recipe import RECIPES, Recipe
+    from d2lcls.training.recipe import Recipe
+    from d2lcls.training.recipes import RECIPES
 
     base = RECIPES[options.recipe] if options.recipe else Recipe()
     if options.resume and options.out and not options.recipe and Path(options.out, "run.json").exists():
@@ -45,8 +47,12 @@ def _train(options: argparse.Namespace) -> None:
 
         base = read_run(options.out).recipe  # of which only what is given again can differ, and is then refused
     recipe = recipe_of(options, base, scale=bool(options.recipe))
-    if (recipe.train_last or recipe.unfreeze) and not recipe.pretrained:
-        options.wrong("--train-last and --unfreeze keep layers as they are at first: that needs --pretrained")
+    if (recipe.train_last or recipe.unfreeze) and not recipe.starts_trained:
+        options.wrong(
+            "--train-last and --unfreeze keep layers as they are at first: that needs --pretrained, --weights or --from"
+        )
+    if ":" in (recipe.model or "") and "model" not in options:  # no file decides which code is run
+        options.wrong(f"the run was trained with a network of your own: give --model {recipe.model} again")
     from d2lcls.training.loop import print_epoch  # MXNet is imported here, after the options have been checked
     from d2lcls.training.pipeline import resolve, train
     from d2lcls.training.tensorboard import Curves
@@ -58,7 +64,7 @@ def _train(options: argparse.Namespace) -> None:
         if curves:
             curves.write(record)
 
-    def begin(images: Images, validation: Images | None, folder: Path) -> None:
+    def begin(images: Images | LazyImages, validation: Images | LazyImages | None, folder: Path) -> None:
         print(
             f"{len(images):,} training images, {len(validation) if validation else 0:,} for validation, "
             f"{len(images.classes)} classes; writing to {folder}"
@@ -72,10 +78,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _next_step(recipe: Recipe, folder: Path) -> str:
     """Return the sentence that names the command to score the run with."""
-    from d2lcls.data import DATASETS
+    from d2lcls.data import has_split
 
     assert recipe.dataset
-    tested = recipe.dataset in DATASETS or any(Path(recipe.dataset, split).is_dir() for split in ("test", "val"))
+    tested = has_split(recipe.dataset, "test", recipe.root)
     return (
         f"Score it {'once on the test set' if tested else 'on its validation set'} with: d2lcls evaluate {folder}"
         f"{'' if tested else ' --split validation'}{' --tta' if recipe.tta else ''}"

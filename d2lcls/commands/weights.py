@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from d2lcls.commands.parsers import Command, commands_of, positive, share
 
 if TYPE_CHECKING:
+    from d2lcls.weights.hub import HubWeights
     from d2lcls.weights.store import Port
 
 FORMS = ("gluon", "timm", "torchvision", "lukemelas")
@@ -71,6 +72,7 @@ def add(command: Command) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    from d2lcls.weights.hub import HUB
     from d2lcls.weights.store import PORTS, weights_folder
 
     here = _files_here()
@@ -79,6 +81,9 @@ def _list(options: argparse.Namespace) -> None:
     for name, port in PORTS.items():
         if name not in dict(here):
             print(f"{name:<20} not here: d2lcls weights get {name}; {_describe_port(port)}; sha256 {port.sha256[:8]}")
+    for name, weights in HUB.items():
+        if name not in dict(here) and name not in PORTS:
+            print(f"{name:<20} not here: d2lcls weights get {name}; {_describe_hub(weights)}")
     print("Others: d2lcls weights get NAME asks GluonCV's store, or the mirror of it that MXNET_GLUON_REPO names.")
     print(f"cache: {weights_folder()}")
 
@@ -93,13 +98,16 @@ def _files_here(names: list[str] | None = None) -> list[tuple[str, Path]]:
 
 def _describe(name: str, path: Path) -> str:
     from d2lcls.data.download.transfer import file_checksum
+    from d2lcls.weights.hub import HUB
     from d2lcls.weights.store import PORTS
     from d2lcls.weights.tensors import WeightsError
 
-    port = PORTS.get(name)
+    port, hub = PORTS.get(name), HUB.get(name)
     checksum = f"sha256 {file_checksum(path, 'sha256')[:8]}"
     if port and path.name == port.file:
         return f"{_describe_port(port)}; {checksum}"
+    if hub and path.name == hub.file:
+        return f"{_describe_hub(hub)}; {checksum}"
     if path.suffix == ".params":
         return f"GluonCV's store; {checksum}"
     try:
@@ -111,6 +119,10 @@ def _describe(name: str, path: Path) -> str:
 def _describe_port(port: Port) -> str:
     measured = f"{port.measured:.1%}" if port.measured else "not measured"
     return f"{port.source}; {port.licence}; published {port.published:.1%}, measured {measured}"
+
+
+def _describe_hub(weights: HubWeights) -> str:
+    return f"{weights.repository} on the Hugging Face hub; {weights.licence}; published {weights.published:.1%}"
 
 
 def _describe_metadata(path: Path) -> str:

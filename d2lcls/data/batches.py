@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from d2lcls.data.decode import Size, height_and_width
 from d2lcls.data.images import Images
-from d2lcls.data.lazy import LazyImages
+from d2lcls.data.lazy import Decoded, LazyImages
 from d2lcls.data.preprocess import scale_and_shift
 from d2lcls.data.transforms.augment import Transform, mirror, random_window
+from d2lcls.data.transforms.augment import cutmix as paste
 from d2lcls.data.transforms.augment import mixup as blend
 
 import numpy as np
@@ -37,8 +38,8 @@ class Batches:
         mixup: alpha of `augment.mixup`, applied last; 0 is off.
         seed: of the order and the augmentation.
         size: side or (height, width) of the network's input in pixels; images of another size are scaled to
-            it after augmentation and mixup, which are cheaper on small images: bicubic, or by averaging areas
-            where they shrink. None keeps their size.
+            it after augmentation, mixup and cutmix, which are cheaper on small images: bicubic, or by averaging
+            areas where they shrink. None keeps their size.
         balanced: draw the len(data) images of each epoch with replacement, first a class, then an image of it, so
             that all classes with images are equally frequent on average. Needs `shuffle`. Source: Kang et
             al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (2020).
@@ -48,6 +49,11 @@ class Batches:
         small_first: (side, epochs): the first `epochs` epochs show a window of `side` x `side` pixels of each image,
             cropped at random after `augment`, which makes training faster; later epochs show whole images. For networks
             that take both sizes. After Howard's progressive resizing (DAWNBench, 2018), which scales instead.
+        cutmix: alpha of `augment.cutmix`, applied last; 0 is off. With mixup too, each batch gets one of the two, drawn
+            with equal chances, as in timm.
+        decode: for `LazyImages`, side or (height, width) in pixels at which the pictures of an epoch are decoded. One
+            transform in `augment`, `random_resized_crop(size=...)`, must return them in the size of `data`. Larger than
+            that, crops keep more detail. None decodes at the size of `data`, as `example` always does.
 
     Raises:
         ValueError: the set is empty, or an argument has the wrong range or shape; the message names it.
@@ -67,11 +73,14 @@ class Batches:
         balanced: bool = False,
         alternating_flip: bool = False,
         small_first: tuple[int, int] | None = None,
+        cutmix: float = 0.0,
+        decode: Size | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}.")
-        if mixup < 0:
-            raise ValueError(f"mixup must be 0 (off) or above, not {mixup}.")
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not alpha >= 0:
+                raise ValueError(f"{name} must be 0 (off) or above, not {alpha}.")
         if balanced and not shuffle:
             raise ValueError("balanced=True draws its images at random: it needs shuffle=True.")
         if len(data) == 0:
@@ -96,7 +105,9 @@ class Batches:
         self.data, self.batch_size, self.mean, self.std = data, batch_size, mean, std
         self.shuffle, self.augment, self.mixup, self.seed = shuffle, tuple(augment), mixup, seed
         self.size, self.balanced = None if size is None else height_and_width(size), balanced
-        self.alternating_flip, self.small_first = alternating_flip, small_first
+        self.alternating_flip, self.small_first, self.cutmix = alternating_flip, small_first, cutmix
+        self.decode = None if decode is None else height_and_width(decode)
+        self._pictures = data.images if self.decode is None else self._decoded_at(self.decode)
         self._scale, self._shift = scale_and_shift(mean, std)
         # The normalised value of each uint8 value, (C, 256).
         self._values = (np.arange(256, dtype=np.uint8) * self._scale + self._shift)[:, 0]
@@ -116,26 +127,41 @@ class Batches:
             start: the first batch to yield; earlier ones are not computed.
 
         Yields:
-            (x, y): float32 (N, C, H, W), normalised; int32 (N,), or float32 (N, K) with mixup.
+            (x, y): float32 (N, C, H, W), normalised; int32 (N,), or float32 (N, K) with mixup or cutmix.
         """
         order = self._order(number)
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            images, labels = self.data.images[indices], self.data.labels[indices].astype(np.int32)
+            images, labels = self._pictures[indices], self.data.labels[indices].astype(np.int32)
             rng = np.random.default_rng([self.seed, number, batch])
             for transform in self.augment:
                 images = transform(images, rng)
+            if self.decode and images.shape[1:3] != self.data.images.shape[1:3]:
+                raise ValueError(
+                    f"augment returned images of {images.shape[1:3]} pixels, not {self.data.images.shape[1:3]}: with "
+                    "decode=..., it needs random_resized_crop(size=...)."
+                )
             if self.small_first and number < self.small_first[1]:
                 images = random_window(images, self.small_first[0], self.small_first[0], rng)
             if self.alternating_flip:
                 images = mirror(images, self._mirrored(number)[indices])
-            if self.mixup:
-                images, labels = blend(images, labels, len(self.data.classes), self.mixup, rng)
+            if self.mixup or self.cutmix:
+                images, labels = self._mix(images, labels, rng)
             yield self._for_network(images), labels
 
     def example(self) -> np.ndarray:
         """Return the first image as the network's input, float32 (1, C, H, W): scaled, but not augmented."""
         return self._for_network(self.data.images[:1])
+
+    def _decoded_at(self, size: tuple[int, int]) -> Decoded:
+        if not isinstance(self.data, LazyImages):
+            raise ValueError("decode is for pictures that are decoded when needed: give LazyImages, as of open_folder.")
+        return self.data.at(size, self.data.images.draft).images
+
+    def _mix(self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        pastes = rng.random() < 0.5 if self.mixup and self.cutmix else self.cutmix > 0
+        mix, alpha = (paste, self.cutmix) if pastes else (blend, self.mixup)
+        return mix(images, labels, len(self.data.classes), alpha, rng)
 
     def _for_network(self, images: np.ndarray) -> np.ndarray:
         return self.normalise(images if self.size is None else _resize(images, self.size))

@@ -15,6 +15,9 @@ COMMON_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # what strangers may sen
 FORMATS = (*COMMON_FORMATS, "TIFF", "PPM")  # in files; never EPS, for which Pillow starts Ghostscript
 MAX_PIXELS = 100_000_000  # a 100-megapixel photograph; a larger header is considered a decompression bomb
 
+# How a whole JPEG and a whole PNG begin and end.
+_WHOLE = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"))
+
 # Pillow warns of damaged metadata and, below MAX_PIXELS, of the size. Once for the process: `catch_warnings` changes
 # the state of all threads, and pictures are read in several.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -119,6 +122,30 @@ def read_image(
         picture = open_image(source, 2 * max(height, width) if draft else None)
         picture = ImageOps.fit(picture, (width, height), Image.Resampling[interpolation.upper()])
     return np.array(picture, dtype=np.uint8)  # a copy, as Pillow's memory is read-only
+
+
+def check_complete(source: str | Path) -> None:
+    """Look at the beginning and the end of a JPEG or PNG file, which shows whether it was cut short.
+
+    Files of other formats, and those that end differently (cameras append data of their own), are decoded.
+
+    Args:
+        source: its path.
+
+    Raises:
+        BrokenImage, FileNotFoundError: as `open_image`.
+    """
+    with open(source, "rb") as file:
+        begin = file.read(8)
+        file.seek(max(0, file.seek(0, io.SEEK_END) - 12))
+        end = file.read()
+    if not looks_complete(begin, end):
+        open_image(source)
+
+
+def looks_complete(begin: bytes, end: bytes) -> bool:
+    """Return whether a file of which these are the first 8 and the last 12 bytes is a whole JPEG or PNG."""
+    return any(begin.startswith(first) and end.endswith(last) for first, last in _WHOLE)
 
 
 def check_interpolation(name: str) -> None:

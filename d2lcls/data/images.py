@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Labelled(Protocol):
+    """What `Images` and `LazyImages` have in common."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def counts(self) -> np.ndarray: ...
+
+    def subset(self, indices: Any) -> Self: ...
+
+
+AnyImages = TypeVar("AnyImages", bound=Labelled)
 
 
 @dataclass(frozen=True, eq=False)  # == of arrays gives an array
@@ -67,14 +89,14 @@ class Images:
         return np.bincount(self.labels, minlength=len(self.classes))
 
 
-def split_validation(data: Images, size: float, seed: int = 0) -> tuple[Images, Images]:
+def split_validation(data: AnyImages, size: float, seed: int = 0) -> tuple[AnyImages, AnyImages]:
     """Split off a stratified validation set: every class has the same share in it.
 
     Shares are rounded by the largest remainder, so the total is exact; an image of each class stays in
     the training set as long as `size` allows. Both sets keep the order of `data`.
 
     Args:
-        data: the images to split.
+        data: the images to split, `Images` or `LazyImages`.
         size: number of validation images (int), or their share of all (float between 0 and 1).
         seed: the same seed gives the same split.
 

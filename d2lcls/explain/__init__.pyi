@@ -1,14 +1,17 @@
+from . import analysis as analysis
 from . import calibration as calibration
 from . import confusion as confusion
 from . import gradcam as gradcam
 from . import maps as maps
 from . import neighbours as neighbours
 from . import scores as scores
+from .analysis import Analysis as Analysis
 from .calibration import CalibrationCurve as CalibrationCurve
 from .calibration import calibration_curve as calibration_curve
 from .calibration import fit_temperature as fit_temperature
 from .confusion import confusion_matrix as confusion_matrix
 from .confusion import most_confused as most_confused
+from .confusion import most_mistaken as most_mistaken
 from .gradcam import grad_cam as grad_cam
 from .gradcam import overlay as overlay
 from .maps import map_features as map_features
@@ -16,3 +19,4 @@ from .neighbours import nearest_neighbours as nearest_neighbours
 from .scores import balanced_accuracy as balanced_accuracy
 from .scores import per_class_accuracy as per_class_accuracy
 from .scores import softmax as softmax
+from .scores import wilson_interval as wilson_interval

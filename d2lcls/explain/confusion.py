@@ -54,3 +54,19 @@ def most_confused(matrix: np.ndarray, classes: Sequence[str], top: int = 5) -> l
         if both[i, j]
     ]
     return sorted(pairs, key=lambda pair: -pair[2])[:top]
+
+
+def most_mistaken(matrix: np.ndarray, classes: Sequence[str], top: int = 5) -> list[tuple[str, str, int]]:
+    """List the classes whose images are most often taken for another class, and for which.
+
+    Args:
+        matrix, classes: as for `most_confused`.
+        top: number of pairs.
+
+    Returns:
+        list of (true class, predicted class, count), most often first.
+    """
+    wrong = matrix * (1 - np.eye(len(classes), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:top]
+    pairs = [(int(index) // len(classes), int(index) % len(classes)) for index in order]
+    return [(classes[i], classes[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]

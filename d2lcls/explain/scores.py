@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 
 
@@ -58,3 +60,29 @@ def balanced_accuracy(matrix: np.ndarray) -> float:
     if np.isnan(accuracies).all():
         raise ValueError("matrix holds no image; balanced accuracy needs at least one.")
     return float(np.nanmean(accuracies))
+
+
+def wilson_interval(hits: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of an accuracy, as shares of 1.
+
+    Unlike the mean plus or minus twice its standard error, it is right for few images and for accuracies near 0 or 1.
+    It assumes that the images are independent of each other. Source: Wilson, "Probable Inference, the Law of
+    Succession, and Statistical Inference" (1927).
+
+    Args:
+        hits: number of images that were recognised.
+        images: number of all images, at least one.
+        confidence: probability that the interval of a new set of images contains the true accuracy.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if not 0 <= hits <= images or images < 1:
+        raise ValueError(f"hits must lie between 0 and images, which is 1 or more, not {hits} of {images}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, not {confidence}.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = hits / images, z**2 / images
+    centre = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * (share * (1 - share) / images + weight / (4 * images)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,9 +1,11 @@
 """Write files and folders so that a failure leaves nothing incomplete behind."""
 
+import csv
+import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +47,13 @@ def write_atomically(path: str | Path, content: bytes | memoryview | Callable[[B
         raise OSError(
             error.errno, f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder"
         ) from error
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as the text of a CSV file, with cells quoted where needed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

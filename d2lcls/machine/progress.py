@@ -37,14 +37,17 @@ class Progress:
     """The progress line of one run; the `with` statement clears it at the end.
 
     Args:
-        total: number of steps.
+        total: number of steps; None if it is unknown.
         done: number of steps before this run (of a resumed run).
         verbose: False shows nothing at all.
         every: seconds between two updates.
+        unit: what a step is called.
     """
 
-    def __init__(self, total: int, done: int = 0, verbose: bool = True, every: float = 0.5) -> None:
-        self.total, self.first, self.every, self.verbose = total, done, every, verbose
+    def __init__(
+        self, total: int | None, done: int = 0, verbose: bool = True, every: float = 0.5, unit: str = "step"
+    ) -> None:
+        self.total, self.first, self.every, self.verbose, self.unit = total, done, every, verbose, unit
         self.mode = display_mode() if verbose else "off"
         self.begun, self.shown = time.monotonic(), 0.0
         self.handle: Any = None
@@ -53,7 +56,7 @@ class Progress:
     def update(self, step: int, text: str) -> None:
         """Show the number of steps done, the time left, `text` and the memory in use."""
         now = time.monotonic()
-        if self.mode == "off" or (now - self.shown < self.every and step < self.total):
+        if self.mode == "off" or (now - self.shown < self.every and step != self.total):
             return
         self.shown = now
         memory = psutil.Process().memory_info().rss / 2**30
@@ -62,9 +65,9 @@ class Progress:
             self.total,
             now - self.begun,
             initial=self.first,
-            unit="step",
+            unit=self.unit,
             ncols=110,
-            postfix=f"{text}, {memory:.1f} GiB",
+            postfix=", ".join(filter(None, (text, f"{memory:.1f} GiB"))),
         )
         self._show(line)
 

@@ -6,6 +6,7 @@ from . import fast94 as fast94
 from . import features as features
 from . import fusion as fusion
 from . import gradients as gradients
+from . import own as own
 from . import plain as plain
 from . import slow_layers as slow_layers
 from . import summary as summary
@@ -14,9 +15,11 @@ from . import symbols as symbols
 from . import zoo as zoo
 from .cnn import GlobalMean as GlobalMean
 from .cnn import SmallCNN as SmallCNN
+from .costs import latency as latency
 from .costs import layer_costs as layer_costs
 from .efficientnet import EfficientNet as EfficientNet
 from .efficientnet import set_image_size as set_image_size
+from .fast94 import Architecture as Architecture
 from .fast94 import Fast94 as Fast94
 from .fast94 import initialise_from_data as initialise_from_data
 from .features import FeatureBatches as FeatureBatches

@@ -13,6 +13,8 @@ import numpy as np
 from mxnet import gluon, nd
 from mxnet.gluon import nn
 
+WARM_UP = 5  # first runs that are not timed: MXNet compiles the network, and caches fill
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -97,6 +99,29 @@ def training_flop(net: gluon.Block, shape: tuple[int, int, int], padding: bool =
 
     walk(net, nd.zeros((1, *shape), ctx=next(iter(net.collect_params().values())).list_ctx()[0]), count)
     return total
+
+
+def latency(net: gluon.HybridBlock, shape: tuple[int, int, int], seconds: float = 1.0) -> float:
+    """Return the median milliseconds of a network's forward pass for a single image, on this machine.
+
+    The network is compiled and runs a few times before anything is timed. What else the machine does meanwhile is
+    timed too: let it be idle.
+
+    Args:
+        net: initialised `gluon.HybridBlock` whose shapes are known; it is hybridized.
+        shape: (C, H, W) of the image.
+        seconds: how long to repeat it; 20 times at least.
+    """
+    net.hybridize(static_alloc=True, static_shape=True)
+    x = nd.random.normal(shape=(1, *shape), ctx=next(iter(net.collect_params().values())).list_ctx()[0])
+    nd.waitall()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < WARM_UP + 20 or time.perf_counter() - begun < seconds:
+        started = time.perf_counter()
+        net(x).wait_to_read()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times[WARM_UP:])
 
 
 def _flop(block, given, output):

@@ -6,7 +6,9 @@ Your ResNet" (2018) and tysam-code's hlb-CIFAR10 (2023). Comments name what is c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import mxnet as mx
@@ -18,45 +20,119 @@ if TYPE_CHECKING:
     from d2lcls.data.batches import Batches
 
 PATCH = 3  # side of the patches that are whitened, pixels; 2 in the source
+SIDE = 32  # of the images, pixels
 FILTERS = 32  # oneDNN's fast kernels take 16 channels at a time; 24 in the source, which took 1.4 times as long
 
 
 class Fast94(gluon.HybridBlock):
     """A convolutional network for 32 x 32 images: whitening, three groups of two convolutions, one dense layer.
 
-    A group is [convolution, pooling by 2, normalisation, GELU, convolution, normalisation, GELU]. The normalisation has
-    no scale, since the next layer can scale as well. The first layer is not trained: `whiten` sets it from images. A
-    convolution begins as the identity on as many channels as it has inputs, so that the image reaches the deepest
-    layer from the first step; its other filters are drawn. The logits are divided by 9, so that they begin small.
+    A group is [convolution, pooling by 2, normalisation, GELU, convolution, normalisation, GELU]; with other numbers of
+    convolutions, its last three layers are repeated or left out. The normalisation has no scale, since the next layer
+    can scale as well. The first layer is not trained: `whiten` sets it from images. A convolution begins as the
+    identity on as many channels as it has inputs, so that the image reaches the deepest layer from the first step; its
+    other filters are drawn. The logits are divided by 9, so that they begin small.
 
     Args:
         classes: number of logits.
         widths: channels of the three groups.
+        convolutions: their number in each group, 1 or more.
+        kernels: side of the filters of each group, an odd number of pixels.
     """
 
-    def __init__(self, classes: int = 10, widths: Sequence[int] = (64, 256, 256), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        classes: int = 10,
+        widths: Sequence[int] = (64, 256, 256),
+        convolutions: Sequence[int] = (2, 2, 2),
+        kernels: Sequence[int] = (3, 3, 3),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         with self.name_scope():
             self.whitening = nn.Conv2D(FILTERS, PATCH, use_bias=False, in_channels=3, weight_initializer=Drawn())
             self.whitening.weight.grad_req, self.whitening.weight.lr_mult = "null", 0.0  # frozen for good
             self.features = nn.HybridSequential()
             self.features.add(nn.GELU())
-            for before, width in zip((FILTERS, *widths), widths):
-                self.features.add(
-                    nn.Conv2D(width, 3, padding=1, use_bias=False, in_channels=before, weight_initializer=Dirac()),
-                    nn.MaxPool2D(2),
-                    _normalisation(width),
-                    nn.GELU(),
-                    nn.Conv2D(width, 3, padding=1, use_bias=False, in_channels=width, weight_initializer=Dirac()),
-                    _normalisation(width),
-                    nn.GELU(),
-                )
+            for before, width, number, kernel in zip((FILTERS, *widths), widths, convolutions, kernels):
+                for index in range(number):
+                    self.features.add(_convolution(width, kernel, width if index else before))
+                    if index == 0:
+                        self.features.add(nn.MaxPool2D(2))
+                    self.features.add(_normalisation(width), nn.GELU())
             self.features.add(nn.MaxPool2D(3))
             self.output = nn.Dense(classes, use_bias=False, weight_initializer=Drawn())
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """Return logits (N, classes) for images x (N, 3, 32, 32)."""
         return self.output(self.features(self.whitening(x))) / 9
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a `Fast94`: channels, number of convolutions and side of the filters of its three groups.
+
+    Raises:
+        ValueError: it is no shape of such a network.
+    """
+
+    widths: tuple[int, int, int] = (64, 256, 256)
+    convolutions: tuple[int, int, int] = (2, 2, 2)
+    kernels: tuple[int, int, int] = (3, 3, 3)
+
+    def __post_init__(self) -> None:
+        if min(*self.widths, *self.convolutions, *self.kernels) < 1 or any(side % 2 == 0 for side in self.kernels):
+            raise ValueError(f"widths and convolutions must be 1 or more, and kernels odd, not {self.name}.")
+
+    @property
+    def name(self) -> str:
+        """Its name for `get_model`: "fast94", and what differs from that network."""
+        parts = [
+            f"-{field.name[0]}{'x'.join(map(str, getattr(self, field.name)))}"
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return "fast94" + "".join(parts)
+
+    @classmethod
+    def named(cls, name: str) -> Architecture:
+        """Return the architecture of a name.
+
+        Raises:
+            ValueError: it is no name of this family.
+        """
+        number = r"([1-9]\d{0,3})"
+        part = "x".join([number] * 3)
+        match = re.fullmatch(f"fast94(?:-w{part})?(?:-c{part})?(?:-k{part})?", name, re.ASCII)
+        if not match:
+            raise ValueError(
+                f"{name!r} must be fast94 with three widths, numbers of convolutions or kernels, "
+                "such as fast94-w64x192x256-c1x2x3-k3x3x5."
+            )
+        numbers = [tuple(map(int, match.groups()[i : i + 3])) if match[i + 1] else None for i in (0, 3, 6)]
+        return cls(**{field.name: value for field, value in zip(fields(cls), numbers) if value})  # type: ignore[arg-type]
+
+    def make(self, classes: int = 10) -> Fast94:
+        """Return a network of this shape, not yet initialised."""
+        return Fast94(classes, self.widths, self.convolutions, self.kernels)
+
+    def multiply_adds(self, classes: int = 10) -> int:
+        """Return the multiply-adds for one image of 32 x 32 pixels, as `summarize` counts them."""
+        return int(multiply_adds(self.widths, self.convolutions, self.kernels, classes))
+
+
+def multiply_adds(
+    widths: tuple[float, ...], convolutions: tuple[int, ...], kernels: tuple[int, ...], classes: int = 10
+) -> float:
+    """Return the multiply-adds of a `Fast94` for one image; widths may be fractions."""
+    side, before = SIDE - PATCH + 1, float(FILTERS)
+    total = 3 * PATCH**2 * before * side**2
+    for width, number, kernel in zip(widths, convolutions, kernels):
+        total += kernel**2 * before * width * side**2
+        side //= 2  # pooling follows the first convolution
+        total += (number - 1) * kernel**2 * width**2 * side**2
+        before = width
+    return total + before * classes
 
 
 class Drawn(mx.init.Initializer):
@@ -122,6 +198,10 @@ def initialise_from_data(net: gluon.Block, batches: Batches) -> None:
     """
     if isinstance(net, Fast94):
         whiten(net, batches.normalise(batches.data.images[:5000]))
+
+
+def _convolution(width, kernel, before):
+    return nn.Conv2D(width, kernel, padding=kernel // 2, use_bias=False, in_channels=before, weight_initializer=Dirac())
 
 
 def _normalisation(width):

@@ -59,7 +59,7 @@ class FeatureBatches:
         seed: of the order and the copies.
     """
 
-    mixup, size, balanced, alternating_flip, small_first = 0.0, None, False, False, None
+    mixup, cutmix, size, balanced, alternating_flip, small_first, decode = 0.0, 0.0, None, False, False, None, None
 
     def __init__(self, data: Features, batch_size: int = 128, shuffle: bool = False, seed: int = 0) -> None:
         if batch_size < 1 or len(data) == 0:
@@ -106,14 +106,14 @@ def extract_features(
         `Features`, float16: (copies, N, ...). Half precision keeps three digits; int8 rounding loses more.
 
     Raises:
-        ValueError: the batches are shuffled or use mixup, copies is below 1, or the cache holds other features or a
-            damaged file under that name.
+        ValueError: the batches are shuffled or use mixup or cutmix, copies is below 1, or the cache holds other
+            features or a damaged file under that name.
     """
     if copies < 1:
         raise ValueError(f"copies must be 1 or more, not {copies}.")
-    if batches.shuffle or batches.mixup:
+    if batches.shuffle or batches.mixup or batches.cutmix:
         raise ValueError(
-            "Features are kept in the order of the images: expected batches with shuffle=False and mixup=0."
+            "Features are kept in the order of the images: expected batches with shuffle=False, mixup=0 and cutmix=0."
         )
     data = batches.data
     probe = front(nd.array(batches.example())).asnumpy()

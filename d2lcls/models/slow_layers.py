@@ -39,7 +39,8 @@ def freeze_depthwise(net: gluon.Block) -> None:
     Their `lr_mult` becomes 0, which `train_last` respects.
 
     oneDNN, as MXNet 1.9.1 has it, lacks a fast kernel for the gradient of 5x5 depthwise filters; without it, the last
-    stages of EfficientNet-Lite0 train about twice as fast.
+    stages of EfficientNet-Lite0 train about twice as fast. `fit` does not need this: it trains another graph, see
+    `d2lcls.models.fusion.training`.
     """
     for parameter in net.collect_params().values():
         if is_learnable(parameter) and len(parameter.shape) == 4 and parameter.shape[1] == 1 < parameter.shape[0]:
@@ -51,7 +52,8 @@ def drop_bounds(net: gluon.Block) -> None:
     """Make every `ReLU6` of a network a plain ReLU, for good, so that it trains faster on a CPU.
 
     oneDNN does not support the bound at 6, and rearranging arrays for it takes nearly half of each training step of
-    EfficientNet-Lite0's last stages. Outputs change where the bound was reached; training makes up for it.
+    EfficientNet-Lite0's last stages. Outputs change where the bound was reached; training makes up for it. `fit` does
+    not need this either.
     """
     for relu in blocks_of(net, ReLU6):
         relu.bounded = False

@@ -19,6 +19,7 @@ from mxnet import gluon
 from mxnet.gluon import nn
 
 HEADS = ("output", "fc")
+RANDOM = ("Dropout", "_shuffle", "_random", "_sample")  # how the names of operators begin that draw numbers
 
 
 def replace_head(net: gluon.Block, classes: int, seed: int = 0) -> None:
@@ -50,7 +51,9 @@ def replace_head(net: gluon.Block, classes: int, seed: int = 0) -> None:
     if isinstance(layer, nn.Dense):
         new = nn.Dense(classes, in_units=inputs)
     else:
-        new = nn.Conv2D(classes, 1, use_bias=layer.bias is not None, in_channels=inputs)
+        # MobileNetV2 has one only with weights from PyTorch, of which a network made for a checkpoint knows nothing.
+        bias = layer.bias is not None and type(net).__name__ != "MobileNetV2"
+        new = nn.Conv2D(classes, 1, use_bias=bias, in_channels=inputs)
     new.initialize(mx.init.Normal(0.01), ctx=ctx)
     if layer is not old:  # the layers after it, such as SqueezeNet's mean over the pixels, stay
         whole = nn.HybridSequential()
@@ -183,13 +186,14 @@ def set_bias_multiplier(net: gluon.Block, factor: float) -> None:
             parameter.lr_mult *= factor
 
 
-def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.HybridSequential, Tail]:
+def split(net: gluon.Block, groups: int, size: int | tuple[int, int] | None = None) -> tuple[nn.HybridSequential, Tail]:
     """Split a network in two that share its parameters: a front to be run once, and the last groups, to be trained.
 
     Args:
         net: network with groups.
         groups: how many belong to the tail, counted from the output; 1 is the output alone.
-        size: side of the images in pixels; needed where padding depends on it, as in EfficientNet-Lite.
+        size: side, or (height, width), of the images in pixels; needed where padding depends on it, as in
+            EfficientNet-Lite.
 
     Returns:
         (front, tail): tail(front(x)) is net(x), without dropout in the front.
@@ -203,7 +207,7 @@ def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.Hy
             f"groups must lie between 1 and {len(all_groups) - 1}, one less than the network has, not {groups}."
         )
     if size is not None:
-        set_image_size(net, size, size)
+        set_image_size(net, *(size if isinstance(size, tuple) else (size, size)))
     elif isinstance(net, EfficientNet):
         raise ValueError("This network's padding depends on the size of its images: pass size=.")
     front = nn.HybridSequential()
@@ -213,6 +217,30 @@ def split(net: gluon.Block, groups: int, size: int | None = None) -> tuple[nn.Hy
     if _operators(tail(front(image))) != _operators(net(image)):
         raise ValueError(f"{type(net).__name__} does more than run its `features` and its head, so it cannot be split.")
     return front, tail
+
+
+def split_constant(net: gluon.Block, size: tuple[int, int]) -> tuple[nn.HybridSequential, Tail] | None:
+    """Split a network whose last layer alone is trained, so that the front returns the same at every step.
+
+    Dropout draws anew at every step: the front ends before the first layer that draws random numbers.
+
+    Args:
+        net: network with groups, all but the last of them frozen by `train_last`.
+        size: (height, width) of the images in pixels.
+
+    Returns:
+        (front, tail) as `split`; None if the first layer is random already, or the network does more than run its
+        `features` and its head.
+    """
+    set_image_size(net, *size)
+    blocks, image = _features(net), mx.sym.var("data")
+    end = next((index for index, block in enumerate(blocks) if is_random(block)), len(blocks))
+    if not end:
+        return None
+    front = nn.HybridSequential()
+    front.add(*blocks[:end])
+    tail = Tail(blocks[end:], getattr(net, head_name(net)))
+    return (front, tail) if _operators(tail(front(image))) == _operators(net(image)) else None
 
 
 def head_name(net: gluon.Block) -> str:
@@ -242,6 +270,12 @@ def _features(net: gluon.Block) -> list[gluon.Block]:
 
 def _operators(symbol):
     return [(node["op"], node.get("attrs")) for node in json.loads(symbol.tojson())["nodes"]]
+
+
+def is_random(block: gluon.HybridBlock) -> bool:
+    """Whether a block draws random numbers in training, as dropout does."""
+    operators = _operators(block(mx.sym.var("data")))
+    return any(op.startswith(RANDOM) or (attrs or {}).get("act_type") == "rrelu" for op, attrs in operators)
 
 
 def _has_weights(block):

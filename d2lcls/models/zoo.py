@@ -10,8 +10,11 @@ from typing import Any
 
 from d2lcls.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from d2lcls.models.efficientnet_lite import NAMES, SCALES, make_efficientnet
+from d2lcls.models.own import is_own, make_own
 from d2lcls.models.slow_layers import replace_global_pooling
 from d2lcls.models.surgery import replace_head
+from d2lcls.weights.hub import HUB
+from d2lcls.weights.store import find_weights, get_weights, has_own_source
 
 import mxnet as mx
 from mxnet import gluon
@@ -33,6 +36,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(["cnn", "fast94", *NAMES, *theirs], pattern))
 
 
+def model_name(name: str) -> str:
+    """Return a model's name as it is listed, in lower case; those of classes of one's own keep their case."""
+    return name if is_own(name) else name.lower()
+
+
 def get_model(
     name: str,
     classes: int | None = None,
@@ -43,8 +51,9 @@ def get_model(
     """Make a network, not yet initialised unless it is pretrained.
 
     Args:
-        name: "cnn" for `SmallCNN`, "fast94" for `Fast94`, an EfficientNet such as "efficientnet_lite0", or a classifier
-            of GluonCV's model zoo, such as "cifar_resnet20_v1".
+        name: "cnn" for `SmallCNN`, "fast94" for `Fast94` or a longer name of an `Architecture`, an EfficientNet such as
+            "efficientnet_lite0", a classifier of GluonCV's model zoo, such as "cifar_resnet20_v1", or a class of your
+            own, "package.module:Class", whose code is then run (see `make_own`).
         classes: number of logits; None is 10, and for a pretrained network the 1000 of ImageNet.
         pretrained: True loads ImageNet weights, from this machine or else from the first source that answers; a path
             loads that file. If `classes` is not 1000, a new head then replaces the old one.
@@ -56,15 +65,14 @@ def get_model(
         `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, classes).
 
     Raises:
-        ValueError: no classifier has that name; the nearest names are suggested.
+        ValueError: no classifier has that name; the nearest names are suggested. Or as `make_own`.
         WeightsUnavailable: no source gave the weights.
         WeightsError: the file of weights is damaged, or belongs to another network.
     """
-    name = name.lower()
+    name = model_name(name)
     if not pretrained:
         return _make(name, 10 if classes is None else classes, kwargs)
     from d2lcls.weights.files import load_weights
-    from d2lcls.weights.store import get_weights
 
     net = _make(name, 1000, kwargs)
     net.initialize(ctx=ctx or mx.cpu())
@@ -75,6 +83,8 @@ def get_model(
 
 
 def _make(name, classes, kwargs):
+    if is_own(name):
+        return make_own(name, classes, **kwargs)
     if name == "cnn":
         from d2lcls.models.cnn import SmallCNN
 
@@ -83,6 +93,10 @@ def _make(name, classes, kwargs):
         from d2lcls.models.fast94 import Fast94
 
         return Fast94(classes=classes, **kwargs)
+    if name.startswith("fast94-"):
+        from d2lcls.models.fast94 import Architecture
+
+        return Architecture.named(name).make(classes)
     if name in NAMES:
         return make_efficientnet(name, classes, **kwargs)
     known = list_models()
@@ -99,13 +113,22 @@ def _make(name, classes, kwargs):
     return net
 
 
-def preprocessing(name: str) -> Preprocess:
+def preprocessing(name: str, weights: str | Path | None = None) -> Preprocess:
     """Return the preprocessing that a network's ImageNet weights expect.
+
+    Weights from the Hugging Face hub may expect another one than GluonCV's of the same network. Call this after
+    `get_model`, when it is known where the weights came from.
 
     Args:
         name: a name that `get_model` accepts.
+        weights: the file of weights; None is the one that is on this machine or, if there is none, one of the source
+            that `get_weights` would ask first.
     """
-    name = name.lower()
+    name = model_name(name)
+    if name in HUB:
+        path = Path(weights) if weights else find_weights(name)
+        if path.name == HUB[name].file if path else not has_own_source(name):
+            return HUB[name].preprocess
     size = SCALES[name.rsplit("_", 1)[1]].size if name in NAMES else 299 if "inception" in name else 224
     if "lite" in name:
         return Preprocess(size + 32, size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")

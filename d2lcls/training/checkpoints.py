@@ -42,7 +42,8 @@ def save_checkpoint(
         net: `gluon.Block`; the running statistics of every device are saved.
         trainer: `gluon.Trainer` whose optimizer state is saved; None saves the parameters only.
         progress: dict that JSON can hold: how far the run has come.
-        slow: the slow weights of `Lookahead`, dict from name to a list of NDArrays, one per device, or None.
+        slow: the weights that `Lookahead` or `MovingAverage` keeps, dict from name to a list of NDArrays, one per
+            device, or None.
 
     Raises:
         OSError: the file cannot be written; an older file of that name is left as it was.
@@ -96,7 +97,7 @@ def load_checkpoint(
     for name, copies in (slow or {}).items():
         for device, copy in enumerate(copies):
             if f"slow/{name}/{device}" not in arrays:
-                raise CheckpointError(f"{path}: was written without lookahead, or on fewer devices.")
+                raise CheckpointError(f"{path}: was written without averaged weights, or on fewer devices.")
             copy[:] = _of_shape(path, arrays, f"slow/{name}/{device}", copy.shape)
     return progress
 

@@ -19,6 +19,7 @@ from d2lcls.training.evaluation import as_contexts, evaluate
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.session import Session
 from d2lcls.training.steps import average_running_statistics
+from d2lcls.training.transfer.frozen import find_frozen
 
 import mxnet as mx
 
@@ -74,6 +75,9 @@ def fit(
     those of the last step. The same seed, data and machine give the same numbers, interrupted or not. All arguments are
     checked before the network is changed or anything is written.
 
+    If the last layer alone is trained, and the outputs of the layers in front of it never change, these are computed
+    once for each image; see `d2lcls.training.transfer.find_frozen`.
+
     Args:
         net: initialised `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, K).
         train, valid: `Batches`, or `FeatureBatches` for the last layers of a network.
@@ -101,6 +105,12 @@ def fit(
     """
     with hold_folder(checkpoint_dir) if checkpoint_dir else nullcontext():
         run = Session(net, train, valid, recipe or Recipe(), as_contexts(ctx), checkpoint_dir, resume)
+        once = None if run.finished else find_frozen(net, run.recipe, train, valid)
+        if once:
+            if on_epoch:
+                print(once, flush=True)
+            train, valid = once.features(run.ctx, verbose=on_epoch is not None)
+            run.train_tail(once.tail)
         return _train(run, train, valid, on_epoch)
 
 
@@ -114,7 +124,8 @@ def _train(
         while not run.finished:
             images, seconds, waiting = train_epoch(run, train, progress, stop)
             average_running_statistics(run.net)
-            score = evaluate(run.net, valid, run.ctx) if valid is not None else None
+            with run.averaged():
+                score = evaluate(run.scored, valid, run.ctx) if valid is not None else None
             record = Epoch(
                 run.epoch,
                 float(run.rate(run.state.step - 1)),

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from d2lcls.machine.cores import has_bfloat16
+from d2lcls.models.fusion.training import constants, faster_training
 from d2lcls.training.evaluation import split_and_load
 from d2lcls.training.recipe import PRECISIONS
 from d2lcls.training.steps import memory_plan
@@ -29,25 +30,37 @@ _GAIN = 1.05  # how much faster 16 bits must be to be worth their rounding error
 
 
 def lower(net: gluon.HybridBlock, precision: str) -> gluon.HybridBlock:
-    """Return a block that computes what a network computes, with 16 bits from its first convolution to its logits.
+    """Return a block that computes what a network computes, to be trained in its place: in 16 bits, or just faster.
 
     Args:
         net: initialised `gluon.HybridBlock` with one input and one output. It is not changed.
-        precision: one of `PRECISIONS`; "float32" returns the network itself.
+        precision: one of `PRECISIONS`. In 16 bits, everything from the first convolution to the logits is computed in
+            them. In float32 on CPUs, slow operators are replaced, see `faster_training`.
 
     Returns:
         hybridized block that takes and returns float32 and shares the network's parameters: training one trains both.
+        The network itself if nothing is to be changed.
 
     Raises:
         ValueError: no such precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be auto or one of {', '.join(PRECISIONS)}, not {precision!r}.")
-    if precision == "float32":
-        return net
+    parameters = net.collect_params()
+    ctx = next(iter(parameters.values())).list_ctx()
     data = mx.sym.var("data", dtype="float32")
-    symbol = amp.convert_symbol(net(data), precision, data_names=["data"])
-    block = gluon.SymbolBlock(mx.sym.amp_cast(symbol, dtype="float32"), [data], params=net.collect_params())
+    original = symbol = net(data)
+    if precision != "float32":
+        symbol = mx.sym.amp_cast(amp.convert_symbol(symbol, precision, data_names=["data"]), dtype="float32")
+    elif ctx[0].device_type == "cpu":
+        symbol = faster_training(symbol, {name for name, each in parameters.items() if each.grad_req != "null"})
+    if symbol is original:
+        return net
+    block = gluon.SymbolBlock(symbol, [data], params=parameters)
+    for name, (value, length) in constants(symbol).items():
+        constant = block.collect_params()[name]
+        constant.grad_req, constant.shape = "null", (length,)
+        constant.initialize(mx.init.Constant(value), ctx=ctx)
     block.hybridize(**memory_plan(net))
     return block
 

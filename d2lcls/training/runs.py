@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lcls.data.batches import Batches
-from d2lcls.data.decode import read_image
+from d2lcls.data.decode import PictureSource, read_image
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import LazyImages
 from d2lcls.data.preprocess import Preprocess
@@ -23,7 +23,7 @@ from d2lcls.machine.files import write_atomically
 from d2lcls.machine.gluon import parameters_by_path
 from d2lcls.models.symbols.allowed import load_symbol
 from d2lcls.training.checkpoints import CheckpointError, load_parameters
-from d2lcls.training.evaluation import as_contexts, predict
+from d2lcls.training.evaluation import as_contexts, predict, scored_at_once
 from d2lcls.training.recipe import Recipe
 
 import mxnet as mx
@@ -55,8 +55,13 @@ class Run:
         classes, validation_images = tuple(train.data.classes), 0 if valid is None else len(valid.data)
         return cls(recipe, classes, (height, width, channels), mean, std, train.size, validation_images)
 
-    def batches(self, images: Images | LazyImages, batch_size: int = 256, **kwargs: Any) -> Batches:
-        """Cut images into batches that are scaled and normalised as in training; `kwargs` as for `Batches`.
+    def batches(self, images: Images | LazyImages, batch_size: int | None = None, **kwargs: Any) -> Batches:
+        """Cut images into batches that are scaled and normalised as in training.
+
+        Args:
+            images: of the run's size and classes.
+            batch_size: None is that of `scored_at_once`.
+            kwargs: as for `Batches`.
 
         Raises:
             ValueError: the images or classes are not those the run was trained on.
@@ -70,6 +75,7 @@ class Run:
                 f"The run was trained on the classes {', '.join(self.classes)}; this set has "
                 f"{', '.join(images.classes)}."
             )
+        batch_size = batch_size or scored_at_once(*(self.size or self.image_shape[:2]))
         return Batches(images, batch_size, self.mean, self.std, size=self.size, **kwargs)
 
     def preprocess(self) -> Preprocess:
@@ -87,6 +93,21 @@ class Run:
         (mean_r, mean_g, mean_b), (std_r, std_g, std_b) = self.mean, self.std
         interpolation = "bicubic" if self.size else "bilinear"
         return Preprocess(height, height, (mean_r, mean_g, mean_b), (std_r, std_g, std_b), interpolation)
+
+    def picture(self, source: PictureSource) -> np.ndarray:
+        """Read a picture as the run's images were loaded: scaled to cover their size, and its centre cropped.
+
+        Returns:
+            uint8 (H, W, C), of the run's `image_shape`.
+
+        Raises:
+            BrokenImage, FileNotFoundError: as `read_image`.
+        """
+        height, width, channels = self.image_shape
+        image = read_image(source, (height, width))
+        if channels == 1:
+            return np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+        return image
 
     def check_same(self, folder: str | Path) -> None:
         """Raise ValueError if a folder holds a run on other images; recipes are compared with the checkpoint."""
@@ -168,14 +189,23 @@ def load_run(folder: str | Path, ctx: mx.Context | list[mx.Context] | None = Non
         CheckpointError: a file is damaged.
     """
     run = read_run(folder)
-    best = Path(folder, "best.npz" if run.validation_images else "last.npz")  # without validation none is best
+    net = _load_network(Path(folder, NETWORK), best_checkpoint(folder, run), as_contexts(ctx))
+    net.hybridize(static_alloc=True, static_shape=True)
+    return run, net
+
+
+def best_checkpoint(folder: str | Path, run: Run) -> Path:
+    """Return the path of a run's best parameters: without validation, those of its last step.
+
+    Raises:
+        FileNotFoundError: no epoch of the run was finished.
+    """
+    best = Path(folder, "best.npz" if run.validation_images else "last.npz")
     if not best.is_file():
         raise FileNotFoundError(
             f"{folder}: no epoch of this run was finished yet. Finish it with: d2lcls train --resume --out {folder}"
         )
-    net = _load_network(Path(folder, NETWORK), best, as_contexts(ctx))
-    net.hybridize(static_alloc=True, static_shape=True)
-    return run, net
+    return best
 
 
 def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.gluon.HybridBlock:
@@ -196,15 +226,15 @@ def _load_network(file: Path, checkpoint: Path, ctx: list[mx.Context]) -> mx.glu
 def classify(run: Run, net: mx.gluon.Block, paths: Sequence[str | Path]) -> np.ndarray:
     """Return the probabilities (N, K) that a run's network gives to picture files.
 
-    Each picture is scaled to cover the size of the training images and its centre is cropped; from there on it is
-    treated as they were.
+    Each picture is read by `Run.picture`; from there on it is treated as the training images were.
 
     Raises:
         BrokenImage, FileNotFoundError: as `read_image`.
     """
-    height, width, channels = run.image_shape
-    images = np.stack([read_image(path, (height, width)) for path in paths])
-    if channels == 1:
-        images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    return classify_images(run, net, np.stack([run.picture(path) for path in paths]))
+
+
+def classify_images(run: Run, net: mx.gluon.Block, images: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, K) that a run's network gives to images, uint8 (N, H, W, C) of the run's size."""
     pictures = Images(images, np.zeros(len(images), dtype=np.int64), run.classes, "pictures")
     return softmax(predict(net, run.batches(pictures)))

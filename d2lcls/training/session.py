@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -23,13 +24,15 @@ from d2lcls.training.checkpoints import (
     save_checkpoint,
 )
 from d2lcls.training.evaluation import check_labels
-from d2lcls.training.lookahead import Lookahead
+from d2lcls.training.optimizers.ema import MovingAverage
+from d2lcls.training.optimizers.lookahead import Lookahead
 from d2lcls.training.precision import check_precision, choose, lower
 from d2lcls.training.recipe import COMPARED, Recipe
 from d2lcls.training.runs import NETWORK, RUN, Run, save_run
 from d2lcls.training.steps import (
     LossScale,
     Tally,
+    average_running_statistics,
     check_training_memory,
     is_finite,
     make_trainer,
@@ -37,11 +40,12 @@ from d2lcls.training.steps import (
     step_seed,
     train_step,
 )
+from d2lcls.training.transfer.front import FrozenFront, split_front
 
 import mxnet as mx
 import numpy as np
 
-OF_BATCHES = {"batch_size", "mixup", "balanced", "small_first"}  # decided by the batches, see `_fingerprint`
+OF_BATCHES = {"batch_size", "mixup", "cutmix", "balanced", "small_first"}  # decided by the batches, see `_fingerprint`
 
 
 class TrainingDiverged(ArithmeticError):
@@ -101,7 +105,11 @@ class Session:
             self._train_groups(0)
         if all(parameter.grad_req == "null" for parameter in net.collect_params().values()):
             raise ValueError("Every parameter is frozen. Call d2lcls.models.train_last(net, 1), or set unfreeze.")
-        self.lookahead = Lookahead(net, self.total_steps, recipe.lookahead) if recipe.lookahead else None
+        self.average: Lookahead | MovingAverage | None = None
+        if recipe.lookahead:
+            self.average = Lookahead(net, self.total_steps, recipe.lookahead)
+        elif recipe.ema:
+            self.average = MovingAverage(net, self.total_steps, recipe.ema)
         self.state = State(_fingerprint(net, train, recipe, len(ctx)))
         self.best: dict[str, np.ndarray] | None = None
         self.described = False  # whether the folder holds what this run has written into it
@@ -115,7 +123,9 @@ class Session:
                 x, y = next(train.epoch(0))
                 self.state.precision = choose(net, x, y, ctx, self.loss)
         check_precision(self.state.precision, ctx)  # another machine may have measured it
-        self.model = lower(net, self.state.precision)
+        self.model: mx.gluon.Block | None = None  # what is trained in the network's place, see `_model_for`
+        self.traced: tuple[int, ...] | None = None  # the size of the images that it is for
+        self.scored: mx.gluon.HybridBlock = net
         self.loss_scale = LossScale(*self.state.loss_scale) if self.state.precision == "float16" else None
         self.tally = Tally(*self.state.sums)
 
@@ -140,7 +150,7 @@ class Session:
         """Unfreeze the groups of layers that are planned for the current epoch."""
         if self.plan and self.trained_groups != _groups_at(self.plan, self.epoch):
             self._train_groups(self.epoch)
-            self.model = lower(self.net, self.state.precision)
+            self.model = None
 
     def train_on(self, x: np.ndarray, y: np.ndarray) -> int:
         """Make one step on a batch and return how many steps have results that are not read yet."""
@@ -148,13 +158,27 @@ class Session:
         mx.random.seed(step_seed(recipe.seed, step))
         self.trainer.set_learning_rate(self.rate(step))
         sums = train_step(
-            self.model, self.trainer, x, y, self.ctx, self.loss, recipe.clip_norm, recipe.l1, self.loss_scale
+            self._model_for(x), self.trainer, x, y, self.ctx, self.loss, recipe.clip_norm, recipe.l1, self.loss_scale
         )
         unread = self.tally.add(step, len(x), *sums)
         self.state.step += 1
-        if self.lookahead:
-            self.lookahead.after(self.state.step)
+        if self.average:
+            self.average.after(self.state.step)
         return unread
+
+    def train_tail(self, tail: mx.gluon.HybridBlock) -> None:
+        """From now on, train and score the last layers alone, on batches of the features that come before them."""
+        self.model, self.scored = None, tail
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the network have the moving average of its weights for a `with` statement, if the recipe has one."""
+        if not isinstance(self.average, MovingAverage):  # lookahead's weights are in the network already
+            yield
+            return
+        with self.average.in_network():
+            average_running_statistics(self.net)
+            yield
 
     def read_results(self) -> None:
         """Wait for the steps so far and add up their results; raise TrainingDiverged if a loss is not finite."""
@@ -174,7 +198,7 @@ class Session:
         if self.last:
             self.state.sums = (self.tally.loss, self.tally.hits, self.tally.images)
             self.state.loss_scale = (self.loss_scale.scale, self.loss_scale.good) if self.loss_scale else ()
-            slow = self.lookahead.slow if self.lookahead else None
+            slow = self.average.slow if self.average else None
             self._save_run(self.last.parent)
             save_checkpoint(self.last, self.net, self.trainer, asdict(self.state), slow)
 
@@ -184,10 +208,11 @@ class Session:
         accuracy = record["valid_accuracy"]
         if accuracy is not None and accuracy > self.state.best_accuracy:
             self.state.best_accuracy, self.state.best_epoch = accuracy, record["epoch"]
-            self.best = parameters_to_arrays(self.net)
-            if self.last:
-                self._save_run(self.last.parent)
-                save_checkpoint(self.last.with_name("best.npz"), self.net, progress=asdict(self.state))
+            with self.averaged():
+                self.best = parameters_to_arrays(self.net)
+                if self.last:
+                    self._save_run(self.last.parent)
+                    save_checkpoint(self.last.with_name("best.npz"), self.net, progress=asdict(self.state))
         self.tally = Tally()
         self.save()
 
@@ -220,6 +245,24 @@ class Session:
             fields = {name: value for name, value in recipe.to_json().items() if name in COMPARED - OF_BATCHES}
             self._check_same(self.last, fields)
 
+    def _model_for(self, x: np.ndarray) -> mx.gluon.Block:
+        """Return what is trained in the network's place on images of this size; its graph holds the padding for it."""
+        size = x.shape[2:]
+        if self.model is None or size != self.traced:
+            self.model, self.traced = self._trace(size), size
+        return self.model
+
+    def _trace(self, size: tuple[int, ...]) -> mx.gluon.Block:
+        net = self.scored
+        if len(size) != 2:  # features
+            return lower(net, self.state.precision)
+        set_image_size(net, *size)
+        if self.trained_groups and net is self.net and self.state.precision == "float32" and self.ctx == [mx.cpu()]:
+            parts = split_front(net, self.trained_groups, size)
+            if parts:
+                return FrozenFront(parts[0], lower(parts[1], "float32"))
+        return lower(net, self.state.precision)
+
     def _settle(self, train: Any) -> None:
         """Put the network on its devices, with all shapes known."""
         net, example = self.net, train.example()
@@ -232,9 +275,9 @@ class Session:
             side, _ = train.small_first
             settle_shapes(net, example[:, :, :side, :side], self.ctx, self.recipe.seed)  # fails now rather than later
         check_labels(train.data, outputs)
-        if train.mixup and outputs != len(train.data.classes):
+        if (train.mixup or train.cutmix) and outputs != len(train.data.classes):
             raise ValueError(
-                f"mixup needs a network with one output per class: {len(train.data.classes)}, not {outputs}."
+                f"mixup and cutmix need a network with one output per class: {len(train.data.classes)}, not {outputs}."
             )
 
     def _unfreezing_plan(self) -> Mapping[int, int] | None:
@@ -266,7 +309,7 @@ class Session:
         self._check_same(last, self.state.recipe)
         if self.run:
             self.run.check_same(last.parent)
-        slow = self.lookahead.slow if self.lookahead else None
+        slow = self.average.slow if self.average else None
         progress = load_checkpoint(last, self.net, self.trainer, slow)
         try:
             self.state = State(**progress)
@@ -285,7 +328,8 @@ class Session:
         for name, value in recipe.items():
             if before.get(name) != value:
                 raise CheckpointError(
-                    f"{last}: belongs to another recipe: {name} is {before.get(name)!r} there and {value!r} here."
+                    f"{last}: belongs to another recipe: {name} is {_shown(before.get(name))} there and "
+                    f"{_shown(value)} here."
                 )
 
     def _save_run(self, folder: Path) -> None:
@@ -328,16 +372,23 @@ def _groups_at(plan: Mapping[int, int], epoch: int) -> int:
 def _fingerprint(net: mx.gluon.Block, train: Any, recipe: Recipe, devices: int) -> dict[str, Any]:
     """Describe all that decides a run's numbers, as JSON returns it: the recipe, and what it does not contain."""
     parameters = parameters_by_path(net).items()
-    facts = replace(recipe, batch_size=train.batch_size, mixup=train.mixup, balanced=train.balanced).to_json()
+    facts = replace(
+        recipe, batch_size=train.batch_size, mixup=train.mixup, cutmix=train.cutmix, balanced=train.balanced
+    ).to_json()
     facts = {name: facts[name] for name in facts if name in COMPARED}
     return {
         **facts,
         "images": len(train.data),
         "data_seed": train.seed,
         "image_size": list(train.size) if train.size else None,
+        "decoded_size": list(train.decode) if train.decode else None,
         "alternating_flip": train.alternating_flip,
         "small_first": list(train.small_first) if train.small_first else None,
         "frozen": [name for name, p in parameters if is_learnable(p) and p.grad_req == "null"],
         "lr_multipliers": {name: p.lr_mult for name, p in parameters if p.lr_mult != 1},
         "devices": devices,
     }
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)

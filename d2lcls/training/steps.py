@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from d2lcls.machine.gluon import has_data, is_deferred, is_learnable, trainer_parameters
 from d2lcls.machine.memory import check_memory
 from d2lcls.training.evaluation import split_and_load
+from d2lcls.training.optimizers.adamw import AdamW as AdamW  # MXNet knows its name once it is imported
 
 import mxnet as mx
 import numpy as np
@@ -24,7 +25,7 @@ def make_trainer(
 
     Args:
         net: `gluon.Block` whose shapes are known.
-        optimizer, optimizer_params: as for `gluon.Trainer`.
+        optimizer, optimizer_params: as for `gluon.Trainer`; "adamw" is `AdamW`.
         decay_biases: decay them too, by as much per step as weights, whatever their `lr_mult`.
     """
     parameters = net.collect_params()

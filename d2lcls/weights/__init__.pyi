@@ -1,9 +1,11 @@
 from . import convert as convert
 from . import files as files
+from . import hub as hub
 from . import names as names
 from . import npz as npz
 from . import params_file as params_file
 from . import pickles as pickles
+from . import stems as stems
 from . import store as store
 from . import tensors as tensors
 from . import torch_files as torch_files
@@ -11,6 +13,8 @@ from .convert import from_torch as from_torch
 from .convert import to_torch as to_torch
 from .files import convert_weights as convert_weights
 from .files import load_weights as load_weights
+from .hub import HUB as HUB
+from .hub import HubWeights as HubWeights
 from .params_file import ParamsError as ParamsError
 from .params_file import read_params as read_params
 from .store import PORTS as PORTS

@@ -9,7 +9,8 @@ networks named with it; weights of another one may fit by name and shape and sti
   conv1 instead of conv2, and conv1 and conv3 have a bias. No published PyTorch network is built so.
 - resnet*_v2: timm's resnetv2_18 ... resnetv2_152 with another stem: before its convolution the images are normalised
   (`stem.input_norm`, a BatchNorm2d without weight and bias), after it come `stem.norm` and a ReLU. No published
-  PyTorch network has that stem.
+  PyTorch network has that stem, but timm's own is a special case of it (`d2lcls.weights.stems`): its states are taken
+  too, and give the same logits.
 - mobilenet1.0 ...: timm's mobilenetv1_100 with ReLU. timm's own has ReLU6: its weights fit and are wrong here.
 - mobilenetv2_1.0: timm's mobilenetv2_100 and torchvision's mobilenet_v2, but without the bias of the last layer.
   With an `nn.HybridSequential` of `nn.Conv2D(classes, 1)` and `nn.Flatten()` as `output`, everything fits.
@@ -30,6 +31,7 @@ from typing import Any
 
 from d2lcls.machine.gluon import finish_initialization, has_data, is_deferred, parameters_by_path
 from d2lcls.weights.names import dialects_of, family_of, torch_layers
+from d2lcls.weights.stems import FIRST_NORM, with_gluons_stem
 
 import mxnet as mx
 import numpy as np
@@ -66,6 +68,8 @@ def from_torch(net: mx.gluon.Block, state: Mapping[str, Any]) -> None:
         if not has_data(parameter) and not is_deferred(parameter):
             raise ValueError(f"The network's {name!r} is not initialised: call net.initialize() first.")
     state = _arrays(state)
+    if family == "ResNetV2" and {"stem.conv.weight", f"{FIRST_NORM}.running_var"} <= state.keys():
+        state = state if any(name.startswith("stem.norm.") for name in state) else with_gluons_stem(state)
     dialect = max(dialects_of(net), key=lambda dialect: len(state.keys() & _names(net, dialect).values()))
     names = _names(net, dialect)
     if not state.keys() & names.values():

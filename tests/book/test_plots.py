@@ -165,6 +165,24 @@ def test_search_without_pruned_trials_does_not_speak_of_them():
     assert axis.get_ylabel() == "top-1 (%)" and axis.get_title() == "One will do"
 
 
+def test_front_of_several_objectives():
+    records = [
+        TrialRecord(number, "complete", value, {"lr": 0.1}, 0, others)
+        for number, value, others in [(0, 0.5, (2.0, 10.0)), (1, 0.75, (3.0, 20.0)), (2, 0.4, (2.5, 30.0))]
+    ]
+    figure = plots.show_front(
+        [*records, trial(3, "fail", None)], records[:2], ["accuracy", "latency (ms)", "parameters"]
+    )
+    drawn(figure)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["latency (ms)", "parameters"]
+    every, front = figure.axes[1].lines
+    np.testing.assert_array_equal(every.get_xydata(), [(10, 0.5), (20, 0.75), (30, 0.4)])
+    np.testing.assert_array_equal(front.get_xydata(), [(10, 0.5), (20, 0.75)])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0", "1"]
+    with pytest.raises(ValueError, match="front must hold a complete trial"):
+        plots.show_front(records, [], ["accuracy", "latency (ms)"])
+
+
 def test_search_needs_a_complete_trial():
     with pytest.raises(ValueError, match="a complete trial; none of these 1 is"):
         plots.show_search([trial(0, "pruned", 0.5)])

@@ -1,7 +1,7 @@
 import re
 
 from d2lcls.book import plots
-from d2lcls.book.statistics import Interval, compare, holm, mean_interval, paired_difference
+from d2lcls.book.statistics import Interval, compare, holm, mean_interval, paired_difference, rank_correlation
 
 import numpy as np
 import pytest
@@ -98,3 +98,33 @@ def test_a_figure_shows_each_seed_and_the_interval():
     np.testing.assert_allclose(seeds[0], np.subtract(A, B))
     bars = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2 and line.get_xdata()[1]]
     np.testing.assert_allclose(bars[0], paired_difference(A, B)[1:3])
+
+
+def test_rank_correlation_counts_pairs_in_the_same_order():
+    found = rank_correlation([1, 2, 3, 4, 5], [1, 2, 3, 5, 4])
+    assert found.mean == pytest.approx(8 / 10) and found.p == stats.kendalltau([1, 2, 3, 4, 5], [1, 2, 3, 5, 4]).pvalue
+    assert rank_correlation([1, 2, 3, 4, 5], [50, 40, 30, 20, 10]).mean == pytest.approx(-1)
+    perfect = rank_correlation(np.arange(8), np.arange(8) ** 3)
+    assert perfect.mean == pytest.approx(1) and 0 < perfect.low < 1 and 0.95 < perfect.high < 1
+
+
+def test_intervals_of_rank_correlations_contain_the_true_one_in_95_of_100_experiments():
+    rng, rho = np.random.default_rng(0), 0.7
+    draws = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], size=(1000, 15))
+    true = 2 / np.pi * np.arcsin(rho)  # of normal numbers with this correlation
+    found = [rank_correlation(*sample.T) for sample in draws]
+    assert np.mean([each.low <= true <= each.high for each in found]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], "five or more"),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4], "as many finite numbers"),
+        ([1, 2, 3, 4, np.nan], [1, 2, 3, 4, 5], "as many finite numbers"),
+        ([1, 1, 1, 1, 1], [1, 2, 3, 4, 5], "have no order"),
+    ],
+)
+def test_rank_correlation_needs_two_orders(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        rank_correlation(a, b)

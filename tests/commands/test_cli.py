@@ -9,7 +9,7 @@ from pathlib import Path
 import d2lcls
 from d2lcls import cli
 from d2lcls.commands.parsers import recipe_of
-from d2lcls.training import recipe
+from d2lcls.training import RECIPES, fields, recipe
 
 import numpy as np
 import pytest
@@ -29,9 +29,12 @@ COMMANDS = [
     ["weights", "convert"],
     ["weights", "verify"],
     ["train"],
+    ["lr-find"],
     ["tune"],
     ["evaluate"],
     ["predict"],
+    ["explain"],
+    ["report"],
     ["export"],
     ["quantize"],
     ["onnx"],
@@ -152,6 +155,8 @@ def test_help_does_not_wait_for_mxnet():
         (["train", "--size", "0"], "argument --size: must be above 0"),
         (["train", "--seed", "-1"], "argument --seed: must be at least 0, not -1"),
         (["train", "--schedule", "cosin"], "argument --schedule: invalid choice: 'cosin'"),
+        (["train", "--cutmix", "x"], "argument --cutmix: must be a number, not 'x'"),
+        (["train", "--augment", "flip", "rotate:x"], "After rotate: a number of degrees is needed, as in 'rotate:15'"),
         (["train", "--augment", "blur"], "Unknown transform 'blur': choose one of pad_crop"),
         (
             ["train", "--optimizer", "adam", "--momentum", "0.9"],
@@ -182,7 +187,8 @@ def test_data_list_says_what_there_is_and_where(capsys, tmp_path):
 
 def test_data_check_names_every_file_and_fails(capsys, tmp_path):
     code, out, err = call(capsys, "data", "check")
-    assert code == 1 and err == "" and out.count(": missing") == 10
+    assert code == 1 and err == "" and out.count(": missing") == 20  # 6 files, 4, and the first 10 of thousands
+    assert "grocery: 5,415 more files are missing or wrong\n" in out
     code, out, _ = call(capsys, "data", "check", "fashion_mnist")
     assert code == 1 and out.count("\n") == 4
     assert f"fashion_mnist: {tmp_path}/empty-cache/fashion_mnist/train-images-idx3-ubyte: missing" in out
@@ -247,7 +253,16 @@ def test_another_folder_with_the_same_classes_can_be_scored(capsys, trained, pho
     (tmp_path / "wrong" / "test" / "yellow").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(tmp_path / "wrong" / "test" / "yellow" / "1.png")
     line = fails(capsys, "evaluate", trained, "--dataset", tmp_path / "wrong")
-    assert "trained on the classes blue, green, red; this set has yellow" in line
+    assert "test: 'yellow' is not one of the classes. They are 'blue', 'green', 'red'." in line
+    for color in ("blue", "green", "red"):
+        (tmp_path / "flat" / color).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (16, 16), color).save(tmp_path / "flat" / color / f"{number}.png")
+    code, out, err = call(capsys, "evaluate", trained, "--dataset", tmp_path / "flat", "--json")
+    assert code == 0 and json.loads(out)["images"] == 3  # the announcement is not part of the JSON
+    assert (
+        err.startswith("flat is not divided into training and test images: 3 of its 15 images") and err.count("\n") == 1
+    )
 
 
 def test_predict_names_the_classes_most_likely_first(capsys, trained, photos):
@@ -280,7 +295,7 @@ def test_a_folder_called_val_stands_in_for_test(capsys, trained, photos, tmp_pat
     assert json.loads(call(capsys, "evaluate", trained, "--dataset", tmp_path / "kept", "--json")[1])["images"] == 36
     (tmp_path / "none").mkdir()
     line = fails(capsys, "evaluate", trained, "--dataset", tmp_path / "none")
-    assert "none: holds neither test/CLASS/*.jpg nor val/CLASS/*.jpg. Rename its folder of test pictures" in line
+    assert "none: has no test images. Expected" in line and "none/test/CLASS/*.jpg or" in line
 
 
 def test_each_class_can_be_scored_by_itself(capsys, trained, tmp_path):
@@ -402,7 +417,7 @@ def test_bad_input_to_train_is_one_readable_line(capsys, photos, tmp_path, argum
 def test_damaged_pictures_are_named(capsys, trained, photos, tmp_path):
     (tmp_path / "cut.png").write_bytes((photos / "test" / "red" / "0.png").read_bytes()[:60])
     assert "cut.png: cannot be read as an image" in fails(capsys, "predict", "--run", trained, tmp_path / "cut.png")
-    assert "nowhere.png: No such file" in fails(capsys, "predict", "--run", trained, "nowhere.png")
+    assert "nowhere.png: no such file or folder" in fails(capsys, "predict", "--run", trained, "nowhere.png")
     for name in ("a", "b"):
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(tmp_path / "set" / "train" / name / "1.png")
@@ -414,6 +429,7 @@ def test_damaged_pictures_are_named(capsys, trained, photos, tmp_path):
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "x.png", "--run"]])
 def test_missing_and_damaged_runs_are_named(capsys, tmp_path, command):
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     assert "nowhere: holds no run.json, so it is not a training run" in fails(capsys, *command, "nowhere")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text("{}")
@@ -535,9 +551,34 @@ def test_every_field_of_the_recipe_is_an_option_of_train(capsys):
         cli.main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for field in recipe.options():
-        assert f" {recipe.option_name(field)} " in text
+        assert f" {fields.option_name(field)} " in text
     first = [text.index(f" {option} ", text.index("options:")) for option in ("--dataset", "--lr", "--seed")]
     assert max(first) < text.index("optimisation:")  # the most used ones come first
+
+
+@pytest.mark.parametrize("size, names", [(16, ["pad_crop", "flip"]), (64, ["random_resized_crop:0.35", "flip"])])
+def test_run_json_says_what_the_standard_augmentation_was(capsys, photos, tmp_path, size, names):
+    arguments = ["train", "--dataset", photos, "--size", size, "--batch-size", 8, "--out", tmp_path / "run"]
+    assert call(capsys, *arguments, "--epochs", 1)[0] == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["augment"] == names
+    for again in (arguments, ["train", "--out", tmp_path / "run"]):  # the names and "standard" are the same
+        code, out, err = call(capsys, *again, "--epochs", 1, "--resume")
+        assert code == 0, err
+
+
+def test_help_says_what_the_standard_augmentation_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    _, out, _ = call(capsys, "train", "--help")
+    assert "pad_crop flip for images of less than 64 pixels on a side, random_resized_crop:0.35 flip for others" in out
+    assert "rotate[:DEGREES]" in out and "autoaugment" in out and "(default: standard)" in out and "--cutmix" in out
+
+
+def test_a_run_with_everything_for_photographs(capsys, photos, tmp_path):
+    names = ["random_resized_crop:0.5", "flip", "rotate:10", "colour_jitter:0.4", "autoaugment", "random_erasing:0.25"]
+    arguments = ["train", "--dataset", photos, *TINY[:-1], *names, "--mixup", 0.2, "--cutmix", 1, "--epochs", 2]
+    assert call(capsys, *arguments, "--out", tmp_path / "run")[0] == 0
+    made = json.loads((tmp_path / "run/run.json").read_text())["recipe"]
+    assert made["augment"] == names and (made["mixup"], made["cutmix"]) == (0.2, 1.0)
 
 
 def test_resume_needs_nothing_but_the_folder(capsys, photos, tmp_path):
@@ -554,5 +595,5 @@ def test_what_belongs_to_a_recipe_s_optimizer_and_loss_goes_with_them():
     options = cli.make_parser().parse_args(
         ["train", "--recipe", "fast94", "--optimizer", "adam", "--loss", "focal", "--epochs", "26"]
     )
-    chosen = recipe_of(options, recipe.RECIPES["fast94"], scale=True)
+    chosen = recipe_of(options, RECIPES["fast94"], scale=True)
     assert (chosen.momentum, chosen.label_smoothing, chosen.warmup_epochs) == (None, 0.0, 6.0)

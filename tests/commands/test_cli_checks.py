@@ -66,7 +66,7 @@ def wrong(root, capsys, monkeypatch, line):
         ("--optimizer nadam --ctx cpu*2", "nadam keeps one schedule for all devices"),
         ("--model nope", "No image classifier is called 'nope'"),
         ("--dataset nope", "Unknown data set 'nope'"),
-        ("--dataset empty", "empty/train: no such folder"),
+        ("--dataset empty", "empty: has no train images. Expected"),
         ("--size 5000", "Training on batches of 4 images of 3 x 5000 x 5000 needs at least"),
         (
             "--dataset cifar10 --size 20000 --batch-size 64",
@@ -84,7 +84,7 @@ def wrong(root, capsys, monkeypatch, line):
         ("--out run --resume --lr 0.01", "belongs to another recipe: lr is 0.1 there and 0.01 here"),
         ("--out run --resume --optimizer adam", "belongs to another recipe: optimizer is 'sgd' there and 'adam' here"),
         ("--out run --resume --model cifar_resnet20_v1", "model is 'cnn' there and 'cifar_resnet20_v1' here"),
-        ("--out run --resume --validation 0.3", "validation is 0.1 there and 0.3 here"),
+        ("--out run --resume --validation 0.3", "validation is not set there and 0.3 here"),
     ],
 )
 def test_train(root, capsys, monkeypatch, options, message):
@@ -127,7 +127,10 @@ def test_train(root, capsys, monkeypatch, options, message):
         ("archive run --out new/x.mar", "run: holds no manifest.json"),
         ("serve run --port 0", "run: holds no manifest.json"),
         ("evaluate run --per-class used/file/x.csv", "used/file is not a folder"),
-        ("evaluate run --dataset others --per-class x.csv", "trained on the classes green, red; this set has blue"),
+        (
+            "evaluate run --dataset others --per-class x.csv",
+            "'blue' is not one of the classes. They are 'green', 'red'",
+        ),
         (
             "rescue m/model-symbol.json m/model-0000.params --shape 3,16,16 --save new/x --torch used",
             "already exists and is not an empty folder",

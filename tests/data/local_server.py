@@ -7,7 +7,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from d2lcls.data.download.catalog import Dataset, Download, File, Source
+from d2lcls.data.download.dataset import Dataset, Download, File, Source
 
 import numpy as np
 

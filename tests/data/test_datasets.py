@@ -7,7 +7,8 @@ import sys
 
 from d2lcls.data.download import catalog
 from d2lcls.data.download.cache import DataUnavailable
-from d2lcls.data.download.catalog import DATASETS, Dataset, File
+from d2lcls.data.download.catalog import DATASETS
+from d2lcls.data.download.dataset import Dataset, File
 from d2lcls.data.download.sample import FOLDER, from_mosaic, read_sample, to_mosaic, write_sample
 from d2lcls.data.images import Images, channel_statistics, split_validation
 from d2lcls.data.loading import is_sample, load

@@ -10,6 +10,7 @@ from d2lcls.data import (
     open_folder,
     open_records,
     pad_crop,
+    random_resized_crop,
     read_records,
     write_records,
 )
@@ -56,8 +57,8 @@ def test_the_number_of_threads_changes_no_batch(photos, monkeypatch):
     for cores in (1, 2, 8):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         opened, threads = open_folder(photos, 16), set()
-        inner = opened.images.decode
-        opened.images.decode = lambda position: threads.add(threading.get_ident()) or inner(position)
+        inner = opened.images.read
+        opened.images.read = lambda *arguments: threads.add(threading.get_ident()) or inner(*arguments)
         batches = Batches(opened, 7, shuffle=True, augment=(pad_crop(2), flip()), seed=4)
         seen[cores], used[cores] = list(batches.epoch(3)), threads
     assert used[1] and threading.get_ident() not in used[8]
@@ -65,6 +66,23 @@ def test_the_number_of_threads_changes_no_batch(photos, monkeypatch):
         for (x, y), (x1, y1) in zip(seen[cores], seen[1]):
             np.testing.assert_array_equal(x, x1)
             np.testing.assert_array_equal(y, y1)
+
+
+def test_pictures_to_be_cropped_are_decoded_larger(photos):
+    opened, transform = open_folder(photos, 28, draft=True), random_resized_crop(size=28)
+    batches = Batches(opened, 24, augment=[transform, flip()], decode=32, seed=3)
+    rng = np.random.default_rng([3, 2, 0])  # of epoch 2 and batch 0
+    larger = transform(load_folder(photos, 32, draft=True).images, rng)
+    np.testing.assert_array_equal(batches.denormalise(next(batches.epoch(2))[0]), flip()(larger, rng))
+    np.testing.assert_array_equal(batches.denormalise(batches.example()), opened.images[:1])  # the centre
+    assert batches.data is opened
+
+
+def test_what_does_not_go_with_decode(photos):
+    with pytest.raises(ValueError, match="decode is for pictures that are decoded when needed"):
+        Batches(load_folder(photos, 28), decode=32)
+    with pytest.raises(ValueError, match=r"images of \(32, 32\) pixels, not \(28, 28\).*needs random_resized_crop"):
+        next(Batches(open_folder(photos, 28), augment=[flip()], decode=32).epoch(0))
 
 
 def test_training_from_disk_is_training_from_memory(photos):

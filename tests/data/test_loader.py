@@ -1,4 +1,17 @@
-from d2lcls.data import Batches, Images, channel_statistics, colour_jitter, cutout, flip, pad_crop
+from d2lcls.data import (
+    Batches,
+    Images,
+    autoaugment,
+    channel_statistics,
+    colour_jitter,
+    cutout,
+    flip,
+    pad_crop,
+    random_erasing,
+    random_resized_crop,
+    rotate,
+)
+from d2lcls.data.transforms import augment
 
 import numpy as np
 import pytest
@@ -107,6 +120,9 @@ AUGMENTED = {
     "plain": {},
     "augmented": {"augment": (pad_crop(1), flip(), cutout(2), colour_jitter())},
     "mixup": {"augment": (flip(),), "mixup": 0.4},
+    "cutmix": {"augment": (flip(),), "cutmix": 1.0},
+    "one of two": {"mixup": 0.4, "cutmix": 1.0},
+    "photographs": {"augment": (random_resized_crop(), rotate(20), random_erasing(), autoaugment())},
 }
 
 
@@ -138,6 +154,35 @@ def test_mixup_differs_between_epochs_batches_and_seeds():
     one, other = (Batches(data, 4, mixup=0.5, seed=seed) for seed in (1, 2))
     shares = [y for batches in (one.epoch(0), one.epoch(1), other.epoch(0)) for _, y in batches]
     assert len({y.tobytes() for y in shares}) == 6
+
+
+def test_with_mixup_and_cutmix_each_batch_gets_one_of_the_two():
+    values = np.array([0, 128, 255], dtype=np.uint8)
+    images = np.repeat(values, 200)[:, None, None, None] * np.ones((1, 8, 8, 3), dtype=np.uint8)
+    data = Images(images, np.repeat(np.arange(3), 200), ("a", "b", "c"), "three colours")
+    batches = Batches(data, 6, shuffle=True, mixup=5.0, cutmix=5.0)
+    pasted = 0
+    for x, y in batches:
+        made = batches.denormalise(x)
+        shares = (made[..., :1] == values).mean(axis=(1, 2))
+        is_pasted = np.isin(made, values).all()
+        pasted += is_pasted
+        if is_pasted:
+            np.testing.assert_allclose(y, shares, atol=1e-6)
+        else:
+            np.testing.assert_allclose(made[:, 0, 0, 0], y @ values, atol=0.51)
+            assert (made == made[:, :1, :1]).all()
+    assert 30 < pasted < 70  # of 100
+
+
+def test_the_draw_between_the_two_costs_a_single_one_no_random_number():
+    for option in ("mixup", "cutmix"):
+        data = make(8)
+        x, y = next(iter(Batches(data, 8, seed=3, **{option: 0.7})))
+        mix = getattr(augment, option)
+        images, targets = mix(data.images, data.labels, 4, 0.7, np.random.default_rng([3, 0, 0]))
+        np.testing.assert_array_equal(y, targets)
+        np.testing.assert_allclose(x.transpose(0, 2, 3, 1) * 255, images, atol=1e-3)
 
 
 def test_transforms_are_applied_in_their_order():

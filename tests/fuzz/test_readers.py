@@ -8,7 +8,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from d2lcls.data.formats.records import record_decoder, scan_records, write_records
+from d2lcls.data.formats.records import record_reader, scan_records, write_records
 from d2lcls.deploy.graph.symbol_json import parse_symbol
 from d2lcls.models.symbols.allowed import ALLOWED
 from d2lcls.models.symbols.attributes import NotAllowed, check_attributes
@@ -148,8 +148,8 @@ def test_records_come_back(folder, contents):
     writer.close()
     offsets, labels, _ = scan_records(folder / "a.rec")
     assert labels.tolist() == list(range(len(contents)))
-    decode = record_decoder(folder / "a.rec", offsets, lambda content: content)
-    assert [decode(number) for number in range(len(contents))] == contents
+    content = record_reader(folder / "a.rec", offsets)
+    assert [content(number) for number in range(len(contents))] == contents
 
 
 @settings(max_examples=50)

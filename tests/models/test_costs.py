@@ -1,5 +1,5 @@
 from d2lcls.models import SmallCNN, get_model, summarize
-from d2lcls.models.costs import layer_costs, training_flop
+from d2lcls.models.costs import latency, layer_costs, training_flop
 
 import mxnet as mx
 import numpy as np
@@ -86,3 +86,13 @@ def test_a_bias_before_it_makes_a_gradient_of_the_inputs_needed():
     net(mx.nd.zeros((1, 3, 7, 7)))
     net[0].weight.grad_req = "null"
     assert training_flop(net, (3, 7, 7)) == 2 * (4 * 3 * 9 * 25 + 3 * 5 * 4 * 9 * 9)
+
+
+def test_latency_is_the_median_of_single_images():
+    net = nn.HybridSequential()
+    net.add(nn.Conv2D(16, 3, in_channels=3), nn.Conv2D(16, 3, in_channels=16))
+    net.initialize()
+    seen = []
+    net.register_forward_hook(lambda block, inputs, output: seen.append(inputs[0].shape))
+    milliseconds = latency(net, (3, 16, 16), seconds=0.0)
+    assert milliseconds > 0 and seen == [(1, 3, 16, 16)] * 25

@@ -1,6 +1,6 @@
 from d2lcls.data import Batches, Images
-from d2lcls.models import get_model
-from d2lcls.models.fast94 import FILTERS, Fast94, initialise_from_data, whiten
+from d2lcls.models import get_model, summarize
+from d2lcls.models.fast94 import FILTERS, Architecture, Fast94, initialise_from_data, whiten
 
 import mxnet as mx
 import numpy as np
@@ -72,3 +72,66 @@ def test_initialising_from_data_whitens_it_and_leaves_other_networks_alone():
     whiten(expected, batches.normalise(batches.data.images))
     np.testing.assert_array_equal(net.whitening.weight.data().asnumpy(), expected.whitening.weight.data().asnumpy())
     initialise_from_data(get_model("cnn"), batches)  # not even initialised
+
+
+def test_names_of_the_family():
+    shape = Architecture((48, 96, 64), (1, 2, 3), (3, 5, 3))
+    assert shape.name == "fast94-w48x96x64-c1x2x3-k3x5x3" and Architecture.named(shape.name) == shape
+    assert Architecture.named("fast94") == Architecture() and Architecture().name == "fast94"
+    assert Architecture.named("fast94-c1x1x2") == Architecture(convolutions=(1, 1, 2))
+    net = get_model(shape.name, classes=3)
+    net.initialize()
+    assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 3)
+    filters = [parameter.shape for name, parameter in net.collect_params().items() if "conv" in name]
+    assert filters == [
+        (32, 3, 3, 3),
+        (48, 32, 3, 3),
+        (96, 48, 5, 5),
+        (96, 96, 5, 5),
+        (64, 96, 3, 3),
+        (64, 64, 3, 3),
+        (64, 64, 3, 3),
+    ]
+
+
+@pytest.mark.parametrize("name", ["fast94-w1x2", "fast94-w1x2x0", "fast94-k3x3x3-c1x1x1", "fast94-", "fast94-w1x2x3-"])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match=f"'{name}' must be fast94 with three widths"):
+        get_model(name)
+
+
+def test_even_filters_are_refused():
+    with pytest.raises(ValueError, match="kernels odd, not fast94-k3x4x3"):
+        get_model("fast94-k3x4x3")
+
+
+def test_multiply_adds_are_those_that_are_counted():
+    for shape in (Architecture(), Architecture((16, 24, 8), (3, 1, 2), (1, 3, 5))):
+        net = shape.make()
+        net.initialize()
+        assert shape.multiply_adds() == summarize(net, (3, 32, 32)).multiply_adds
+
+
+SUMS = {  # of the absolute initial values with seed 0, as in the version that was measured first
+    "conv0_weight": ((32, 3, 3, 3), 84.0),
+    "conv1_weight": ((64, 32, 3, 3), 305.6),
+    "conv2_weight": ((64, 64, 3, 3), 64.0),
+    "conv3_weight": ((256, 64, 3, 3), 2365.8),
+    "conv4_weight": ((256, 256, 3, 3), 256.0),
+    "conv5_weight": ((256, 256, 3, 3), 256.0),
+    "conv6_weight": ((256, 256, 3, 3), 256.0),
+    "dense0_weight": ((10, 256), 79.3),
+}
+
+
+def test_initial_values_are_those_that_published_results_began_with():
+    mx.random.seed(0)
+    net = Fast94()
+    net.initialize()
+    net(nd.zeros((1, 3, 32, 32)))
+    found = {
+        name.removeprefix(net.prefix): (parameter.shape, round(float(parameter.data().abs().sum().asscalar()), 1))
+        for name, parameter in net.collect_params().items()
+        if "weight" in name
+    }
+    assert found == SUMS

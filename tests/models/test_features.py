@@ -159,8 +159,8 @@ def test_a_killed_write_leaves_no_cache(shapes, tmp_path):
 
 def test_what_has_no_fixed_order_is_refused(shapes):
     front = split(network(), 1)[0]
-    for options in ({"shuffle": True}, {"mixup": 0.2}):
-        with pytest.raises(ValueError, match="expected batches with shuffle=False and mixup=0"):
+    for options in ({"shuffle": True}, {"mixup": 0.2}, {"cutmix": 1.0}):
+        with pytest.raises(ValueError, match="expected batches with shuffle=False, mixup=0 and cutmix=0"):
             extract_features(front, batches(shapes, **options))
     for copies in (0, -1):
         with pytest.raises(ValueError, match=f"copies must be 1 or more, not {copies}"):

@@ -92,6 +92,12 @@ class Killed(BaseException):
         ("adam", 2, {}),
         ("nadam", 1, {}),
         ("rmsprop", 1, {}),
+        ("adamw", 1, {}),
+        ("adamw", 2, {}),
+        ("lamb", 1, {"lr": 0.05}),
+        ("lamb", 2, {"lr": 0.05}),
+        ("nag", 1, {"ema": 0.8}),
+        ("adamw", 2, {"ema": 0.95}),
         ("nag", 1, {"lookahead": 5}),
         ("nag", 2, {"lookahead": 7}),
         pytest.param("nag", 1, {"precision": "bfloat16"}, marks=needs_bf16),
@@ -292,10 +298,11 @@ def test_another_recipe_is_named(shapes, tmp_path):
         "optimizer": "sgd",
         "optimizer_params": {"momentum": 0.8},
         "lookahead": 5,
+        "ema": 0.9,
         "decay_biases": True,
         "devices": 2,
     }
-    of_batches = {"batch_size": 15, "mixup": 0.2, "seed": 4, "balanced": True, "alternating_flip": True}
+    of_batches = {"batch_size": 15, "mixup": 0.2, "cutmix": 1.0, "seed": 4, "balanced": True, "alternating_flip": True}
     for name, options in [
         *((name, {name: value}) for name, value in changes.items()),
         *(("data_seed" if name == "seed" else name, {"batches": {name: value}}) for name, value in of_batches.items()),
@@ -325,7 +332,7 @@ def test_another_size_is_another_recipe(shapes, tmp_path):
     run()
     for name, value in {"size": 14, "small_first": (8, 1)}.items():
         field = "image_size" if name == "size" else name
-        with pytest.raises(CheckpointError, match=f"another recipe: {field} is None there and .* here"):
+        with pytest.raises(CheckpointError, match=f"another recipe: {field} is not set there and .* here"):
             run(**{name: value})
 
 

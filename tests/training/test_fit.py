@@ -193,7 +193,7 @@ def test_dropout_depends_on_seed_and_step(shapes):
 
 def test_lookahead_is_told_of_every_step(shapes, monkeypatch):
     seen = []
-    monkeypatch.setattr("d2lcls.training.lookahead.Lookahead.after", lambda self, steps: seen.append(steps))
+    monkeypatch.setattr("d2lcls.training.optimizers.lookahead.Lookahead.after", lambda self, steps: seen.append(steps))
     fit(network(), batches(shapes, 50), recipe=Recipe(num_epochs=2, lr=0.01, lookahead=2), on_epoch=None)
     assert seen == [1, 2, 3, 4, 5, 6]
 
@@ -308,6 +308,8 @@ def test_bad_arguments_are_named(shapes):
         fit(network(), batches(shapes), resume=True)
     with pytest.raises(ValueError, match="one output per class: 3, not 5"):
         fit(network(5), batches(shapes, mixup=0.2))
+    with pytest.raises(ValueError, match="mixup and cutmix need a network with one output per class: 3, not 5"):
+        fit(network(5), batches(shapes, cutmix=1.0))
     with pytest.raises(ValueError, match="AlexNet cannot take images of 12 x 12 pixels with 3 channels"):
         fit(alexnet(), batches(shapes))
     with pytest.raises(ValueError, match="patience needs a validation set"):

@@ -33,6 +33,8 @@ def test_functions_are_kept_as_descriptions():
         ({"schedule": "cosin"}, "schedule must be one of constant, cosine, .*, not 'cosin'"),
         ({"loss": "focl"}, f"loss must be one of {', '.join(LOSSES)}, not 'focl'"),
         ({"augment": ("flop",)}, "Unknown transform 'flop'"),
+        ({"augment": ("standard", "rotate:x")}, "After rotate: a number of degrees is needed"),
+        ({"cutmix": -1.0}, "cutmix must be at least 0, not -1.0"),
         ({"optimizer": "adam", "momentum": 0.9}, "momentum goes with the optimizers sgd and nag only, not adam"),
         ({"loss": "focal", "label_smoothing": 0.1}, "label_smoothing goes with the loss cross_entropy only, not focal"),
         ({"loss": focal(), "class_weights": True}, "class_weights goes with a loss by name only"),
@@ -67,6 +69,15 @@ def test_phases_keep_their_shares_and_the_last_epoch_is_whole(epochs):
     assert side == whole.small_first[0] and first < epochs
     assert first == pytest.approx(epochs * whole.small_first[1] / whole.num_epochs, abs=1)
     assert RECIPES["fast94"].scaled(1).small_first is None
+
+
+def test_the_standard_augmentation_depends_on_the_images():
+    small, large = ("pad_crop", "flip"), ("random_resized_crop:0.35", "flip")
+    assert Recipe().for_images(32, 32).augment == small and Recipe().for_images(224, 224).augment == large
+    mixed = Recipe(augment=("cutout:4", "standard", "randaugment"))
+    assert mixed.for_images(28, 28).augment == ("cutout:4", *small, "randaugment")
+    given = Recipe(augment=("pad_crop",))
+    assert given.for_images(224, 224) == given and large == mixed.for_images(64, 96).for_images(32, 32).augment[1:3]
 
 
 def test_names_of_optimizers_are_those_of_mxnet_in_lower_case():

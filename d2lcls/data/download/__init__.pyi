@@ -1,5 +1,7 @@
 from . import cache as cache
 from . import catalog as catalog
+from . import dataset as dataset
+from . import grocery as grocery
 from . import sample as sample
 from . import sources as sources
 from . import transfer as transfer

@@ -6,7 +6,7 @@ negative size without end (CVE-2025-8194). This reader goes through the archive 
 
 import re
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -27,11 +27,12 @@ class ArchiveError(ValueError):
 
 
 def unpack_tar(tar: Readable, names: Collection[str], folder: Path) -> None:
-    """Write the regular files with these names, from any folder of the archive, directly into `folder`.
+    """Write the regular files with these names, from any folder of the archive, into `folder`.
 
     Args:
-        tar: the archive, without compression; it is read once, from front to back.
-        names: which files to write; the others are skipped.
+        tar: the archive, without compression; it is read once, from front to back. Long paths are those of the format
+            ustar, which `git archive` writes.
+        names: which files to write; the others are skipped. "a/b" is the file b in a folder a, which is made if needed.
         folder: an existing folder.
 
     Raises:
@@ -39,12 +40,14 @@ def unpack_tar(tar: Readable, names: Collection[str], folder: Path) -> None:
     """
     left = LARGEST
     while (header := _read(tar, 512)).strip(b"\0"):  # zeros, or nothing, are the end
-        name, size = _member(header)
+        path, size = _member(header)
         left -= 512 + size
         if left < 0:
             raise ArchiveError(f"it is larger than {LARGEST:,} bytes")
         kind = header[156:157]
-        if kind in _REGULAR and name in names:
+        name = next((end for end in _ends(path) if end in names), None) if kind in _REGULAR else None
+        if name is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with open(folder / name, "wb") as file:
                 _copy(tar, size, file.write)
         elif kind not in _WITHOUT_DATA:
@@ -69,7 +72,7 @@ def unpack_gzip(packed: Readable, target: Path) -> None:
 
 
 def _member(header: bytes) -> tuple[str, int]:
-    """Return the name, without its folder, and the size of a member, after checking its header's checksum."""
+    """Return the path and the size of a member, after checking its header's checksum."""
     checksum, size = (re.fullmatch(rb" *([0-7]+)[ \0]*", header[field]) for field in (slice(148, 156), slice(124, 136)))
     if (
         len(header) < 512
@@ -78,7 +81,16 @@ def _member(header: bytes) -> tuple[str, int]:
         or int(checksum[1], 8) != sum(header) - sum(header[148:156]) + 8 * ord(" ")
     ):
         raise ArchiveError("it is damaged, or no tar archive")
-    return header[:100].partition(b"\0")[0].decode("utf-8", "replace").rpartition("/")[2], int(size[1], 8)
+    prefix = header[345:500] if header[257:263] == b"ustar\0" else b""  # other formats have other fields there
+    path = b"/".join(part.partition(b"\0")[0] for part in (prefix, header[:100]))
+    return path.decode("utf-8", "replace"), int(size[1], 8)
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield "a/b/c", "b/c" and "c" for "a/b/c"."""
+    while path:
+        yield path
+        path = path.partition("/")[2]
 
 
 def _copy(source: Readable, size: int, write: Callable[[bytes], object]) -> None:

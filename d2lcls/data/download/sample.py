@@ -1,15 +1,23 @@
-"""The sample of Fashion-MNIST in the package, which replaces data sets that cannot be fetched."""
+"""The samples in the package, of Fashion-MNIST and of Grocery Store, which replace data sets that cannot be fetched."""
 
-from pathlib import Path
+import dataclasses
+import tempfile
+from pathlib import Path, PurePosixPath
 
+from d2lcls.data.decode import Size, open_image
 from d2lcls.data.download.catalog import DATASETS
+from d2lcls.data.download.grocery import GROCERY
+from d2lcls.data.formats.records import open_records, write_records
+from d2lcls.data.lazy import LazyImages
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 SAMPLE_NAME = "fashion_mnist-sample"
 FOLDER = Path(__file__).parents[1] / "sample"
 SIZES = {"train": 500, "test": 100}  # images per class
+GROCERY_SAMPLE = "grocery-sample"
+SIDE, QUALITY = 128, 75  # of its photographs: pixels, and that of JPEG
 
 
 def read_sample(split: str, image_shape: tuple[int, int, int] = (28, 28, 1)) -> tuple[np.ndarray, np.ndarray]:
@@ -53,3 +61,45 @@ def to_mosaic(images: np.ndarray) -> np.ndarray:
 def from_mosaic(mosaic: np.ndarray) -> np.ndarray:
     """Divide the picture of `to_mosaic` into its images (N, 28, 28, 1)."""
     return mosaic.reshape(-1, 28, 10, 28).transpose(0, 2, 1, 3).reshape(-1, 28, 28, 1)
+
+
+def open_grocery_sample(split: str, size: Size, draft: bool = False) -> LazyImages:
+    """Open the sample of Grocery Store: photographs of ten classes, in five groups.
+
+    Args:
+        split: "train" (347 photographs), "val" (51) or "test" (172).
+        size, draft: as for `read_image`.
+    """
+    return dataclasses.replace(open_records(FOLDER / "grocery" / split, size, draft=draft), name=GROCERY_SAMPLE)
+
+
+def grocery_classes() -> list[str]:
+    """Return the classes of the sample: of the first five groups with two validated classes, the first two each."""
+    validated = {PurePosixPath(file.name).parent.name for file in GROCERY.files if file.split == "val"}
+    members: dict[str, list[str]] = {}
+    for name, group in zip(GROCERY.classes, GROCERY.groups):
+        if name in validated:
+            members.setdefault(group, []).append(name)
+    pairs = [names[:2] for names in members.values() if len(names) > 1]
+    return [name for pair in pairs[:5] for name in pair]
+
+
+def write_grocery_sample(origin: str | Path, folder: str | Path) -> None:
+    """Write all training and validation photographs of these classes, and every second for the test, scaled down.
+
+    Args:
+        origin: a folder with the files of the data set.
+        folder: where to write a record set for each split.
+    """
+    for split in GROCERY.splits:
+        with tempfile.TemporaryDirectory() as temporary:
+            for name in grocery_classes():
+                Path(temporary, name).mkdir()
+                paths = [
+                    f.name for f in GROCERY.files if f.split == split and PurePosixPath(f.name).parent.name == name
+                ]
+                for path in paths[:: 2 if split == "test" else 1]:
+                    photograph = ImageOps.fit(open_image(Path(origin, path)), (SIDE, SIDE), Image.Resampling.LANCZOS)
+                    target = Path(temporary, name, PurePosixPath(path).name)
+                    photograph.save(target, quality=QUALITY, optimize=True)
+            write_records(temporary, Path(folder, split))

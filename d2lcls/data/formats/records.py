@@ -8,14 +8,15 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from d2lcls.data.decode import BrokenImage, Size, check_interpolation, height_and_width, open_image, read_image
-from d2lcls.data.formats.folders import check_classes_left, check_on_broken, list_folder
+from d2lcls.data.decode import BrokenImage, Size, check_interpolation, looks_complete, open_image, read_image
+from d2lcls.data.formats.folders import check_on_broken, list_folder
 from d2lcls.data.images import Images
-from d2lcls.data.lazy import Decoded, LazyImages
+from d2lcls.data.lazy import Decoded, LazyImages, check_classes_left
 from d2lcls.machine.temporary import temporary_folder
 
 import numpy as np
@@ -64,9 +65,9 @@ def write_records(root: str | Path, prefix: str | Path, on_broken: str = "raise"
                     broken.append(error)
                     continue
                 idx.write(f"{len(written)}\t{rec.tell()}\n")
-                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + path.read_bytes()))
+                rec.write(_record(struct.pack("<IfQQ", 0, label, len(written), 0) + Path(path).read_bytes()))
                 written.append(label)
-        check_classes_left(root, set(written), classes)
+        check_classes_left(str(root), classes, np.unique(labels), np.unique(written))
         partial[2].write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         for part, file in zip(partial, files):
             os.replace(part, file)
@@ -115,8 +116,19 @@ def open_records(
     if not rec.is_file():
         raise FileNotFoundError(f"{rec}: no such file.")
     offsets, labels, classes = scan_records(rec)
-    decode = record_decoder(rec, offsets, lambda content: read_image(content, size, interpolation, draft))
-    return LazyImages(Decoded(decode, np.arange(len(labels)), height_and_width(size)), labels, classes, rec.stem)
+    content = record_reader(rec, offsets)
+
+    def read(position: int, size: tuple[int, int], draft: bool) -> np.ndarray:
+        with naming_record(rec, position):
+            return read_image(content(position), size, interpolation, draft)
+
+    return LazyImages(
+        Decoded(read, np.arange(len(labels)), size, draft),
+        labels,
+        classes,
+        rec.stem,
+        lambda position: check_record(rec, offsets, position),
+    )
 
 
 def read_records(prefix: str | Path, size: Size = 32, interpolation: str = "bilinear", draft: bool = False) -> Images:
@@ -188,36 +200,62 @@ def _check_index(rec: Path, offsets: Sequence[int]) -> None:
     index = rec.with_suffix(".idx")
     if not index.is_file():
         return
-    lines = index.read_bytes().splitlines()
-    if len(lines) != len(offsets):
+    try:
+        with open(index, "rb") as lines:
+            listed = np.fromiter((int(line.rpartition(b"\t")[2]) for line in lines), dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise BrokenImage(f"{rec}: {index.name} holds lines that are no index. Write both again.") from None
+    if len(listed) != len(offsets):
         raise BrokenImage(
-            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(lines)}. Write both again."
+            f"{rec}: holds {len(offsets)} records, but {index.name} lists {len(listed)}. Write both again."
         )
-    listed = sorted(line.rpartition(b"\t")[2].strip() for line in lines)
-    if listed != sorted(b"%d" % offset for offset in offsets):
+    if not np.array_equal(np.sort(listed), np.sort(np.array(offsets))):
         raise BrokenImage(f"{rec}: {index.name} lists other records. Write both again.")
 
 
-def record_decoder(
-    rec: Path, offsets: Sequence[int], picture: Callable[[bytes], np.ndarray]
-) -> Callable[[int], np.ndarray]:
-    """Return a function from the number of a record to its picture, which several threads may call.
+def record_reader(rec: Path, offsets: Sequence[int]) -> Callable[[int], bytes]:
+    """Return a function from the number of a record to its image file, which several threads may call.
 
     Args:
         rec, offsets: a record file, and where its records begin.
-        picture: function from the bytes of an image file to an array.
     """
 
-    def decode(position):
+    def content(position: int) -> bytes:
         with open(rec, "rb") as file:  # not shared, as threads would move each other's position in it
-            content, _ = _read_record(file, offsets[position])
-        (several,) = struct.unpack_from("<I", content)
-        try:
-            return picture(content[24 + 4 * several :])
-        except BrokenImage as error:
-            raise BrokenImage(f"{rec}: record {position}: {error}") from error
+            whole, _ = _read_record(file, offsets[position])
+        (several,) = struct.unpack_from("<I", whole)
+        return whole[24 + 4 * several :]
 
-    return decode
+    return content
+
+
+def check_record(rec: Path, offsets: Sequence[int], position: int) -> None:
+    """Look at the beginning and the end of the picture in a record, as `check_complete` does of a file.
+
+    Args:
+        rec, offsets: a record file, and where its records begin.
+        position: the number of the record.
+
+    Raises:
+        BrokenImage: the picture is incomplete.
+    """
+    with open(rec, "rb") as file:
+        head, end = _read_record(file, offsets[position], most=36)
+        file.seek(max(offsets[position], end - 15))
+        tail = file.read(min(15, end - offsets[position])).rstrip(b"\0")  # up to three bytes fill a record
+    (several,) = struct.unpack_from("<I", head)
+    if not looks_complete(head[24 + 4 * several :], tail):
+        with naming_record(rec, position):
+            open_image(record_reader(rec, offsets)(position))
+
+
+@contextmanager
+def naming_record(rec: Path, position: int) -> Iterator[None]:
+    """Name the record in a `BrokenImage`."""
+    try:
+        yield
+    except BrokenImage as error:
+        raise BrokenImage(f"{rec}: record {position}: {error}") from error
 
 
 def _read_record(file: BinaryIO, offset: int, most: int | None = None) -> tuple[bytes, int]:

@@ -1,8 +1,8 @@
-"""Random changes to whole batches of images that do not change their class.
+"""Random changes to whole batches of images that do not change their class, and two that mix images and classes.
 
 Most functions here return a `Transform`, a function `f(images, rng) -> images` that takes and returns uint8 arrays of
 shape (N, H, W, C), leaves its input unchanged and draws all random numbers from `rng`, a
-`numpy.random.Generator`: the same generator state gives the same batch.
+`numpy.random.Generator`: the same generator state gives the same batch. `mixup` and `cutmix` change the labels too.
 """
 
 from __future__ import annotations
@@ -103,16 +103,23 @@ def cutout(size: int = 8, fill: int = 128) -> Transform:
     return transform
 
 
-def colour_jitter(brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2) -> Transform:
-    """Change brightness, contrast and colour saturation of each image, each by a random factor.
+def colour_jitter(
+    brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, hue: float = 0.0
+) -> Transform:
+    """Change brightness, saturation, contrast and hue of each image, in this order, each by a random amount.
+
+    Saturation and hue of images without three channels never change.
 
     Args:
         brightness, contrast, saturation: 0 to 1; each factor is drawn uniformly from 1 - value to 1 + value, so 0
-            changes nothing. The saturation of images without three channels never changes.
+            changes nothing.
+        hue: 0 to 0.5; hues are turned by up to this share of the colour circle, drawn uniformly in either direction.
     """
     for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must lie between 0 and 1, not {value}.")
+    if not 0 <= hue <= 0.5:
+        raise ValueError(f"hue must lie between 0 and 0.5, not {hue}.")
 
     def transform(images, rng):
         n, _, _, c = images.shape
@@ -122,10 +129,22 @@ def colour_jitter(brightness: float = 0.2, contrast: float = 0.2, saturation: fl
         mean = grey.mean(axis=(1, 2, 3), keepdims=True)
         if c == 3:
             x = grey + (x - grey) * (1 + saturation * factors[2])
-        x = mean + (x - mean) * (1 + contrast * factors[1])
-        return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+        x = np.clip(mean + (x - mean) * (1 + contrast * factors[1]), 0, 255)
+        if hue and c == 3:
+            x = _turn_hues(x, rng.uniform(-hue, hue, size=n))
+        return np.rint(x).astype(np.uint8)
 
     return transform
+
+
+def _turn_hues(images: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Turn the hues of images, float32 (N, H, W, 3), by shares (N,) of the colour circle (HSV)."""
+    import cv2  # here, for a quick import of the package
+
+    n, height, width, _ = images.shape
+    hsv = cv2.cvtColor(images.reshape(n * height, width, 3), cv2.COLOR_RGB2HSV).reshape(images.shape)
+    hsv[..., 0] = (hsv[..., 0] + (360 * shares).astype(np.float32)[:, None, None]) % 360  # degrees
+    return cv2.cvtColor(hsv.reshape(n * height, width, 3), cv2.COLOR_HSV2RGB).reshape(images.shape)
 
 
 def mixup(
@@ -151,8 +170,54 @@ def mixup(
     other = rng.permutation(len(images))
     weight = share[:, :, None, None]
     blended = np.rint(weight * images + (1 - weight) * images[other]).astype(np.uint8)
+    return blended, _targets(labels, other, share, num_classes)
+
+
+def cutmix(
+    images: np.ndarray, labels: np.ndarray, num_classes: int, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paste a rectangle of another image of the batch into each image, and mix their labels by area.
+
+    The rectangle has the image's proportions and its centre anywhere; what lies outside is cut off. Each image gets a
+    rectangle of its own; the source pastes the same one into a whole batch.
+
+    Source: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (2019).
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: int (N,).
+        num_classes: K.
+        alpha: above 0; the rectangle's area, before it is cut off, is 1 minus a share drawn from Beta(alpha, alpha).
+            The source uses 1, which draws it uniformly.
+        rng: source of the rectangles and pairs.
+
+    Returns:
+        (images, targets): uint8 (N, H, W, C) and float32 (N, K), whose rows sum to 1. The other image's share is that
+        of the pixels that were pasted.
+    """
+    if alpha <= 0:
+        raise ValueError(f"alpha must be above 0, not {alpha}.")
+    n, h, w, _ = images.shape
+    side = np.sqrt(1 - rng.beta(alpha, alpha, size=n))  # as a share of the image's
+    other = rng.permutation(n)
+    rows, columns = (_segments(length, side, rng) for length in (h, w))
+    mixed = np.where((rows[:, :, None] & columns[:, None, :])[..., None], images[other], images)
+    pasted = rows.sum(axis=1) * columns.sum(axis=1)
+    return mixed, _targets(labels, other, (1 - pasted / (h * w))[:, None].astype(np.float32), num_classes)
+
+
+def _segments(length: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the centre of a segment for each share of a length, and mark the segment's pixels, bool (N, length)."""
+    sizes = np.rint(length * shares).astype(int)[:, None]
+    begin = rng.integers(0, length, size=(len(shares), 1)) - sizes // 2
+    places = np.arange(length)
+    return (places >= begin) & (places < begin + sizes)
+
+
+def _targets(labels: np.ndarray, other: np.ndarray, share: np.ndarray, num_classes: int) -> np.ndarray:
+    """Mix labels (N,) with those at the positions `other` (N,), whose share is 1 - `share` (N, 1)."""
     one_hot = np.eye(num_classes, dtype=np.float32)[labels]
-    return blended, share * one_hot + (1 - share) * one_hot[other]
+    return share * one_hot + (1 - share) * one_hot[other]
 
 
-STANDARD = (pad_crop(4), flip(0.5))  # used by nearly every CIFAR-10 recipe
+STANDARD = (pad_crop(4), flip(0.5))  # used by nearly every CIFAR-10 recipe; `registry.standard_for` has larger images'

@@ -49,7 +49,7 @@ def fold_constants(
         arguments[node["name"]] = mx.nd.array(run(value, needed)[0])
     for node in folded:
         node.update(op="null", inputs=[], attrs={})
-    symbol = _rebuilt(graph)
+    symbol = rebuilt(graph)
     return symbol, {name: arguments[name] for name in symbol.list_arguments() if name in arguments}
 
 
@@ -107,7 +107,7 @@ def fold_batch_norm(
         node.update(op="null", inputs=[])  # nothing reads it any more
     graph["heads"] = [[replaced.get(index, index), *rest] for index, *rest in graph["heads"]]
     _put_relu_first(graph)
-    symbol = _rebuilt(_sorted(graph))
+    symbol = rebuilt(sorted_nodes(graph))
     return (
         symbol,
         {name: values[name] for name in symbol.list_arguments() if name in values},
@@ -132,7 +132,7 @@ def _put_relu_first(graph):
                 pooling.update(kept)
 
 
-def _sorted(graph):
+def sorted_nodes(graph: dict[str, Any]) -> dict[str, Any]:
     """Move parameters to the front, so that every node comes after its inputs again."""
     old = graph["nodes"]
     order = sorted(range(len(old)), key=lambda index: (old[index]["op"] != "null", index))
@@ -146,7 +146,7 @@ def _sorted(graph):
     }
 
 
-def _rebuilt(graph):
+def rebuilt(graph: dict[str, Any]) -> mx.sym.Symbol:
     """Return the symbol of a changed graph, without the nodes that nothing reads any more."""
     graph["arg_nodes"] = [index for index, node in enumerate(graph["nodes"]) if node["op"] == "null"]
     graph.pop("node_row_ptr", None)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from d2lcls.data.batches import Batches
 from d2lcls.machine.gluon import has_data
 from d2lcls.machine.progress import Progress
 from d2lcls.models.features import FeatureBatches
+from d2lcls.models.surgery import set_bias_multiplier, set_lr_multipliers, train_last
 from d2lcls.training.evaluation import as_contexts, check_labels
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.steps import make_trainer, settle_shapes, step_seed, train_step
 
 import mxnet as mx
 import numpy as np
+
+if TYPE_CHECKING:
+    from d2lcls.data.images import Images
+    from d2lcls.data.lazy import LazyImages
 
 _MEMORY = 0.9  # share of the old average in the smoothed loss: about ten steps count
 _DIVERGED = 4  # times the lowest smoothed loss
@@ -80,8 +86,8 @@ def lr_range_test(
     Args:
         net: initialised `gluon.HybridBlock` that maps (N, C, H, W) to logits (N, K).
         train: `Batches`; as many epochs of it are used as the steps need.
-        recipe: optimizer, weight decay, loss, clipping and seed; best the one that `fit` will get, because the right
-            rate depends on all of them and on the batch size. None is the default recipe.
+        recipe: optimizer, weight decay, loss, L1 penalty, clipping and seed; best the one that `fit` will get, because
+            the right rate depends on all of them and on the batch size. None is the default recipe.
         lowest, highest: the first and last learning rate.
         steps: number of steps, 2 or more.
         ctx: as for `fit`.
@@ -106,14 +112,66 @@ def lr_range_test(
                 parameter.reset_ctx(ctx)  # new arrays: training writes into these only
         outputs = settle_shapes(net, train.example(), ctx, recipe.seed)
         check_labels(train.data, outputs)
-        if train.mixup and outputs != len(train.data.classes):
+        if (train.mixup or train.cutmix) and outputs != len(train.data.classes):
             raise ValueError(
-                f"mixup needs a network with one output per class: {len(train.data.classes)}, not {outputs}."
+                f"mixup and cutmix need a network with one output per class: {len(train.data.classes)}, not {outputs}."
             )
-        trainer = make_trainer(net, recipe.optimizer, {**recipe.optimizer_arguments(), "learning_rate": lowest})
+        arguments = {**recipe.optimizer_arguments(), "learning_rate": lowest}
+        trainer = make_trainer(net, recipe.optimizer, arguments, recipe.decay_biases)
         return _sweep(net, train, trainer, np.geomspace(lowest, highest, steps), recipe, ctx)
     finally:
         restore()
+
+
+def find_lr(
+    recipe: Recipe,
+    *,
+    lowest: float = 1e-5,
+    highest: float = 10,
+    steps: int = 100,
+    ctx: mx.Context | list[mx.Context] | None = None,
+    on_begin: Callable[[Images | LazyImages], Any] | None = None,
+) -> RangeTest:
+    """Carry out the range test for a recipe, with its images and a new network; nothing is written.
+
+    `d2lcls lr-find` is this function. Layers that the recipe freezes at first are frozen, and learning-rate multipliers
+    are set as it says. The test computes in float32, whatever the precision.
+
+    Args:
+        recipe: `Recipe`; its number of epochs, learning rate and schedule have no effect.
+        lowest, highest, steps, ctx: as for `lr_range_test`.
+        on_begin: function called with the training images before the first step.
+
+    Returns:
+        `RangeTest`.
+
+    Raises:
+        As `d2lcls.training.train` and `lr_range_test`.
+    """
+    from d2lcls.training import pipeline
+
+    recipe = pipeline.resolve(recipe)
+    pipeline.check_feasible(recipe, as_contexts(ctx))
+    train, validation = pipeline.open_images(recipe)
+    batches, _ = pipeline.cut_batches(recipe, train, validation)
+    mx.random.seed(recipe.seed)
+    net = pipeline.make_network(recipe, batches)
+    if recipe.layer_lr_decay != 1:
+        set_lr_multipliers(net, recipe.layer_lr_decay)
+    if recipe.bias_lr != 1:
+        set_bias_multiplier(net, recipe.bias_lr)
+    if groups := _first_groups(recipe):
+        train_last(net, groups)
+    if on_begin:
+        on_begin(train)
+    return lr_range_test(net, batches, recipe, lowest=lowest, highest=highest, steps=steps, ctx=ctx)
+
+
+def _first_groups(recipe: Recipe) -> int | None:
+    """Return how many groups of layers a recipe trains in its first epoch; None is all."""
+    if isinstance(recipe.unfreeze, Mapping):
+        return recipe.unfreeze[0]
+    return recipe.train_last or (1 if recipe.unfreeze else None)
 
 
 def _sweep(
@@ -132,7 +190,7 @@ def _sweep(
         for step, (rate, (x, y)) in enumerate(zip(rates, batches)):
             mx.random.seed(step_seed(recipe.seed, step))
             trainer.set_learning_rate(rate)
-            sums, _ = train_step(net, trainer, x, y, ctx, loss, recipe.clip_norm)
+            sums, _ = train_step(net, trainer, x, y, ctx, loss, recipe.clip_norm, recipe.l1)
             value = sum(float(part.asscalar()) for part in sums) / len(x)
             if not math.isfinite(value):
                 break

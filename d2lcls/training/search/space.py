@@ -7,8 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import optuna
+
+
+class Rejected(Exception):
+    """Raised by an objective for values that are not worth a trial; nothing is counted, and the next ones are drawn."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,17 @@ class Parameter:
         if self.kind == "integer":
             return trial.suggest_int(name, *self.values)
         return trial.suggest_float(name, *self.values, log=self.kind == "log_uniform")
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Draw a value without a trial."""
+        if self.kind == "choice":
+            return self.values[rng.integers(len(self.values))]
+        low, high = self.values
+        if self.kind == "integer":
+            return int(rng.integers(low, high, endpoint=True))
+        return float(
+            np.exp(rng.uniform(math.log(low), math.log(high))) if self.kind == "log_uniform" else rng.uniform(low, high)
+        )
 
 
 def uniform(low: float, high: float) -> Parameter:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from d2lcls.training.search.space import Rejected
+
 import numpy as np
 import psutil
 
@@ -28,6 +30,7 @@ except ImportError as error:
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+MOST_REJECTED = 50  # trials for each one that is wanted, before the search gives up
 HEARTBEAT, SILENCE = 20, 120  # seconds between signs of life of a trial, and after which it counts as dead
 
 
@@ -44,11 +47,16 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def open_study(storage: str | None, name: str, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+def open_study(
+    storage: str | None,
+    name: str,
+    pruner: optuna.pruners.BasePruner | None = None,
+    objectives: Mapping[str, str] | None = None,
+) -> optuna.Study:
     """Open or create a study; an error of a driver or database becomes one sentence."""
     settings: dict[str, Any] = {
         "study_name": name,
-        "direction": "maximize",
+        "directions": list(objectives.values()) if objectives else ["maximize"],
         "load_if_exists": True,
         "pruner": pruner or optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
     }
@@ -116,55 +124,71 @@ def connect(storage: str) -> optuna.storages.RDBStorage:
     )
 
 
-def check_space(study: optuna.Study, space: Mapping[str, Any]) -> None:
-    """Store the space in a new study; refuse a study with another space, whose trials cannot be compared."""
+def check_study(study: optuna.Study, space: Mapping[str, Any], objectives: Mapping[str, str] | None = None) -> None:
+    """Store space and objectives in a new study; refuse one with others, whose trials cannot be compared."""
     wanted = ", ".join(f"{name}={space[name]}" for name in sorted(space))
     stored = study.user_attrs.get("space")
-    if stored is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr("space", wanted)
-    elif stored != wanted:
+    new = stored is None and not study.get_trials(deepcopy=False)
+    if not new and stored != wanted:
         raise ValueError(
             f"Study {study.study_name!r} was started with another space: {stored}. "
             "Continue with that one, or give the new study another name."
         )
+    names = list(objectives) if objectives else None
+    if len(study.directions) != len(objectives or [0]) or not new and study.metric_names != names:
+        before = ", ".join(study.metric_names or ["one"])
+        raise ValueError(
+            f"Study {study.study_name!r} was started with other objectives: {before}. "
+            "Continue with those, or give the new study another name."
+        )
+    if new:
+        if names:
+            study.set_metric_names(names)
+        study.set_user_attr("space", wanted)
 
 
 def search(
     study: optuna.Study,
-    objective: Callable[..., float],
+    objective: Callable[..., Any],
     space: Mapping[str, Any],
     trials: int,
     seed: int,
     timeout: float | None,
+    at_random: bool,
     report: Callable[[optuna.trial.FrozenTrial], Any],
 ) -> None:
     """Run trials until the study has `trials` finished ones; `report` is called with each one of this process."""
     until = time.monotonic() + (math.inf if timeout is None else timeout)
     lost: list[int] = []  # the trial that another process took over meanwhile
 
-    def run(trial: optuna.Trial) -> float:
+    def run(trial: optuna.Trial) -> list[float]:
         trial.set_user_attr("worker", [_process_namespace(), os.getpid()])
-        study.sampler = _sampler(study, trial, seed)
+        study.sampler = _sampler(study, trial, seed, at_random)
         try:
             value = objective(trial, **{name: parameter.suggest(trial, name) for name, parameter in space.items()})
+        except Rejected:
+            trial.set_user_attr("rejected", True)
+            raise optuna.TrialPruned from None
         except KeyboardInterrupt:
             _retry(study, study.get_trials()[trial.number])
             raise
         finally:
             if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
                 lost.append(trial.number)
-        if not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-            raise ValueError(f"objective must return a finite number, not {value!r}.")
-        return float(value)
+        return _finite(value, len(study.directions))
 
     while time.monotonic() < until:
         _fail_killed(study)
         known = study.get_trials(deepcopy=False)
-        states = Counter(trial.state for trial in known)
+        states = Counter(trial.state for trial in known if not is_rejected(trial))
         finished = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
         running = sum(trial.state == TrialState.RUNNING and "worker" in trial.user_attrs for trial in known)
         if finished >= trials:
             return
+        if len(known) > MOST_REJECTED * (trials + 1):
+            raise ValueError(
+                f"Study {study.study_name!r}: {len(known) - finished} of {len(known)} trials were rejected."
+            )
         if finished + running >= trials:
             time.sleep(1)  # others run the last trials; if one of them dies, this process takes over its trial
             continue
@@ -176,11 +200,28 @@ def search(
             print(f"trial {lost.pop():3d}  sent no heartbeat for so long that another process took it over", flush=True)
 
 
-def _sampler(study: optuna.Study, trial: optuna.Trial, seed: int) -> optuna.samplers.BaseSampler:
+def is_rejected(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether the objective rejected the values of a trial, so that it does not count."""
+    return "rejected" in trial.user_attrs
+
+
+def _finite(value: Any, objectives: int) -> list[float]:
+    """Return what an objective returned as a list, if it is as many finite numbers as there are objectives."""
+    values = list(value) if isinstance(value, (tuple, list)) else [value]
+    if len(values) != objectives or not all(
+        isinstance(v, (int, float, np.number)) and math.isfinite(v) for v in values
+    ):
+        wanted = "a finite number" if objectives == 1 else f"{objectives} finite numbers"
+        raise ValueError(f"objective must return {wanted}, not {value!r}.")
+    return [float(v) for v in values]
+
+
+def _sampler(study: optuna.Study, trial: optuna.Trial, seed: int, at_random: bool) -> optuna.samplers.BaseSampler:
     """Return a sampler for one trial, so that draws depend on the seed and the study, not on the process."""
     origin = trial.user_attrs.get("retry_of", trial.number)
     index = sum("retry_of" not in earlier.user_attrs for earlier in study.get_trials(deepcopy=False)[:origin])
-    return optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+    sampler = optuna.samplers.RandomSampler if at_random else optuna.samplers.TPESampler
+    return sampler(seed=int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
 
 
 def _fail_killed(study: optuna.Study) -> None:

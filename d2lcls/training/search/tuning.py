@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from d2lcls.training.evaluation import as_contexts
 from d2lcls.training.search.space import Parameter
-
-import mxnet as mx
 
 if TYPE_CHECKING:
     from d2lcls.data.batches import Batches
-    from d2lcls.data.images import Images
     from d2lcls.models.features import FeatureBatches
     from d2lcls.training.loop import Epoch
     from d2lcls.training.recipe import Recipe
 
+    import mxnet as mx
     import optuna
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial; `value` is None if nothing was reported, and the last reported value of a pruned trial."""
+    """One trial; `value` is None if nothing was reported, and the last reported value of a pruned trial.
+
+    With several objectives, `value` is the first of them and `others` the rest; nothing is reported before the end.
+    """
 
     number: int
     state: str  # complete, pruned, fail, running or waiting
     value: float | None
     parameters: dict[str, Any]
     epochs: int  # number of reports
+    others: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         value = "-" if self.value is None else f"{self.value:.4f}"
@@ -40,11 +40,12 @@ class TrialRecord:
             f"{name} {part:.3g}" if isinstance(part, float) else f"{name} {part}"
             for name, part in self.parameters.items()
         )
-        return f"trial {self.number:3d}  {self.state:<8}  {value:>7}  {parameters}"
+        others = "".join(f"  {other:>9.4g}" for other in self.others)
+        return f"trial {self.number:3d}  {self.state:<8}  {value:>7}{others}  {parameters}"
 
 
 def tune(
-    objective: Callable[..., float],
+    objective: Callable[..., Any],
     space: Mapping[str, Parameter],
     *,
     trials: int,
@@ -53,6 +54,8 @@ def tune(
     seed: int = 0,
     timeout: float | None = None,
     pruner: optuna.pruners.BasePruner | None = None,
+    objectives: Mapping[str, str] | None = None,
+    at_random: bool = False,
     verbose: bool = True,
 ) -> optuna.Study:
     """Try hyper-parameters until a study has `trials` finished trials.
@@ -66,7 +69,7 @@ def tune(
 
     Args:
         objective: function of an Optuna trial and, by name, the parameters of `space`, that returns a number to
-            maximise, such as a validation accuracy. See `fit_trial`.
+            maximise, such as a validation accuracy. See `fit_trial`. It may raise `Rejected` instead.
         space: dict from names to `uniform`, `log_uniform`, `integer` or `choice`.
         trials: number of finished trials (complete or pruned), including earlier ones of the study.
         storage: URL of a database that SQLAlchemy knows; None keeps the study in memory. SQLite serves several
@@ -76,14 +79,17 @@ def tune(
         timeout: seconds after which no further trial is started.
         pruner: an Optuna pruner; None stops a trial that is below the median of the earlier ones after as many
             epochs, from the second epoch and the sixth trial on.
+        objectives: for several, dict from their names to "maximize" or "minimize"; the objective then returns a
+            sequence of as many numbers. Optuna prunes no trials of such a study.
+        at_random: draw all trials at random, as a search that learns is to be compared with.
         verbose: print a line per trial.
 
     Returns:
-        Optuna's study; see `trials_table`, `best_trial` and `importance`.
+        Optuna's study; see `trials_table`, `best_trial`, `pareto_front` and `importance`.
 
     Raises:
-        ValueError: an argument does not fit, the study was begun with another space, or the objective returned
-            something else than a finite number.
+        ValueError: an argument does not fit, the study was begun with another space or other objectives, or the
+            objective returned something else than finite numbers.
         OSError: the database cannot be opened.
         ImportError: Optuna or the driver of the database is missing.
     """
@@ -91,9 +97,9 @@ def tune(
 
     _check(objective, space, trials, timeout)
     with studies.quiet():
-        opened = studies.open_study(storage, study, pruner)
+        opened = studies.open_study(storage, study, pruner, objectives)
     with studies.quiet(), studies.readable_errors(storage):
-        studies.check_space(opened, space)
+        studies.check_study(opened, space, objectives)
         studies.search(
             opened,
             objective,
@@ -101,12 +107,13 @@ def tune(
             trials,
             seed,
             timeout,
-            report=lambda trial: verbose and print(_record(trial), flush=True),
+            at_random,
+            report=lambda trial: verbose and not studies.is_rejected(trial) and print(_record(trial), flush=True),
         )
     return opened
 
 
-def _check(objective: Callable[..., float], space: Mapping[str, Any], trials: int, timeout: float | None) -> None:
+def _check(objective: Callable[..., Any], space: Mapping[str, Any], trials: int, timeout: float | None) -> None:
     wrong = [f"{name!r} is {value!r}" for name, value in space.items() if not isinstance(value, Parameter)]
     if wrong or not space:
         raise ValueError(
@@ -132,7 +139,8 @@ def fit_trial(
 ) -> float:
     """Call `fit` for a trial, reporting every epoch, and return the best validation accuracy.
 
-    The trial is pruned if its accuracy falls behind the others', or if training diverges.
+    The trial is pruned if its accuracy falls behind the others', or if training diverges. In a study with several
+    objectives, Optuna allows neither reports nor pruning, and only diverged trials end early.
 
     Args:
         trial: what `tune` passes to the objective.
@@ -145,8 +153,12 @@ def fit_trial(
     from optuna import TrialPruned
 
     recipe = recipe or Recipe()
+    study = getattr(trial, "study", None)  # which Optuna's FixedTrial does not have
+    several = study is not None and len(study.directions) > 1
 
     def report(record: Epoch) -> None:
+        if several:
+            return
         trial.report(record.valid_accuracy or 0.0, record.epoch)
         if record.epoch < recipe.num_epochs and trial.should_prune():
             raise TrialPruned
@@ -160,80 +172,39 @@ def fit_trial(
     return max(record.valid_accuracy or 0.0 for record in records)
 
 
-def tune_recipe(
-    recipe: Recipe,
-    space: Mapping[str, Parameter],
-    *,
-    share: float = 1.0,
-    ctx: list[mx.Context] | None = None,
-    on_begin: Callable[[Images, Images], Any] | None = None,
-    **arguments: Any,
-) -> optuna.Study:
-    """Search for the fields of a recipe with the best validation accuracy.
-
-    Args:
-        recipe: `Recipe`, of which each trial replaces the fields in `space`; `validation` must be above 0.
-        space: as for `tune`; a value of `augment` is a text with the transforms separated by spaces.
-        share: share of the training images to search with, above 0.
-        ctx: list of contexts; None is the CPU.
-        on_begin: function called with the training and validation images before the first trial.
-        arguments: further arguments of `tune`.
-
-    Returns:
-        Optuna's study.
-
-    Raises:
-        ValueError: the recipe has no validation set, or as `tune`.
-    """
-    from d2lcls.data.images import split_validation
-    from d2lcls.training import pipeline
-
-    recipe = pipeline.resolve(recipe)
-    if not recipe.validation:
-        raise ValueError("A search needs a validation set: validation must be above 0.")
-    pipeline.check_feasible(recipe, as_contexts(ctx))
-    images, _ = pipeline.load_images(dataclasses.replace(recipe, validation=0.0))
-    if share < 1:
-        images = split_validation(images, share, recipe.seed)[1]  # that share of each class
-    train, validation = split_validation(images, recipe.validation, recipe.seed)
-    if on_begin:
-        on_begin(train, validation)
-
-    def objective(trial: optuna.Trial, **values: Any) -> float:
-        if "augment" in values:
-            values["augment"] = tuple(values["augment"].split())
-        trial_recipe = dataclasses.replace(recipe, **values)
-        batches, valid = pipeline.cut_batches(trial_recipe, train, validation)
-        mx.random.seed(recipe.seed)
-        return fit_trial(trial, pipeline.make_network(trial_recipe, batches), batches, valid, trial_recipe, ctx=ctx)
-
-    return tune(objective, space, seed=recipe.seed, **arguments)
-
-
 def trials_table(study: optuna.Study) -> list[TrialRecord]:
-    """Return all trials of a study as `TrialRecord`, in the order in which they were started."""
-    return [_record(trial) for trial in study.get_trials(deepcopy=False)]
+    """Return all trials of a study as `TrialRecord`, in the order in which they were started, without rejected ones."""
+    from d2lcls.training.search.studies import is_rejected
+
+    return [_record(trial) for trial in study.get_trials(deepcopy=False) if not is_rejected(trial)]
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    value, *others = trial.values or [None]
     return TrialRecord(
-        trial.number, trial.state.name.lower(), trial.value, dict(trial.params), len(trial.intermediate_values)
+        trial.number, trial.state.name.lower(), value, dict(trial.params), len(trial.intermediate_values), tuple(others)
     )
 
 
 def best_trial(study: optuna.Study) -> TrialRecord:
-    """Return the complete trial with the greatest value, the earliest of equals, as `TrialRecord`."""
+    """Return the complete trial with the greatest (first) value, the earliest of equals, as `TrialRecord`."""
     complete = [record for record in trials_table(study) if record.state == "complete"]
     if not complete:
         raise ValueError(f"Study {study.study_name!r} has no complete trial yet. Run more trials.")
     return max(complete, key=lambda record: record.value or 0.0)
 
 
+def pareto_front(study: optuna.Study) -> list[TrialRecord]:
+    """Return the complete trials that no other one beats in all objectives, those with the greatest value first."""
+    return sorted(map(_record, study.best_trials), key=lambda record: -(record.value or 0.0))
+
+
 def importance(study: optuna.Study, seed: int = 0) -> dict[str, float]:
     """Return each parameter's share in what made the complete trials differ, greatest first.
 
     The share is of the variance over the whole space, each parameter on its own, as a random forest fitted to the
-    trials sees it; shares are scaled to a sum of 1. With fewer than some 20 trials they are rough.
+    trials sees it; shares are scaled to a sum of 1. With fewer than some 20 trials they are rough. Of several
+    objectives, the first is looked at.
     Source: Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance" (2014), fANOVA.
 
     Returns:
@@ -250,9 +221,9 @@ def importance(study: optuna.Study, seed: int = 0) -> dict[str, float]:
             "Importance needs 4 complete trials or more, and better 20; "
             f"study {study.study_name!r} has {len(complete)}. Run more trials."
         )
-    if len({trial.value for trial in complete}) == 1:
+    if len({trial.values[0] for trial in complete}) == 1:
         raise ValueError(
-            f"All trials of study {study.study_name!r} came to {complete[0].value}: no parameter made "
+            f"All trials of study {study.study_name!r} came to {complete[0].values[0]}: no parameter made "
             "a difference. Widen the space, or train longer."
         )
     with quiet():
@@ -272,4 +243,4 @@ def _with_logarithms(optuna: Any, trial: optuna.trial.FrozenTrial) -> optuna.tri
         if isinstance(kind, optuna.distributions.FloatDistribution) and kind.log:
             parameters[name] = math.log(parameters[name])
             distributions[name] = optuna.distributions.FloatDistribution(math.log(kind.low), math.log(kind.high))
-    return optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.value)
+    return optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.values[0])

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from d2lcls.data.download.cache import DataUnavailable, fetch, verify
-from d2lcls.data.download.catalog import Download, Source
+from d2lcls.data.download.dataset import Download, Source
 from d2lcls.machine.files import cache_folder
 
 import pytest
@@ -181,8 +181,8 @@ def test_when_all_sources_fail_each_has_its_reason_and_the_next_step_is_named(se
         "Fake could not be fetched from any of its sources:",
         "  dead (127.0.0.1): no connection",
         "  gone (127.0.0.1): HTTP 404 Not Found",
-        f"Try `d2lcls data get fake` when the network works, or put these files into {cache_folder() / 'fake'}: "
-        "a.bin, b.bin.",
+        "Try `d2lcls data get fake` when the network works, or `d2lcls data get fake --from FOLDER` with a folder that "
+        "holds a.bin, b.bin.",
     ]
 
 

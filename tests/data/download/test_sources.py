@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 from d2lcls.data.download.archives import LARGEST, ArchiveError, unpack_gzip, unpack_tar
 from d2lcls.data.download.cache import DataUnavailable, fetch
-from d2lcls.data.download.catalog import Download, Source
+from d2lcls.data.download.dataset import Download, Source
 from d2lcls.data.download.sources import cifar_from_png
 from d2lcls.machine.files import cache_folder
 

@@ -1,4 +1,7 @@
-from d2lcls.data import BrokenImage, list_folder, load, load_folder, read_image
+import unicodedata
+from pathlib import Path
+
+from d2lcls.data import BrokenImage, list_folder, load, load_folder, open_split, read_image
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ def photos(tmp_path):
 def test_classes_and_files_are_in_alphabetical_order(photos):
     paths, labels, classes = list_folder(photos)
     assert classes == ("ant", "bee", "wasp")
-    assert [path.relative_to(photos).as_posix() for path in paths] == [
+    assert [Path(path).relative_to(photos).as_posix() for path in paths] == [
         "ant/1.png",
         "ant/2.jpg",
         "bee/1.png",
@@ -39,15 +42,32 @@ def test_what_is_hidden_is_passed_over(photos):
         ".DS_Store",
         "ant/.DS_Store",
         "ant/._1.png",
-        "ant/_draft.png",
+        "ant/Thumbs.db",
+        "bee/desktop.ini",
         "ant/.ipynb_checkpoints/1.png",
         ".git/config",
-        "_old/1.png",
+        "__MACOSX/1.png",
         "loose.png",
     ):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).write_bytes(b"nothing")
     assert len(load_folder(photos)) == 6
+
+
+def test_names_that_begin_with_an_underscore_are_not_hidden(photos):
+    (photos / "bee").rename(photos / "_unknown_")
+    assert list_folder(photos)[2] == ("_unknown_", "ant", "wasp")
+
+
+def test_a_class_is_named_in_composed_unicode(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for split, name in (("train", composed), ("test", decomposed)):
+        save(tmp_path / split / "ape" / "1.png")
+        save(tmp_path / split / name / "1.png")
+    for split in ("train", "test"):
+        opened = open_split(tmp_path, split)
+        assert opened.classes == ("ape", composed) and opened.labels.tolist() == [0, 1]
 
 
 def test_a_hidden_folder_above_the_root_hides_nothing(tmp_path):
@@ -130,7 +150,7 @@ def test_whole_folders_print_nothing(photos, capsys):
 
 def test_a_file_that_is_no_picture_is_noticed(photos):
     (photos / "bee" / "notes.txt").write_text("two bees")
-    with pytest.raises(BrokenImage, match=r"notes\.txt: the suffix '\.txt' is not that of an image.*on_broken='skip'"):
+    with pytest.raises(BrokenImage, match=r"notes\.txt: the suffix '\.txt' is not that of an image. Remove the file"):
         load_folder(photos)
     assert len(load_folder(photos, on_broken="skip")) == 6
 

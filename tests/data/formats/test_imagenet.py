@@ -6,9 +6,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from d2lcls.data import Batches, BrokenImage, write_records
+from d2lcls.data import Batches, BrokenImage, has_split, open_folder, open_split, write_records
 from d2lcls.data.download.sample import read_sample
-from d2lcls.data.formats.imagenet import imagenet_classes, open_imagenet
+from d2lcls.data.formats.imagenet import imagenet_classes, open_imagenet, open_imagenet_split
 from d2lcls.data.preprocess import Preprocess
 
 import mxnet as mx
@@ -135,6 +135,33 @@ def test_a_missing_set_is_named_with_the_layouts(root, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty: holds no pictures of ImageNet. Expected .*train.rec"):
         open_imagenet(tmp_path / "empty", SMALL, "train")
+
+
+def test_for_training_pictures_are_cropped_as_those_of_a_folder(root, tmp_path):
+    (root / "val").rename(root / "train")
+    write_records(root / "train", tmp_path / "packed" / "train")
+    folder = open_folder(root / "train", 24, draft=True)
+    for place in (root, tmp_path / "packed", tmp_path / "packed" / "train.rec"):
+        data = open_imagenet_split(place, "train", 24, draft=True)
+        assert data.labels.tolist() == [0] * 3 + [1] * 3 + [134] * 3 + [999] * 3 and data.name == "ImageNet train"
+        np.testing.assert_array_equal(data.images[:], folder.images[:])
+        np.testing.assert_array_equal(data.at(30).images[[7, 2]], open_folder(root / "train", 30).images[[7, 2]])
+        assert data.checked() is data
+    assert has_split("imagenet", "train", root) and not has_split("imagenet", "test", root)
+    (root / "val").mkdir()
+    assert has_split("imagenet", "test", root) and not has_split("imagenet", "val", root)
+    with pytest.raises(ValueError, match="imagenet has no split 'val', only train and test, which is its val"):
+        open_split("imagenet", "val", root=root)
+    with pytest.raises(ValueError, match="imagenet needs root: the folder that holds"):
+        open_split("imagenet")
+
+
+def test_a_picture_that_was_cut_short_is_found_before_it_is_needed(root, tmp_path):
+    picture = all_paths(root)[4]
+    picture.write_bytes(picture.read_bytes()[:-30])
+    with pytest.raises(BrokenImage, match=f"{picture.name}: cannot be read as an image"):
+        open_imagenet_split(root, "val", 24).checked()
+    assert len(open_imagenet_split(root, "val", 24).checked(skip_broken=True)) == 11
 
 
 # The validation archive as it unpacks, with the development kit

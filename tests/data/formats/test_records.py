@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from d2lcls.data import BrokenImage, load, load_folder, read_records, write_records
+from d2lcls.data import BrokenImage, load, load_folder, open_records, read_records, write_records
 from d2lcls.machine.full_disk import DiskFull
 
 import mxnet as mx
@@ -243,6 +243,23 @@ def test_the_same_bytes_as_mxnets_own_writer(photos, tmp_path):
     )  # four parts, each with a head, instead of the magic
     for suffix in (".rec", ".idx"):
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_pictures_that_were_cut_short_are_found_in_their_records(photos, tmp_path):
+    """Of any length, so that records are filled up with 0 to 3 bytes, and with either form of a label."""
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.*g"))]
+    for index, whole in enumerate(contents[:5]):
+        for cut in (0, 41, 42, 43, 44):
+            writer = recordio.MXRecordIO(str(tmp_path / "cut.rec"), "w")
+            for number, content in enumerate((*contents, whole[: len(whole) - cut])):
+                label = 0.0 if (number + cut) % 2 else np.zeros(1, dtype=np.float32)
+                writer.write(recordio.pack(recordio.IRHeader(0, label, number, 0), content))
+            writer.close()
+            opened = open_records(tmp_path / "cut")
+            if cut:
+                with pytest.raises(BrokenImage, match="cut.rec: record 5: <bytes>: cannot be read as an image"):
+                    opened.checked()
+            assert len(opened.checked(skip_broken=True)) == (5 if cut else 6), (index, cut)
 
 
 def test_a_full_disk(photos, small_disk):

@@ -1,9 +1,17 @@
-from d2lcls.data import STANDARD, colour_jitter, cutout, flip, mixup, pad_crop, reflect_crop
+import colorsys
+
+from d2lcls.data import STANDARD, colour_jitter, cutmix, cutout, flip, mixup, pad_crop, reflect_crop
 
 import numpy as np
 import pytest
 
-TRANSFORMS = {"pad_crop": pad_crop(2), "flip": flip(), "cutout": cutout(4), "colour_jitter": colour_jitter()}
+TRANSFORMS = {
+    "pad_crop": pad_crop(2),
+    "flip": flip(),
+    "cutout": cutout(4),
+    "colour_jitter": colour_jitter(),
+    "hue": colour_jitter(hue=0.3),
+}
 
 
 def rng(seed=0):
@@ -178,6 +186,27 @@ def test_colour_jitter_clips_instead_of_wrapping():
     assert colour_jitter(0.2, 0, 0)(images, rng()).min() >= 200
 
 
+def test_hues_turn_as_in_colorsys():
+    images = noise(12, 5, 6)
+    turns = rng(5)
+    turns.uniform(size=(3, 12))  # of brightness, contrast and saturation
+    made = colour_jitter(0, 0, 0, hue=0.5)(images, rng(5))
+    for before, after, turn in zip(images, made, turns.uniform(-0.5, 0.5, size=12)):
+        for pixel, found in zip(before.reshape(-1, 3), after.reshape(-1, 3)):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel / 255)
+            expected = 255 * np.array(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
+            np.testing.assert_allclose(found, expected, atol=0.6)
+
+
+def test_hues_turn_up_to_the_share_and_grey_has_none():
+    images = np.repeat(np.array([[[[200, 20, 20]]]], dtype=np.uint8), 400, axis=0)
+    made = colour_jitter(0, 0, 0, hue=0.1)(images, rng())[:, 0, 0]
+    hues = np.array([(colorsys.rgb_to_hsv(*pixel / 255)[0] + 0.5) % 1 - 0.5 for pixel in made])
+    assert -0.103 < hues.min() < -0.09 and 0.09 < hues.max() < 0.103 and abs(hues.mean()) < 0.01
+    for images in (noise(channels=1), np.repeat(noise(channels=1), 3, axis=3)):
+        np.testing.assert_array_equal(colour_jitter(0, 0, 0, hue=0.5)(images, rng()), images)
+
+
 def test_mixup_blends_images_and_labels_alike():
     images, labels = noise(), np.arange(16) % 5
     blended, targets = mixup(images, labels, 5, 0.8, rng(7))
@@ -209,6 +238,68 @@ def test_a_small_alpha_blends_little():
     assert np.sort(small, axis=1)[:, -1].mean() > 0.9 > 0.75 > np.sort(large, axis=1)[:, -1].mean()
 
 
+def numbered(n, height=10, width=12):
+    """Images of which each pixel is the image's number."""
+    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, height, width, 3)).copy()
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 20.0])
+def test_cutmix_shares_are_those_of_the_pixels(alpha):
+    images = numbered(200, 11, 17)
+    mixed, targets = cutmix(images, np.arange(200), 200, alpha, rng(3))
+    assert mixed.dtype == np.uint8 and targets.dtype == np.float32
+    for image, target in zip(mixed, targets):
+        pixels = np.bincount(image[..., 0].ravel(), minlength=200) / (11 * 17)
+        np.testing.assert_allclose(target, pixels, rtol=0, atol=1e-7)
+        assert (image == image[..., :1]).all()
+
+
+def test_labels_of_cutmix_are_classes():
+    labels = np.array([2, 0, 2, 1, 1, 0, 2, 0])
+    mixed, targets = cutmix(numbered(8), labels, 3, 1.0, rng())
+    expected = np.eye(3)[labels[mixed[..., 0]]].mean(axis=(1, 2))
+    np.testing.assert_allclose(targets, expected, atol=1e-6)
+    assert (targets.max(axis=1) < 1).any()
+
+
+def test_cutmix_is_the_naive_loop():
+    images, generator = noise(), rng(7)
+    share, other = generator.beta(0.8, 0.8, size=16), generator.permutation(16)
+    rows, columns = generator.integers(0, 10, size=16), generator.integers(0, 12, size=16)
+    mixed, _ = cutmix(images, np.zeros(16, dtype=int), 1, 0.8, rng(7))
+    for i in range(16):
+        height, width = round(10 * np.sqrt(1 - share[i])), round(12 * np.sqrt(1 - share[i]))
+        top, left = rows[i] - height // 2, columns[i] - width // 2
+        expected = images[i].copy()
+        part = slice(max(top, 0), max(top + height, 0)), slice(max(left, 0), max(left + width, 0))
+        expected[part] = images[other[i]][part]
+        np.testing.assert_array_equal(mixed[i], expected)
+
+
+def test_alpha_decides_the_area_that_is_pasted():
+    def pasted(alpha):
+        images = np.zeros((2000, 40, 40, 1), dtype=np.uint8)
+        images[::2] = 1
+        mixed, _ = cutmix(images, np.zeros(2000, dtype=int), 1, alpha, rng())
+        areas = (mixed != images).mean(axis=(1, 2, 3))
+        return areas[areas > 0]  # half of the pairs are alike
+
+    assert pasted(500.0).max() == pytest.approx(0.5, abs=0.05)  # sides of 0.71, whole
+    assert pasted(500.0).min() > 0.1  # a quarter, in a corner
+    assert pasted(1.0).std() > 0.15 and pasted(1.0).max() > 0.85
+
+
+def test_cutmix_leaves_its_input_alone_and_works_on_one_image():
+    images = noise(1, channels=1)
+    before = images.copy()
+    images.setflags(write=False)
+    mixed, targets = cutmix(images, np.array([1]), 2, 1.0, rng())
+    np.testing.assert_array_equal(mixed, before)
+    np.testing.assert_allclose(targets, [[0, 1]])
+    mixed[:] = 0
+    np.testing.assert_array_equal(images, before)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -222,7 +313,9 @@ def test_a_small_alpha_blends_little():
         (lambda: colour_jitter(brightness=-0.1), "brightness must lie between 0 and 1, not -0.1"),
         (lambda: colour_jitter(contrast=2), "contrast must lie between 0 and 1, not 2"),
         (lambda: colour_jitter(saturation=1.1), "saturation must lie between 0 and 1, not 1.1"),
+        (lambda: colour_jitter(hue=0.6), "hue must lie between 0 and 0.5, not 0.6"),
         (lambda: mixup(noise(), np.arange(16), 16, 0, rng()), "alpha must be above 0, not 0"),
+        (lambda: cutmix(noise(), np.arange(16), 16, 0, rng()), "alpha must be above 0, not 0"),
     ],
 )
 def test_bad_arguments(make, message):

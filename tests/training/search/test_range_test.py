@@ -277,6 +277,8 @@ def test_a_network_that_does_not_fit(shapes):
         quick(network(2), shapes)
     with pytest.raises(ValueError, match="one output per class: 3, not 4"):
         lr_range_test(network(4), batches(shapes, mixup=0.2), steps=3)
+    with pytest.raises(ValueError, match="one output per class: 3, not 4"):
+        lr_range_test(network(4), batches(shapes, cutmix=1.0), steps=3)
     with pytest.raises(ValueError, match="was not initialised"):
         quick(SmallCNN(3), shapes)
     small = Images(shapes.images[:, :2, :2].copy(), shapes.labels, shapes.classes, "small")

@@ -1,4 +1,4 @@
-from d2lcls.training.lookahead import Lookahead
+from d2lcls.training.optimizers.lookahead import Lookahead
 
 import mxnet as mx
 import numpy as np

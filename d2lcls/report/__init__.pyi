@@ -1,0 +1,12 @@
+from . import cautions as cautions
+from . import drawings as drawings
+from . import examples as examples
+from . import facts as facts
+from . import findings as findings
+from . import folder as folder
+from . import page as page
+from . import tables as tables
+from .findings import Findings as Findings
+from .findings import examine_run as examine_run
+from .folder import write_explanation as write_explanation
+from .page import report_page as report_page

@@ -1,0 +1,5 @@
+"""What MXNet's optimizers lack: AdamW, and averages of the weights over the steps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
