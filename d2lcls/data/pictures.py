@@ -51,7 +51,7 @@ def find_pictures(names: Iterable[str], report: Report) -> Iterator[FoundPicture
     Args:
         names: each is a file; a folder, which is searched with all folders below it, in alphabetical order, for files
             with the suffix of a format that `open_image` reads, leaving out hidden files and what file managers leave
-            behind; a pattern such as "photos/**/*.jpg", which finds the same kinds of files; or "-" for standard
+            behind; a pattern such as `photos/**/*.jpg`, which finds the same kinds of files; or "-" for standard
             input, which holds the paths of files and folders, one per line, or a picture itself.
         report: function called with one sentence for each name that leads to no picture, and for each folder that
             cannot be read.

@@ -57,7 +57,7 @@ def most_confused(matrix: np.ndarray, classes: Sequence[str], top: int = 5) -> l
 
 
 def most_mistaken(matrix: np.ndarray, classes: Sequence[str], top: int = 5) -> list[tuple[str, str, int]]:
-    """List the classes whose images are most often taken for another class, and for which.
+    """List the pairs of classes that are confused most often.
 
     Args:
         matrix, classes: as for `most_confused`.

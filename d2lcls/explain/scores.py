@@ -21,7 +21,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def per_class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Return the share of each class's images that were recognised.
+    """Return the accuracy on the images of each class.
 
     Args:
         matrix: int (K, K), as `confusion_matrix` returns.
@@ -70,7 +70,7 @@ def wilson_interval(hits: int, images: int, confidence: float = 0.95) -> tuple[f
     Succession, and Statistical Inference" (1927).
 
     Args:
-        hits: number of images that were recognised.
+        hits: number of correct predictions.
         images: number of all images, at least one.
         confidence: probability that the interval of a new set of images contains the true accuracy.
 

@@ -82,17 +82,17 @@ def test_the_numbers_are_on_the_page(findings, page):
     low, high = analysis.interval
     assert f"{100 * analysis.accuracy:.1f} % 95 % interval {100 * low:.1f} to {100 * high:.1f} %" in page.text
     assert f"Balanced accuracy {100 * analysis.balanced:.1f} %" in page.text
-    assert f"Images 18 {analysis.hits} recognised" in page.text
+    assert f"Images 18 {analysis.hits} correct" in page.text
     assert f"Parameters {findings.parameters:,}" in page.text
     assert "Training images 36, 12 of each class" in page.text
     assert "Validation images 12, the validation split of the data" in page.text
     worst = findings.mistakes[0]
     assert (
-        f"({100 * worst.true_probability:.1f} %) was taken for {worst.predicted} ({100 * worst.probability:.1f} %)"
+        f"({100 * worst.true_probability:.1f} %) was classified as {worst.predicted} ({100 * worst.probability:.1f} %)"
         in page.text
     )
     assert re.search(r"d2lcls train --dataset '\S+/list <i>.csv' --model cnn --epochs 4 --batch-size 8", page.text)
-    assert "mxnet 1.9.1" in page.text and "The test images" not in page.text.split("What was trained")[1]
+    assert "mxnet 1.9.1" in page.text and "The test images" not in page.text.split("The training run")[1]
 
 
 def test_each_class_is_on_the_page_with_its_interval(findings, page):
@@ -123,7 +123,7 @@ def test_many_classes_are_folded_and_their_matrix_left_out(findings):
     assert all(f"{name} 5 " in page.text for name in classes)
     assert "81 of 81 classes have fewer than 30 images here" in page.text
     assert "The training images could not be counted: it is <gone>" in page.text
-    assert "There are none: all images were recognised." in page.text  # no mistakes were kept
+    assert "None: all predictions are correct." in page.text  # no mistakes were kept
     rows = [row for row in re.findall(r"<tr><td>.*?</tr>", text) if "kind" in row]
     assert 10 < len(rows) <= 15 and html.unescape(rows[0]).count("kind") == 2
 

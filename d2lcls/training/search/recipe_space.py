@@ -44,13 +44,10 @@ def searchable() -> dict[str, dataclasses.Field[Any]]:
 def read_space(entries: Mapping[str, Any]) -> dict[str, Parameter]:
     """Return the search space that texts describe.
 
-    | text | meaning |
-    |---|---|
-    | `LOW..HIGH` | for a field of whole numbers: all from LOW to HIGH, equally likely |
-    | `LOW..HIGH` | for other numbers: on a logarithmic scale if LOW is above 0 and HIGH is 10 times LOW or more, \
-otherwise all numbers equally likely |
-    | `log:LOW..HIGH`, `uniform:LOW..HIGH` | numbers on a logarithmic scale, or all equally likely |
-    | `A,B,C` | one of these values; `none` is no value, and transforms are separated by spaces: `flip,pad_crop flip` |
+    - `LOW..HIGH`, for a field of whole numbers: all from LOW to HIGH, equally likely; for other numbers: on a
+      logarithmic scale if LOW is above 0 and HIGH is 10 times LOW or more, otherwise all numbers equally likely
+    - `log:LOW..HIGH` and `uniform:LOW..HIGH`: numbers on a logarithmic scale, or all equally likely
+    - `A,B,C`: one of these values; `none` is no value, and transforms are separated by spaces: `flip,pad_crop flip`
 
     Args:
         entries: dict from names of fields of `Recipe`, with _ or -, to texts, or to lists of values to choose from.
