@@ -84,6 +84,8 @@ def _open_imagenet(options: argparse.Namespace) -> Opened:
         options.wrong(
             "a pretrained network is scored with --dataset imagenet --root DIR --model NAME, all three, and without RUN"
         )
+    if options.skip_broken:
+        options.wrong("--skip-broken goes with RUN: ImageNet scores without some pictures cannot be compared")
     ctx = devices.parse(options.ctx)
     split = "train" if options.split == "train" else "val"
     open_imagenet(options.root, preprocessing(options.model), split)  # before the weights: a wrong folder shows at once

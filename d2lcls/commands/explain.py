@@ -46,9 +46,11 @@ def add(command: Command) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     if options.split == NONE and not options.images:
-        options.wrong("--split none draws the maps for --images: give these too")
+        options.wrong("--split none needs --images")
+    if options.split == NONE and options.dataset:
+        options.wrong("--dataset names images to score, which --split none does not")
     out = options.out or Path(options.run_folder, "explain")
-    check_writable(out)
+    check_writable(Path(out, "gradcam.png"))
     from d2lcls.machine import devices
     from d2lcls.report import examine_run, write_explanation
     from d2lcls.report.examples import Explainer
@@ -86,7 +88,7 @@ def _paths(names: list[str]) -> list[str]:
         raise ValueError("--images takes files, folders and patterns, not standard input.")
     paths = [picture.name for picture in islice(find_pictures(names, refuse), MOST_IMAGES + 1)]
     if len(paths) > MOST_IMAGES:
-        raise ValueError(f"--images: at most {MOST_IMAGES} pictures fit on a sheet; these are more. Choose some.")
+        raise ValueError(f"--images: more than {MOST_IMAGES} pictures were found, the most that fit on one sheet.")
     return paths
 
 

@@ -68,9 +68,9 @@ def _find(options: argparse.Namespace) -> None:
     print(result)
     if result.suggestion is None:
         raise ValueError(
-            f"The loss did not fall for long enough from a rate of {options.lowest:g} on to suggest one. Try a smaller "
-            "--lowest or more --steps, and look at the pictures and their classes."
+            f"No rate can be suggested: the loss did not fall for long enough, starting from {options.lowest:g}. Try a "
+            "smaller --lowest or more --steps, and check the images and their labels."
         )
-    if result.smoothed.argmin() == len(result.smoothed) - 1:
+    if result.smoothed.argmin() == len(result.smoothed) - 1 and len(result.rates) == options.steps:
         print("The loss was still falling at the last rate: a higher --highest may lead to a higher suggestion.")
     print(f"Train with the suggested rate: {train_command(options, {'lr': f'{result.suggestion:.3g}'})}")

@@ -140,6 +140,8 @@ def recipe_of(options: argparse.Namespace, base: Recipe, scale: bool = False) ->
     from d2lcls.training.losses import takes
 
     given = {name: value for name, value in vars(options).items() if name in _recipe_class().__dataclass_fields__}
+    if "validation_folder" in given:
+        given.setdefault("validation", None)  # which a named recipe may set
     if "augment" in given:
         given["augment"] = tuple(name for name in given["augment"] if name != "none")
     # What belongs to the base's optimizer or loss does not belong to another one.

@@ -57,12 +57,18 @@ def add(command: Command) -> None:
     )
     add("--trust", action="store_true", help="also load machine code (tvm), from a source you trust")
     add("--top", type=positive(int), default=5, metavar="N", help="number of classes")
-    add("--batch-size", type=positive(int), default=32, metavar="N", help="pictures that are in memory at a time")
+    add(
+        "--batch-size",
+        type=positive(int),
+        default=32,
+        metavar="N",
+        help="number of pictures to decode and classify at a time",
+    )
     layout = predict.add_mutually_exclusive_group()
     layout.add_argument(
         "--json",
         action="store_true",
-        help='print one JSON object per line and picture: {"path", "predictions": [{"class", "probability"}]}',
+        help='print one JSON object per picture, one per line: {"path", "predictions": [{"class", "probability"}]}',
     )
     layout.add_argument(
         "--csv", action="store_true", help="print a CSV row for each picture and class: path,rank,class,probability"
@@ -72,6 +78,8 @@ def add(command: Command) -> None:
 def _predict(options: argparse.Namespace) -> int:
     if options.form != "auto" and not options.model:
         options.wrong("--form goes with --model")
+    if options.trust and not options.model:
+        options.wrong("--trust goes with --model")
     from d2lcls.data.pictures import find_pictures, read_batches
 
     failed = False

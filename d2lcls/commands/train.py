@@ -49,7 +49,8 @@ def _train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options, base, scale=bool(options.recipe))
     if (recipe.train_last or recipe.unfreeze) and not recipe.starts_trained:
         options.wrong(
-            "--train-last and --unfreeze keep layers as they are at first: that needs --pretrained, --weights or --from"
+            "--train-last and --unfreeze freeze layers, so the network must start from trained weights: give "
+            "--pretrained, --weights or --from"
         )
     if ":" in (recipe.model or "") and "model" not in options:  # no file decides which code is run
         options.wrong(f"the run was trained with a network of your own: give --model {recipe.model} again")

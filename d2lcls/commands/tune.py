@@ -100,9 +100,9 @@ def _tune(options: argparse.Namespace) -> None:
 
     options.objective = options.objective or ["accuracy"]
     if not options.share:
-        options.wrong("argument --share: must be above 0, or nothing is left to search with")
+        options.wrong("argument --share: must be above 0")
     if "accuracy" not in options.objective or len(set(options.objective)) < len(options.objective):
-        options.wrong("argument --objective: must contain accuracy, and nothing twice")
+        options.wrong("argument --objective: must include accuracy, and each objective only once")
     if options.architecture:
         options.recipe = options.recipe or "fast94"
     base = _base(options.recipe)
@@ -123,7 +123,7 @@ def _tune(options: argparse.Namespace) -> None:
         print(f"{len(train):,} training images, {len(validation):,} for validation; study {name}")
         print("searching " + ", ".join(f"{field} {parameter}" for field, parameter in space.items()))
         if len(options.objective) > 1:
-            print(f"each trial: {', '.join(_titles(options.objective))}, and what was drawn", flush=True)
+            print(f"each trial: {', '.join(_titles(options.objective))}, and the values tried", flush=True)
 
     study = search.tune_recipe(
         recipe,
@@ -173,7 +173,7 @@ def _space(options: argparse.Namespace, recipe: Recipe) -> dict[str, Parameter]:
         names = [name for name, _ in options.search]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            options.wrong(f"argument --search: {twice[0]} is there twice")
+            options.wrong(f"argument --search: {twice[0]} is given twice")
         try:
             space = read_space(dict(options.search))
             check_space(recipe, space)
@@ -185,7 +185,7 @@ def _space(options: argparse.Namespace, recipe: Recipe) -> dict[str, Parameter]:
             options.wrong(f"nothing is left to search: leave out {' or '.join(default_space())}, or give --search")
     both = [given[name] for name in space if name in given]
     if both:
-        options.wrong(f"argument {both[0]}: is searched as well; leave out one of the two")
+        options.wrong(f"argument {both[0]}: is also in the search space; give only one of them")
     return space
 
 
@@ -244,7 +244,7 @@ def train_command(options: argparse.Namespace, found: Mapping[str, str], without
     from d2lcls.training.fields import option_name
     from d2lcls.training.recipe import options as fields
 
-    words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", options.ctx])]
+    words = ["d2lcls", "train", *([] if options.ctx == "auto" else ["--ctx", shlex.quote(options.ctx)])]
     if getattr(options, "recipe", None):
         words += ["--recipe", options.recipe]
     names = {field.name: option_name(field) for field in fields()}

@@ -50,7 +50,8 @@ def cached(images: LazyImages, file: Path, size: Size | None = None) -> Iterator
             return np.frombuffer(os.pread(handle, length, position * length), np.uint8).reshape(height, width, 3)
         image = opened.read(position, wanted, draft)
         with naming_full_disk(file, advice=ADVICE):
-            os.pwrite(handle, image.tobytes(), position * length)
+            if os.pwrite(handle, image.tobytes(), position * length) < length:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
         kept[position] = True
         return image
 

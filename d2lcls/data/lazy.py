@@ -120,14 +120,16 @@ class LazyImages:
     def with_classes(self, classes: Sequence[str]) -> LazyImages:
         """Return the same pictures with the labels of another list of classes, which are found by their names.
 
-        Classes that are only numbered, as those of a record file without names, keep their numbers.
+        Classes that are only numbered, as those of a record file without names, keep their numbers, unless the list
+        has these names too.
 
         Raises:
             ValueError: a class of this set is not in the list.
         """
         if self.classes == tuple(classes):
             return self
-        if self.classes == tuple(map(str, range(len(self.classes)))) and len(self.classes) <= len(classes):
+        numbered = self.classes == tuple(map(str, range(len(self.classes)))) and len(self.classes) <= len(classes)
+        if numbered and not set(self.classes) <= set(classes):
             return replace(self, classes=tuple(classes))
         positions = {name: label for label, name in enumerate(classes)}
         for name in self.classes:

@@ -89,7 +89,7 @@ def has_split(name: str | Path, split: str, root: str | Path | None = None) -> b
         return root is not None and has_imagenet_split(root, split)
     if str(name) in catalog.DATASETS:
         return split in catalog.DATASETS[str(name)].splits
-    return pictures_have_split(Path(name), split)
+    return Path(name).exists() and pictures_have_split(Path(name), split)
 
 
 def load(name: str | Path, split: str = "train", fallback: bool = True, size: Size | None = None) -> Images:

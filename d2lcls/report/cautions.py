@@ -26,19 +26,20 @@ def _of_the_split(findings: Findings) -> Iterator[str]:
             "The data set could not be downloaded, and these images are a small sample in its place: the scores say "
             "nothing about the data set."
         )
-    if findings.split == "train":
+    other = findings.run.recipe.dataset != findings.dataset
+    if findings.split == "train" and not other:
         yield "The network was trained on these images, so the score says little about new ones."
-    elif findings.split == "validation":
+    elif findings.split == "validation" and not other:
         yield (
             "The best epoch was chosen by its accuracy on these images, and perhaps the options were too: expect a "
             "lower accuracy on new images."
         )
-    else:
+    elif findings.split == "test":
         yield (
             "This page shows test images. If you change the training because of what you see here, the next score "
             "on the same images will be too optimistic."
         )
-    if findings.run.recipe.dataset != findings.dataset:
+    if other:
         yield f"The images come from {findings.dataset}, not from the data set that the network was trained on."
 
 

@@ -116,6 +116,8 @@ def examine_run(
             f"{folder}: no epoch of this run was finished yet. Finish it with: d2lcls train --resume --out {folder}"
         )
     images = open_run_split(run, split, dataset)
+    if dataset and Path(dataset).exists():
+        dataset = str(Path(dataset).resolve())  # as in the recipe
     analysis = Analysis(predict(net, run.batches(images), ctx, verbose), images.labels, run.classes)
     train, validation, not_opened = _trained_on(run)
     if validation and not (split == "validation" and not dataset):

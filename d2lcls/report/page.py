@@ -102,9 +102,10 @@ def _class_rows(findings: Findings) -> Iterator[dict[str, Any]]:
 def _pairs(findings: Findings) -> Iterator[dict[str, Any]]:
     """Yield true class, predicted class, number of images and their share of the true class."""
     analysis = findings.analysis
-    counts = dict(zip(analysis.classes, analysis.counts.tolist()))
-    for true, predicted, count in most_mistaken(analysis.matrix, analysis.classes, PAIRS):
-        yield {"true": true, "predicted": predicted, "count": count, "of": counts[true]}
+    positions = tuple(map(str, range(len(analysis.classes))))  # two classes of ImageNet may share a name
+    for true, predicted, count in most_mistaken(analysis.matrix, positions, PAIRS):
+        names = {"true": analysis.classes[int(true)], "predicted": analysis.classes[int(predicted)]}
+        yield {**names, "count": count, "of": int(analysis.counts[int(true)])}
 
 
 def _shares(findings: Findings) -> list[list[float]]:

@@ -141,7 +141,10 @@ def resolve(recipe: Recipe) -> Recipe:
     if dataset not in (*data.DATASETS, "imagenet") and Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
     model = model_name(recipe.model or MODEL)
-    recipe = dataclasses.replace(recipe, dataset=dataset, root=root, model=model, lr=recipe.peak_lr)
+    folder = recipe.validation_folder and str(Path(recipe.validation_folder).resolve())
+    recipe = dataclasses.replace(
+        recipe, dataset=dataset, root=root, validation_folder=folder, model=model, lr=recipe.peak_lr
+    )
     expected = None if recipe.size else expected_input(recipe)
     return dataclasses.replace(recipe, size=expected.size) if expected else recipe
 
@@ -158,7 +161,8 @@ def check_feasible(recipe: Recipe, ctx: list[mx.Context]) -> None:
     check_precision(recipe.precision, ctx)
     if (recipe.train_last or recipe.unfreeze) and not recipe.starts_trained:
         raise ValueError(
-            "train_last and unfreeze leave layers as they were, which needs pretrained, weights or from_run."
+            "train_last and unfreeze freeze layers, so the network must start from trained weights: set pretrained, "
+            "weights or from_run."
         )
     if recipe.patience and recipe.validation == 0:
         raise ValueError("patience needs a validation set: validation must be above 0.")

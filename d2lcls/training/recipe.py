@@ -262,7 +262,7 @@ class Recipe:
         if self.dataset == "imagenet" and not self.root:
             raise ValueError("root is needed with the dataset imagenet: the folder that holds train/, or a .rec file.")
         if self.root and self.dataset != "imagenet":
-            raise ValueError(f"root goes with the dataset imagenet only, not {self.dataset}.")
+            raise ValueError("root is only for the dataset imagenet.")
         if self.validation == 1:
             raise ValueError("validation must be below 1: some images must be left to train on.")
         if self.validation is not None and self.validation_folder:

@@ -53,14 +53,16 @@ def open_trained_on(
         run, dataset, root, skip_broken: as for `open_run_split`.
 
     Raises:
-        ValueError: the run was validated on images that the caller of `fit` chose.
+        ValueError: the run was validated on other images.
         Others: as `open_run_split`.
     """
     train, validation = open_images(_elsewhere(run, dataset, root, skip_broken))
-    if (len(validation) if validation else 0) != run.validation_images:
+    found = len(validation) if validation else 0
+    if found != run.validation_images and not (dataset or root):
         raise ValueError(
-            f"The run was validated on {run.validation_images:,} images of the caller's choice, which are not "
-            "in its folder: score the test set, or call d2lcls.training.evaluate."
+            f"The run was validated on {run.validation_images:,} images, and its data set now gives {found:,}: the "
+            "pictures have changed since, or `fit` was called with others. Score the test set, or call "
+            "d2lcls.training.evaluate."
         )
     return train, validation
 
@@ -83,5 +85,6 @@ def _elsewhere(run: Run, dataset: str | None, root: str | Path | None, skip_brok
         own,
         dataset=dataset or own.dataset or "",
         root=str(root) if root else None,
+        validation_folder=None if dataset or (root and str(root) != own.root) else own.validation_folder,
         skip_broken=skip_broken or own.skip_broken,
     )

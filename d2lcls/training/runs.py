@@ -48,7 +48,9 @@ class Run:
     def of(cls, recipe: Recipe, train: Batches, valid: Any, net: mx.gluon.Block) -> Run:
         """Describe a run by its recipe and its batches."""
         recipe = dataclasses.replace(
-            recipe, dataset=recipe.dataset or train.data.name, model=recipe.model or type(net).__name__.lower()
+            recipe,
+            dataset=recipe.dataset or _set_name(train.data.name),
+            model=recipe.model or type(net).__name__.lower(),
         )
         height, width, channels = train.data.images.shape[1:]
         mean, std = (tuple(float(value) for value in values) for values in (train.mean, train.std))
@@ -118,6 +120,11 @@ class Run:
                 raise ValueError(
                     f"{folder} was started with {field.name}={theirs!r}, not {ours!r}; resume it with that."
                 )
+
+
+def _set_name(name: str) -> str:
+    """Return the name of a set of images as a recipe's data set: "imagenet" there stands for the one with `root`."""
+    return "imagenet pictures" if name == "imagenet" else name
 
 
 def save_run(run: Run, folder: Path, net: mx.gluon.HybridBlock) -> None:

@@ -73,4 +73,4 @@ def test_what_is_wrong_is_said_in_a_line(capsys, trained, tmp_path, command):
     assert code == 2 and "invalid choice: 'val'" in err
     assert call(capsys, "report", trained, "--out", "page.pdf")[0] == 2
     code, _, err = call(capsys, "explain", trained, "--split", "none")
-    assert code == 2 and "give these too" in err
+    assert code == 2 and "--split none needs --images" in err

@@ -4,9 +4,11 @@ import json
 import re
 import signal
 
+from d2lcls.cli import make_parser
+from d2lcls.commands.parsers import recipe_of
 from d2lcls.data import Batches, Images, load_folder, read_image
 from d2lcls.models import get_model
-from d2lcls.training import predict, softmax
+from d2lcls.training import RECIPES, predict, softmax
 from d2lcls.training.runs import classify, load_run
 from d2lcls.weights import read_tensors
 from d2lcls.weights.tensors import write_safetensors
@@ -222,8 +224,8 @@ def test_an_interrupted_fine_tuning_goes_on_exactly(capsys, photos, tmp_path, we
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--train-last", "1"], "that needs --pretrained"),
-        (["--unfreeze", "gradual"], "that needs --pretrained"),
+        (["--train-last", "1"], "must start from trained weights"),
+        (["--unfreeze", "gradual"], "must start from trained weights"),
         (
             ["--loss", "focal", "--label-smoothing", "0.1"],
             "--label-smoothing goes with the loss cross_entropy only, not focal",
@@ -250,3 +252,10 @@ def test_options_that_do_not_go_together_exit_with_2(capsys, arguments, message)
 def test_bad_input_is_one_readable_line(capsys, photos, tmp_path, arguments, message):
     line = fails(capsys, "train", "--dataset", photos, *TINY, "--epochs", 1, "--out", tmp_path / "run", *arguments)
     assert message in line and not (tmp_path / "run" / "last.npz").exists()
+
+
+def test_a_named_recipe_takes_validation_images_from_a_folder():
+    parser = make_parser()
+    options = parser.parse_args(["train", "--recipe", "fast94", "--validation-folder", "here"])
+    recipe = recipe_of(options, RECIPES["fast94"])
+    assert (recipe.validation, recipe.validation_folder) == (None, "here")

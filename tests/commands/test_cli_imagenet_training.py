@@ -131,8 +131,8 @@ def test_broken_pictures_are_found_before_training(capsys, tree, tmp_path):
     "arguments, code, message",
     [
         (["--dataset", "imagenet"], 2, "--root is needed with the dataset imagenet: the folder that holds train/"),
-        (["--dataset", "cifar10", "--root", "TREE"], 2, "--root goes with the dataset imagenet only, not cifar10"),
-        (["--root", "TREE"], 2, "--root goes with the dataset imagenet only"),
+        (["--dataset", "cifar10", "--root", "TREE"], 2, "--root is only for the dataset imagenet"),
+        (["--root", "TREE"], 2, "--root is only for the dataset imagenet"),
         (["--dataset", "imagenet", "--root", "gone"], 1, "gone: no such file or folder. Expected"),
         (["--dataset", "imagenet", "--root", "VAL"], 1, "has no train images. Expected"),
     ],

@@ -121,7 +121,7 @@ def test_pareto_front_is_printed_and_drawn(search, tmp_path):
         "parameters",
     )
     out = search(*arguments, "--trials", 4, "--pictures", "pictures")
-    assert "each trial: accuracy, latency (ms), parameters, and what was drawn" in out
+    assert "each trial: accuracy, latency (ms), parameters, and the values tried" in out
     table = re.search(r"on this machine.*\n(trial +accuracy +latency \(ms\) +parameters +values\n(?:.*\n)+)Train", out)
     rows = [line.split() for line in table[1].splitlines()[1:]]
     assert 1 <= len(rows) <= 4 and all(float(row[2]) > 0 for row in rows)
@@ -153,15 +153,18 @@ def test_share_is_of_the_images(search):
         (["--seed", "-1"], "--seed: must be at least 0"),
         (["--search", "lr"], "--search: must be OPTION=VALUES, such as lr=1e-4..1e-1, not 'lr'"),
         (["--search", "lr=0..1"], "argument --search: lr must be above 0, not 0.0"),
-        (["--search", "lr=1e-3..1", "lr=1e-2..1"], "argument --search: lr is there twice"),
-        (["--search", "lr=1e-3..1", "--lr", "0.1"], "argument --lr: is searched as well; leave out one of the two"),
+        (["--search", "lr=1e-3..1", "lr=1e-2..1"], "argument --search: lr is given twice"),
+        (
+            ["--search", "lr=1e-3..1", "--lr", "0.1"],
+            "argument --lr: is also in the search space; give only one of them",
+        ),
         (["--search", "lr=1e-3..1", "--space", "a.json"], "not allowed with argument --search"),
         (
             ["--search", "momentum=0.8..0.9", "optimizer=sgd,adam"],
             "--search: momentum goes with the optimizers sgd and",
         ),
         (["--lr", "0.1", "--wd", "0", "--augment", "none"], "nothing is left to search: leave out lr or wd or augment"),
-        (["--objective", "latency"], "--objective: must contain accuracy, and nothing twice"),
+        (["--objective", "latency"], "--objective: must include accuracy, and each objective only once"),
         (["--objective", "accuracy", "speed"], "--objective: invalid choice: 'speed'"),
     ],
 )

@@ -36,7 +36,7 @@ def test_depths_that_a_network_does_not_have_are_refused(capsys, photos, tmp_pat
     message = fails(capsys, *tune(photos, tmp_path, *TINY, "--search", "train_last=1..99"))
     assert re.search(rf"train_last must be at most \d+ for {NAME}, not 99", message)
     message = fails(capsys, *tune(photos, tmp_path, "--search", "train_last=1..2"))
-    assert "needs pretrained, weights or from_run" in message
+    assert "must start from trained weights" in message
 
 
 def test_pretrained_networks_get_lower_rates(capsys, photos, tmp_path):

@@ -124,3 +124,15 @@ def test_bad_arguments_are_noticed_at_once(photos):
         open_folder(photos, 0)
     with pytest.raises(ValueError, match="interpolation must be one of"):
         open_folder(photos, interpolation="cubic")
+
+
+def test_classes_called_by_numbers_are_found_by_name(tmp_path):
+    """Sorted as words, "10" comes before "2"."""
+    for split, names in {"train": ("0", "1", "2", "10"), "test": ("0", "1", "2")}.items():
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / split / name / "a.png")
+    train, test = (open_folder(tmp_path / split, 8) for split in ("train", "test"))
+    assert train.classes == ("0", "1", "10", "2")
+    same = test.with_classes(train.classes)
+    assert [train.classes[label] for label in same.labels] == ["0", "1", "2"]

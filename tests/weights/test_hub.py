@@ -92,7 +92,7 @@ def reason(name=NAME):
     assert titles == ["  GluonCV's store", "  a Python package", "  the Hugging Face hub"]
     assert f"d2lcls weights convert FILE --model {name}" in last
     line = reasons[2].partition(": ")[2]
-    assert len(line) < 400
+    assert len(line) < 500  # with the path of the cache
     return line
 
 

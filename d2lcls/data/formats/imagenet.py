@@ -123,7 +123,8 @@ def _open(
             check_complete(paths[position])
 
     images = Decoded(read, np.arange(len(labels)), size, draft)
-    return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}", check)
+    path = None if packed else paths.__getitem__
+    return LazyImages(images, labels, imagenet_classes()[1], f"ImageNet {split}", check, path)
 
 
 def _standard_labels(names: Sequence[str], source: Path) -> np.ndarray:

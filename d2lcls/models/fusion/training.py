@@ -125,7 +125,10 @@ def _column_groups(graph: _Graph, node: Node, learned: Collection[str]) -> list[
     if node["op"] != "Convolution":
         return []
     attrs, weight = node["attrs"], graph.before(node, 1)
-    columns = _pair(attrs, "kernel")[1]
+    kernel = _pair(attrs, "kernel")
+    if len(kernel) != 2:  # of sequences or volumes
+        return []
+    columns = kernel[1]
     zeros = ast.literal_eval(weight["attrs"]["pad_width"])[6] if weight["op"] == "Pad" else 0
     parameter = graph.before(weight) if weight["op"] == "Pad" else weight
     depthwise = attrs["num_filter"] == attrs.get("num_group", "1") != "1"
@@ -237,6 +240,6 @@ def _bound(graph: _Graph, node: Node, norm: Node) -> int:
     return graph.add("Activation", node["name"], [bounded], act_type="relu")
 
 
-def _pair(attrs: dict[str, str], name: str, default: int = 0) -> tuple[int, int]:
+def _pair(attrs: dict[str, str], name: str, default: int = 0) -> tuple[int, ...]:
     found = ast.literal_eval(attrs.get(name, "()"))
     return found if found else (default, default)

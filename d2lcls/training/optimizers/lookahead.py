@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d2lcls.machine.gluon import parameters_by_path
+from d2lcls.machine.gluon import is_learnable, parameters_by_path
 
 from mxnet import gluon, nd
 
@@ -42,6 +42,8 @@ class Lookahead:
     def _average(self, decay: float) -> None:
         nd.waitall()
         for name, parameter in parameters_by_path(self.net).items():
+            if is_learnable(parameter) and parameter.grad_req == "null":  # frozen
+                continue
             for slow, quick in zip(self.slow[name], parameter.list_data()):
                 slow *= decay
                 slow += (1 - decay) * quick

@@ -16,6 +16,7 @@ from d2lcls.models.surgery import set_bias_multiplier, set_lr_multipliers, train
 from d2lcls.training.evaluation import as_contexts, check_labels
 from d2lcls.training.recipe import Recipe
 from d2lcls.training.steps import make_trainer, settle_shapes, step_seed, train_step
+from d2lcls.weights.store import get_weights
 
 import mxnet as mx
 import numpy as np
@@ -151,7 +152,10 @@ def find_lr(
     from d2lcls.training import pipeline
 
     recipe = pipeline.resolve(recipe)
+    pipeline.check_start(recipe)
     pipeline.check_feasible(recipe, as_contexts(ctx))
+    if recipe.pretrained:
+        get_weights(recipe.model or pipeline.MODEL)  # their source decides the preprocessing
     train, validation = pipeline.open_images(recipe)
     batches, _ = pipeline.cut_batches(recipe, train, validation)
     mx.random.seed(recipe.seed)

@@ -185,10 +185,9 @@ def search(
         running = sum(trial.state == TrialState.RUNNING and "worker" in trial.user_attrs for trial in known)
         if finished >= trials:
             return
-        if len(known) > MOST_REJECTED * (trials + 1):
-            raise ValueError(
-                f"Study {study.study_name!r}: {len(known) - finished} of {len(known)} trials were rejected."
-            )
+        rejected = sum(map(is_rejected, known))
+        if rejected > MOST_REJECTED * (trials + 1):
+            raise ValueError(f"Study {study.study_name!r}: {rejected} of {len(known)} trials were rejected.")
         if finished + running >= trials:
             time.sleep(1)  # others run the last trials; if one of them dies, this process takes over its trial
             continue

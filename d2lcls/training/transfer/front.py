@@ -6,6 +6,7 @@ from typing import Any
 
 from d2lcls.models.fusion.fused import fuse
 from d2lcls.models.surgery import is_random, split
+from d2lcls.training.steps import memory_plan
 
 from mxnet import autograd, gluon
 
@@ -44,4 +45,7 @@ def split_front(
         front, tail = split(net, groups, size)
     except ValueError:  # all groups are trained, or the network does more than run its layers in turn
         return None
-    return None if is_random(front) else (fuse(front), tail)
+    if is_random(front):
+        return None
+    tail.hybridize(**memory_plan(tail))
+    return fuse(front), tail

@@ -113,6 +113,14 @@ def test_what_is_fast_already_stays_as_it_is():
     assert lower(net, "float32") is net and constants(symbol) == {}
 
 
+def test_sequences_stay_as_they_are():
+    net = nn.HybridSequential()
+    net.add(nn.Conv1D(4, 5, groups=4, in_channels=4, use_bias=False), nn.Flatten(), nn.Dense(5))
+    net.initialize()
+    net(nd.zeros((1, 4, 12)))
+    assert lower(net, "float32") is net
+
+
 def test_frozen_filters_stay_whole():
     net, _ = network("efficientnet_lite0", 64)
     hold_statistics(net)

@@ -165,7 +165,7 @@ def test_costs_are_measured_once_for_each_network(recipe):
         (
             {},
             {"train_last": "1..2"},
-            "train_last and unfreeze leave layers as they were, which needs pretrained, weights or from_run",
+            "train_last and unfreeze freeze layers, so the network must start from trained weights",
         ),
         ({"pretrained": True}, {"model": "mobilenet0.25,cnnn"}, "No image classifier is called 'cnnn'"),
         ({"validation": 0.0}, {"lr": "0.1,0.2"}, "validation must be above 0"),
